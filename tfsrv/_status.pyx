@@ -1,0 +1,61 @@
+"""A code and a message, built without the GIL and raised with it.
+
+A message is built in pieces, `status_set` first:
+
+    status_set(status, NOT_FOUND, "Could not find version ")
+    status_add_int(status, 7)
+
+Nothing here fails: without memory the message is shorter.
+"""
+
+from tfsrv._buffer cimport (
+    buffer_append_bytes,
+    buffer_append_int,
+    buffer_append_text,
+    buffer_free,
+    buffer_init,
+)
+
+from tfsrv.errors import ServingError
+
+
+cdef void status_init(Status* status) noexcept nogil:
+    status.code = OK
+    buffer_init(&status.message)
+
+
+cdef void status_free(Status* status) noexcept nogil:
+    status.code = OK
+    buffer_free(&status.message)
+
+
+cdef void status_clear(Status* status) noexcept nogil:
+    """OK again; the message's memory is kept for the next one."""
+    status.code = OK
+    status.message.size = 0
+
+
+cdef int status_set(Status* status, int code, const char* text) noexcept nogil:
+    """Replace code and message. Returns `code`, so that a caller can return it at once."""
+    status.code = code
+    status.message.size = 0
+    buffer_append_text(&status.message, text)
+    return code
+
+
+cdef void status_add(Status* status, const char* text) noexcept nogil:
+    buffer_append_text(&status.message, text)
+
+
+cdef void status_add_bytes(Status* status, Bytes text) noexcept nogil:
+    buffer_append_bytes(&status.message, text)
+
+
+cdef void status_add_int(Status* status, int64_t value) noexcept nogil:
+    buffer_append_int(&status.message, value)
+
+
+cdef object status_error(const Status* status):
+    """The ServingError that says what `status` says."""
+    text = status.message.data[: status.message.size] if status.message.size else b""
+    return ServingError(status.code, text.decode("utf-8", "replace"))

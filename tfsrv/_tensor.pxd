@@ -1,0 +1,16 @@
+"""TF_Tensors: made from requests, looked into for answers."""
+
+from libc.stdint cimport int64_t
+
+from tfsrv._status cimport Status
+from tfsrv._tf cimport TF_Tensor
+from tfsrv._wire cimport PredictView, TensorData, TensorView
+
+cdef enum:
+    MAX_RANK = 254          # of TensorFlow's TensorShape
+
+cdef size_t dtype_size(int dtype) noexcept nogil
+cdef int64_t tensor_view_bytes(const PredictView* view, const TensorView* tensor) noexcept nogil
+cdef int tensor_from_view(const PredictView* view, const TensorView* tensor, TF_Tensor** made) noexcept nogil
+cdef int tensor_data(TF_Tensor* tensor, int64_t* dims, TensorData* into) noexcept nogil
+cdef void tensor_release(void* tensor) noexcept nogil

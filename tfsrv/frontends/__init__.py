@@ -1,0 +1,1 @@
+"""Bytes on sockets: the transports."""

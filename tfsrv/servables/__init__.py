@@ -1,0 +1,1 @@
+"""What a platform is: how its files become a servable."""
