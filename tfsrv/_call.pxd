@@ -24,10 +24,9 @@ ctypedef void (*done_fn)(void* owner, Call* call) noexcept
 ctypedef void (*flush_fn)(void* argument) noexcept
 
 
+# Owned by the loop, from call_new to call_free; lent to one worker between STARTED_RUNNING
+# and call_complete. Only `abandoned` may be touched by the loop while a worker has it.
 cdef struct Call:
-    """Owned by the loop, from call_new to call_free; lent to one worker between STARTED_RUNNING
-    and call_complete. Only `abandoned` may be touched by the loop while a worker has it.
-    """
     LoopState* loop
     Call* next              # in the list that it is in: completed, parked or free
     Call* previous          # parked only
@@ -66,8 +65,8 @@ cdef struct Call:
     int64_t run_ns
 
 
+# What native code sees of a CallLoop; owned by it, outlives every call of it.
 cdef struct LoopState:
-    """What native code sees of a CallLoop; owned by it, outlives every call of it."""
     int event_fd
     Call* completed         # atomic: stack of calls that workers are through with
     Call* parked

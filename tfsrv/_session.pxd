@@ -19,8 +19,8 @@ cdef struct SignatureOutput:
     Bytes tensor_name
     int dtype
 
+# Outputs that were fetched together before: a set costs TensorFlow 12 ms and 73 KB once.
 cdef struct FetchSet:
-    """Outputs that were fetched together before: a set costs TensorFlow 12 ms and 73 KB once."""
     uint64_t* bits          # owned; bit i is outputs[i]
     int ready               # atomic: 0 not built yet, 1 built
 

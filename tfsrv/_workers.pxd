@@ -11,8 +11,8 @@ cdef enum:
     MAX_THREADS = 128       # base threads and spares together
 
 
+# The waiting requests of one signature. Owned by who made it, freed by run_queue_free.
 cdef struct RunQueue:
-    """The waiting requests of one signature. Owned by who made it, freed by run_queue_free."""
     Queue waiting
     run_fn run
     Pool* pool
@@ -29,8 +29,8 @@ cdef struct RunQueue:
     int in_place            # 1: they may
 
 
+# One thread's entry; a member of Pool, reused when its thread has ended.
 cdef struct Worker:
-    """One thread's entry; a member of Pool, reused when its thread has ended."""
     Pool* pool
     RunQueue* queue         # what it runs now, else NULL; under the mutex
     int64_t since_ns        # when that run began
@@ -39,8 +39,8 @@ cdef struct Worker:
     bint counted_stuck
 
 
+# Owned by WorkerPool; all fields under `mutex` unless they say otherwise.
 cdef struct Pool:
-    """Owned by WorkerPool; all fields under `mutex` unless they say otherwise."""
     pthread_mutex_t mutex
     pthread_cond_t work     # something is ready, or stop
     pthread_cond_t ended    # a thread ended, or a queue fell idle

@@ -14,8 +14,8 @@ cdef enum Phase:
     ANSWERED = 3            # headers are submitted; what still comes of the request is dropped
 
 
+# One HTTP/2 stream; owned by its Connection from HEADERS to on_stream_close.
 cdef struct Stream:
-    """One HTTP/2 stream; owned by its Connection from HEADERS to on_stream_close."""
     void* connection        # Connection, borrowed
     Stream* previous        # in the connection's list
     Stream* next
@@ -120,7 +120,6 @@ cdef class Connection:
     cdef void touch(self) noexcept
     cdef void flush(self) noexcept
     cdef void fill(self) noexcept
-    cdef bint emit(self, const char* data, size_t size) noexcept
     cdef bint make_room(self, size_t size) noexcept
     cdef void write_out(self) noexcept
     cdef void finish_goaway(self) noexcept

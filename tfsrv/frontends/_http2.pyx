@@ -13,6 +13,7 @@ https://github.com/grpc/grpc/blob/master/doc/PROTOCOL-HTTP2.md
 
 import asyncio
 import random
+from collections.abc import Mapping
 
 from cpython.bytes cimport PyBytes_AS_STRING, PyBytes_FromStringAndSize
 from cpython.memoryview cimport PyMemoryView_FromMemory
@@ -27,6 +28,7 @@ from tfsrv._call cimport (
     Call,
     CallLoop,
     Method,
+    budget_give,
     call_abandon,
     call_charge,
     call_dispatch,
@@ -80,6 +82,7 @@ from tfsrv.frontends._nghttp2 cimport (
 from tfsrv.errors import ServingError
 from tfsrv.frontends import _nghttp2
 from tfsrv.frontends.compression import deflate, inflate
+from tfsrv.frontends.settings import GrpcSettings
 
 cdef extern from "Python.h":
     int PyBUF_WRITE
@@ -294,7 +297,7 @@ cdef class _Coding:
                 self.connection.server.calls.flush()
             return
         if stream == NULL:
-            _give_back(len(body))
+            budget_give(<int64_t>len(body))
             return
         call = stream.call
         call.charged_bytes += len(body)
@@ -327,12 +330,6 @@ cdef class _Coding:
             self.connection.submit_message(stream)
         self.connection.touch()
         self.connection.server.calls.flush()
-
-
-cdef void _give_back(int64_t size):
-    from tfsrv._call import give_in_flight_bytes
-
-    give_in_flight_bytes(size)
 
 
 # ---- a connection ---------------------------------------------------------------------------------
@@ -904,7 +901,7 @@ cdef class Http2Server:
     factory of any listening socket of the loop.
     """
 
-    def __cinit__(self, calls: CallLoop, loop: asyncio.AbstractEventLoop, methods: dict, settings: object) -> None:
+    def __cinit__(self, calls: CallLoop, loop: asyncio.AbstractEventLoop, methods: Mapping[str, Method], settings: GrpcSettings) -> None:
         cdef int i
         cdef bytes path
         _nghttp2.open_library()

@@ -6,9 +6,18 @@ https://nghttp2.org/documentation/apiref.html
 from libc.stdint cimport int32_t, uint8_t, uint32_t
 
 
-cdef struct nghttp2_session
-cdef struct nghttp2_session_callbacks
-cdef struct nghttp2_option
+cdef extern from *:
+    """
+    typedef struct nghttp2_session nghttp2_session;
+    typedef struct nghttp2_session_callbacks nghttp2_session_callbacks;
+    typedef struct nghttp2_option nghttp2_option;
+    """
+    ctypedef struct nghttp2_session:
+        pass
+    ctypedef struct nghttp2_session_callbacks:
+        pass
+    ctypedef struct nghttp2_option:
+        pass
 
 cdef struct nghttp2_nv:
     const uint8_t* name

@@ -16,4 +16,3 @@ class GrpcSettings:
     keepalive_time_ms: int = 0
     keepalive_timeout_ms: int = 20_000
     max_in_flight_bytes: int = 2**62
-    so_reuseaddr: bool = True

@@ -91,8 +91,8 @@ cdef Bytes METHOD_CLASSIFY = Bytes(b"tensorflow/serving/classify", 27)
 cdef Bytes METHOD_REGRESS = Bytes(b"tensorflow/serving/regress", 26)
 
 
+# What a call runs; at the start of its scratch memory, the arrays behind it.
 cdef struct Plan:
-    """What a call runs; at the start of its scratch memory, the arrays behind it."""
     Context* context
     const TensorView** views    # for each input of the signature; NULL: its default value
     TF_Tensor** feeds           # likewise
