@@ -19,7 +19,7 @@ from types import TracebackType
 
 import grpc
 
-from _servers import Target, unary
+from _servers import BenchmarkError, Target, unary
 from _workloads import PREDICT, PREFIX_SIZE
 
 PROBE_INTERVAL_SECONDS = 0.05
@@ -28,7 +28,7 @@ STUCK_FACTOR = 5.0  # a run that takes this much longer than planned is ended
 STUCK_SECONDS = 30.0  # … and this much on top
 
 
-class WrongAnswerError(Exception):
+class WrongAnswerError(BenchmarkError):
     """Under load a server answered something else than what is right."""
 
 

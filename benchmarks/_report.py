@@ -91,9 +91,4 @@ def verdict(reached: bool) -> str:
 
 
 def write_json(path: str, document: dict[str, Any]) -> None:
-    """To a file, or to standard output for '-'."""
-    text = json.dumps(document, indent=1)
-    if path == "-":
-        print(text)
-    else:
-        Path(path).write_text(text + "\n")
+    Path(path).write_text(json.dumps(document, indent=1) + "\n")

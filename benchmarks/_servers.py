@@ -35,8 +35,12 @@ UNLIMITED = [
 NOT_YET = (grpc.StatusCode.UNAVAILABLE, grpc.StatusCode.NOT_FOUND)
 
 
-class ServerMissingError(Exception):
-    """A server did not start or did not answer rightly; the text says which and why."""
+class BenchmarkError(Exception):
+    """Nothing can be said about a server; the text says why."""
+
+
+class ServerMissingError(BenchmarkError):
+    """A server did not start, ended too early, or gave a wrong first answer."""
 
 
 @dataclass(frozen=True)
@@ -209,10 +213,12 @@ class Server:
         The kernel's CPU clock of the process: the same sum as utime + stime in /proc/PID/stat,
         which counts in ticks of 10 ms (clock_getcpuclockid(3) makes the id like this).
         """
+        self._raise_if_gone()
         return time.clock_gettime((~self.pid << 3) | 2)
 
     def memory_bytes(self) -> dict[str, int]:
         """VmRSS and what it is made of, from /proc/PID/status."""
+        self._raise_if_gone()
         lines = Path(f"/proc/{self.pid}/status").read_text().splitlines()
         pairs = (line.split(":", 1) for line in lines)
         wanted = ("VmRSS", "RssAnon", "RssFile", "RssShmem")

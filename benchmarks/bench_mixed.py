@@ -38,9 +38,9 @@ import grpc
 from _load import H2load, Load, Loader, Sample, WrongAnswerError
 from _report import machine, machine_line, number, table, verdict, write_json
 from _servers import (
+    BenchmarkError,
     Server,
     ServerKind,
-    ServerMissingError,
     Target,
     require_tools,
     server_kinds,
@@ -112,7 +112,7 @@ def started(
         with Server(kind, workloads[0]) as server:
             try:
                 targets = make_targets(server, workloads)
-            except ServerMissingError as error:
+            except BenchmarkError as error:
                 if layout == "models":
                     raise
                 print(f"no several models: {error}\ntrying signatures", file=sys.stderr)
@@ -376,7 +376,7 @@ def parse_arguments() -> argparse.Namespace:
     parser.add_argument("--seconds", type=float, default=5.0, help="of one run")
     parser.add_argument("--long_seconds", type=float, default=30.0)
     parser.add_argument("--tfsrv_flag", action="append", default=[], help="may be repeated")
-    parser.add_argument("--json", metavar="FILE", help="all figures; - is standard output")
+    parser.add_argument("--json", metavar="FILE", help="all figures")
     return parser.parse_args()
 
 
@@ -388,11 +388,12 @@ def main() -> int:
     with tempfile.TemporaryDirectory() as directory:
         try:
             measure(findings, Path(directory), arguments)
-        except (ServerMissingError, WrongAnswerError) as error:
+        except (BenchmarkError, OSError) as error:
             findings.failures.append(str(error))
     if findings.layout == "signatures":
         print("Three signatures of one model: several models were not served or not asked for.\n")
-    print(f"{tables(findings)}\n")
+    if shown := tables(findings):
+        print(f"{shown}\n")
     if goals := goal_rows(findings, arguments.long_seconds):
         header = ["figure", "wanted", "measured", "verdict"]
         print(f"### Figures of tfsrv, {arguments.transport}\n\n{table(header, goals)}\n")

@@ -21,9 +21,9 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
-from _load import Load, Loader, Sample, WrongAnswerError, median_sample
+from _load import Load, Loader, Sample, median_sample
 from _report import machine, machine_line, number, table, verdict, write_json
-from _servers import Server, ServerKind, ServerMissingError, require_tools, server_kinds
+from _servers import BenchmarkError, Server, ServerKind, require_tools, server_kinds
 from _workloads import Workload, load_workload
 
 BASELINE = "echo"  # what the ratios are against
@@ -94,7 +94,7 @@ def run_workload(
         for name, server in started.items():
             try:
                 targets[name] = server.wait_until_ready()
-            except ServerMissingError as error:
+            except BenchmarkError as error:
                 bench.fail(name, "start", error)
         loaders = {}
         for load in loads:
@@ -105,7 +105,7 @@ def run_workload(
         for key, loader in list(loaders.items()):
             try:
                 loader.warm_up()
-            except (WrongAnswerError, OSError) as error:
+            except (BenchmarkError, OSError) as error:
                 bench.fail(key[1], key[0], error)
                 del loaders[key]
         run_rounds(bench, loaders, rounds)
@@ -120,7 +120,7 @@ def run_rounds(bench: Bench, loaders: dict[tuple[str, str], Loader], rounds: int
             for name in names[shift:] + names[:shift]:
                 try:
                     sample = loaders[load, name].measure()
-                except (WrongAnswerError, OSError) as error:
+                except (BenchmarkError, OSError) as error:
                     bench.fail(name, load, error)
                     del loaders[load, name]
                     continue
@@ -228,7 +228,7 @@ def parse_arguments() -> argparse.Namespace:
     parser.add_argument("--rounds", type=int, default=5)
     parser.add_argument("--seconds", type=float, default=1.5, help="of one run")
     parser.add_argument("--tfsrv_flag", action="append", default=[], help="may be repeated")
-    parser.add_argument("--json", metavar="FILE", help="all samples; - is standard output")
+    parser.add_argument("--json", metavar="FILE", help="all samples")
     arguments = parser.parse_args()
     for name in arguments.workloads.split(","):
         if name not in LOADS:

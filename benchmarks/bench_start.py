@@ -18,9 +18,9 @@ import tempfile
 from pathlib import Path
 from typing import Any
 
-from _load import Load, Loader, WrongAnswerError
+from _load import Load, Loader
 from _report import machine, machine_line, number, table, verdict, write_json
-from _servers import Server, ServerKind, ServerMissingError, require_tools, server_kinds
+from _servers import BenchmarkError, Server, ServerKind, require_tools, server_kinds
 from _workloads import Workload, load_workload
 
 MEGABYTE = 1e6
@@ -116,7 +116,7 @@ def parse_arguments() -> argparse.Namespace:
     parser.add_argument("--requests", type=int, default=1_000_000, help="0: starts only")
     parser.add_argument("--load", default="4x16", help="connections x streams")
     parser.add_argument("--tfsrv_flag", action="append", default=[], help="may be repeated")
-    parser.add_argument("--json", metavar="FILE", help="all figures; - is standard output")
+    parser.add_argument("--json", metavar="FILE", help="all figures")
     arguments = parser.parse_args()
     for name in filter(None, [*arguments.servers.split(","), *arguments.memory_servers.split(",")]):
         if name not in GRPC_SERVERS:
@@ -136,13 +136,13 @@ def main() -> int:
     for name in filter(None, arguments.servers.split(",")):
         try:
             starts[name] = measure_start(kinds[name], workload, arguments.runs)
-        except ServerMissingError as error:
+        except (BenchmarkError, OSError) as error:
             failures.append(str(error))
     for name in filter(None, arguments.memory_servers.split(",") if arguments.requests else []):
         try:
             load = Load.parse(arguments.load)
             memory[name] = measure_memory(kinds[name], workload, load, arguments.requests)
-        except (ServerMissingError, WrongAnswerError) as error:
+        except (BenchmarkError, OSError) as error:
             failures.append(str(error))
     if starts:
         print(f"### Start, {arguments.runs} runs, medians\n\n{start_table(starts, kinds)}\n")

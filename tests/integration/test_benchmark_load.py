@@ -21,7 +21,7 @@ pytestmark = pytest.mark.skipif(shutil.which("h2load") is None, reason="needs h2
 WORKLOAD = Workload("w", "m", Path("m"), b"request", b"", "x:0", "y:0")
 # Answers rightly at first, then every second time as it is told.
 UNRELIABLE_SERVER = """
-import asyncio, itertools, sys
+import asyncio, itertools, os, sys
 import grpc, grpc.aio
 
 how, port = sys.argv[1:]
@@ -31,6 +31,9 @@ async def answer(request, context):
     if next(calls) % 2 == 0:
         if how == "error":
             await context.abort(grpc.StatusCode.RESOURCE_EXHAUSTED, "too many threads")
+        if how == "crash":
+            print("out of luck", flush=True)
+            os._exit(3)
         return request[::-1]
     return request
 
@@ -98,6 +101,13 @@ def test_notices_wrong_answers_of_the_right_size(tmp_path: Path) -> None:
         loader = Loader(server.wait_until_ready(), Load(1, 1), 1.0, tmp_path)
         with pytest.raises(WrongAnswerError, match=r"probes: 7 bytes: b'tseuqer'"):
             loader.run(2000)
+
+
+def test_says_when_a_server_went_away_under_load(tmp_path: Path) -> None:
+    with Server(unreliable("crash"), WORKLOAD) as server:
+        loader = Loader(server.wait_until_ready(), Load(1, 1), 1.0, tmp_path)
+        with pytest.raises(ServerMissingError, match=r"ended with status 3\n *out of luck"):
+            loader.run(100)
 
 
 def test_says_why_a_server_did_not_start() -> None:
