@@ -59,7 +59,13 @@ def sdist(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def wheel(sdist: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Built from the sdist, with nothing downloaded."""
     folder = tmp_path_factory.mktemp("wheel")
-    options = ["--no-deps", "--no-build-isolation", "--no-index", "--wheel-dir", folder]
+    options: list[str | Path] = [
+        "--no-deps",
+        "--no-build-isolation",
+        "--no-index",
+        "--wheel-dir",
+        folder,
+    ]
     run(sys.executable, "-m", "pip", "wheel", *options, sdist, cwd=folder)
     (archive,) = folder.glob("*.whl")
     return archive
@@ -139,7 +145,7 @@ assert "tensorflow" not in sys.modules
 
 def test_installed_wheel_can_be_imported_without_tensorflow(wheel: Path, tmp_path: Path) -> None:
     target = tmp_path / "installed"
-    options = ["--no-deps", "--no-index", "--no-compile", "--target", target]
+    options: list[str | Path] = ["--no-deps", "--no-index", "--no-compile", "--target", target]
     run(sys.executable, "-m", "pip", "install", *options, wheel, cwd=tmp_path)
     run(sys.executable, "-c", IMPORT_ALL, target, cwd=tmp_path)
 
