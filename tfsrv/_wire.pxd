@@ -13,12 +13,11 @@ cdef enum WireResult:
     WIRE_NO_MEMORY = -2
 
 
+# One TensorProto of a request, as views into the request's bytes.
+#
+# Two entries of the map with one key: the last wins. Several occurrences of the same
+# sub-message merge, as protobuf does.
 cdef struct TensorView:
-    """One TensorProto of a request, as views into the request's bytes.
-
-    Two entries of the map with one key: the last wins. Several occurrences of the same
-    sub-message merge, as protobuf does.
-    """
     Bytes alias
     int dtype               # as on the wire, known or not
     bint unknown_rank
@@ -32,8 +31,8 @@ cdef struct TensorView:
     int64_t values_size     # number of values in the dtype's own field
 
 
+# A PredictRequest, as views into its bytes. The arrays are owned and reused.
 cdef struct PredictView:
-    """A PredictRequest, as views into its bytes. The arrays are owned and reused."""
     bint has_model_spec
     Bytes model_name
     Bytes signature_name
@@ -55,8 +54,8 @@ cdef struct PredictView:
     int bodies_capacity
 
 
+# One tensor to be written; a view.
 cdef struct TensorData:
-    """One tensor to be written; a view."""
     Bytes alias
     int dtype
     int rank

@@ -1,0 +1,1051 @@
+"""A gRPC server for unary methods on libnghttp2 and uvloop.
+
+uvloop reads into one buffer that all connections share; nghttp2 parses; a request's DATA collects
+in its Call, which is dispatched when the message is whole. Answers are written once for many:
+after each read, and after each batch of completions. No Python object is made per request.
+
+Bounded memory: requests, answers and what gzip unpacks count against the in-flight budget; a
+connection may hold half of it; and connections that have stalled are let go when it runs out.
+What is announced is never allocated, only what was received.
+
+https://github.com/grpc/grpc/blob/master/doc/PROTOCOL-HTTP2.md
+"""
+
+import asyncio
+import random
+from collections.abc import Mapping
+
+from cpython.bytes cimport PyBytes_AS_STRING, PyBytes_FromStringAndSize
+from cpython.memoryview cimport PyMemoryView_FromMemory
+from cpython.object cimport PyObject
+from cpython.ref cimport Py_DECREF, Py_INCREF
+from libc.stdint cimport int32_t, int64_t, uint8_t, uint32_t
+from libc.stdlib cimport calloc, free, malloc
+from libc.string cimport memcmp, memcpy, memset
+
+from tfsrv._buffer cimport Buffer, Bytes, buffer_append, buffer_free, buffer_init, buffer_reserve, bytes_equal
+from tfsrv._call cimport (
+    Call,
+    CallLoop,
+    Method,
+    budget_give,
+    call_abandon,
+    call_charge,
+    call_dispatch,
+    call_free,
+    call_new,
+)
+from tfsrv._clock cimport NS_PER_MS, NS_PER_S, now_ns
+from tfsrv._message cimport message_clear, message_read, message_seal
+from tfsrv._status cimport (
+    CANCELLED,
+    DEADLINE_EXCEEDED,
+    INTERNAL,
+    OK,
+    RESOURCE_EXHAUSTED,
+    UNIMPLEMENTED,
+    UNKNOWN,
+)
+from tfsrv.frontends._grpc cimport encode_message, has_token, is_grpc_content_type, parse_timeout
+from tfsrv.frontends._nghttp2 cimport (
+    NGHTTP2_CANCEL,
+    NGHTTP2_DATA,
+    NGHTTP2_DATA_FLAG_EOF,
+    NGHTTP2_DATA_FLAG_NO_COPY,
+    NGHTTP2_DATA_FLAG_NO_END_STREAM,
+    NGHTTP2_ERR_BAD_CLIENT_MAGIC,
+    NGHTTP2_ERR_TEMPORAL_CALLBACK_FAILURE,
+    NGHTTP2_FLAG_ACK,
+    NGHTTP2_FLAG_END_STREAM,
+    NGHTTP2_FLAG_NONE,
+    NGHTTP2_HCAT_REQUEST,
+    NGHTTP2_HEADERS,
+    NGHTTP2_INTERNAL_ERROR,
+    NGHTTP2_NO_ERROR,
+    NGHTTP2_NV_FLAG_NO_COPY_NAME,
+    NGHTTP2_NV_FLAG_NO_COPY_VALUE,
+    NGHTTP2_PING,
+    NGHTTP2_SETTINGS,
+    NGHTTP2_SETTINGS_INITIAL_WINDOW_SIZE,
+    NGHTTP2_SETTINGS_MAX_CONCURRENT_STREAMS,
+    NGHTTP2_SETTINGS_MAX_FRAME_SIZE,
+    NGHTTP2_SETTINGS_MAX_HEADER_LIST_SIZE,
+    nghttp2,
+    nghttp2_data_provider,
+    nghttp2_data_source,
+    nghttp2_frame,
+    nghttp2_nv,
+    nghttp2_session,
+    nghttp2_settings_entry,
+)
+
+from tfsrv.errors import ServingError
+from tfsrv.frontends import _nghttp2
+from tfsrv.frontends.compression import deflate, inflate
+from tfsrv.frontends.settings import GrpcSettings
+
+cdef extern from "Python.h":
+    int PyBUF_WRITE
+    int resize_bytes "_PyBytes_Resize"(PyObject** bytes, Py_ssize_t size) except -1
+
+cdef size_t INPUT_BYTES = 262144             # one read at most
+cdef size_t OUTPUT_BYTES = 65536             # answers that fit in are copied out of it once more
+cdef size_t CHUNK_BYTES = 1 << 20            # long answers are written in pieces of this size, uncopied
+cdef size_t FRAME_HEAD = 9
+cdef size_t PREFIX = 5                       # flag and length in front of each gRPC message
+cdef int FREE_STREAMS = 4096
+cdef size_t HEADERS_LIMIT = 16384            # bytes of a header list as HTTP/2 counts them; gRPC's soft limit
+cdef size_t HEADERS_HARD_LIMIT = 65536       # the stream is reset then
+cdef int32_t STREAM_WINDOW = 4 << 20         # bytes that a client may send ahead of our reading
+cdef int32_t CONNECTION_WINDOW = 16 << 20
+cdef uint32_t FRAME_BYTES = 131072
+cdef size_t GZIP_FROM = 1024                 # smaller answers do not get smaller
+cdef int64_t PREFACE_NS = 20 * NS_PER_S      # a connection that has not said HTTP/2 by then is closed
+cdef int64_t UNREAD_NS = 60 * NS_PER_S       # a client that reads nothing of its answers for so long, too
+cdef int64_t UPLOAD_NS = 120 * NS_PER_S      # a request that does not go on for so long is refused
+cdef int64_t STALL_NS = 5 * NS_PER_S         # the same when others need the memory
+cdef int64_t GOAWAY_NS = NS_PER_S            # between the notice and the last word, at most
+cdef double TICK_SECONDS = 1.0
+
+
+def available() -> bool:
+    """Whether libnghttp2 is here and can be used; opens it."""
+    try:
+        _nghttp2.open_library()
+    except ImportError:
+        return False
+    return True
+
+
+# ---- header fields -----------------------------------------------------------------------------
+
+cdef nghttp2_nv field(const char* name, size_t name_size, const char* value, size_t value_size) noexcept:
+    """A header field of constants: nghttp2 copies neither."""
+    cdef nghttp2_nv made
+    made.name = <const uint8_t*>name
+    made.value = <const uint8_t*>value
+    made.namelen = name_size
+    made.valuelen = value_size
+    made.flags = NGHTTP2_NV_FLAG_NO_COPY_NAME | NGHTTP2_NV_FLAG_NO_COPY_VALUE
+    return made
+
+cdef char* DIGITS = b"0123456789"
+cdef char* TEENS = b"10111213141516"
+
+
+cdef nghttp2_nv status_field(int code) noexcept:
+    """grpc-status of one of the seventeen codes."""
+    if code < 0 or code > 16:
+        code = UNKNOWN
+    if code < 10:
+        return field(b"grpc-status", 11, DIGITS + code, 1)
+    return field(b"grpc-status", 11, TEENS + 2 * (code - 10), 2)
+
+
+cdef bint same(Bytes text, const char* other, size_t size) noexcept:
+    return text.size == size and memcmp(text.data, other, size) == 0
+
+
+# ---- nghttp2's callbacks: find the stream, call the connection ----------------------------------
+
+cdef Stream* stream_of(nghttp2_session* session, int32_t stream_id) noexcept:
+    return <Stream*>nghttp2.session_get_stream_user_data(session, stream_id)
+
+
+cdef int on_begin_headers(nghttp2_session* session, const nghttp2_frame* frame, void* user_data) noexcept:
+    if frame.headers.cat == NGHTTP2_HCAT_REQUEST:
+        (<Connection>user_data).begin_headers(frame.hd.stream_id)
+    return 0
+
+
+cdef int on_header(
+    nghttp2_session* session, const nghttp2_frame* frame, const uint8_t* name, size_t name_size,
+    const uint8_t* value, size_t value_size, uint8_t flags, void* user_data
+) noexcept:
+    cdef Stream* stream = stream_of(session, frame.hd.stream_id)
+    if stream == NULL:
+        return NGHTTP2_ERR_TEMPORAL_CALLBACK_FAILURE
+    return (<Connection>user_data).header(
+        stream, Bytes(<const char*>name, name_size), Bytes(<const char*>value, value_size))
+
+
+cdef int on_frame_recv(nghttp2_session* session, const nghttp2_frame* frame, void* user_data) noexcept:
+    cdef Connection connection = <Connection>user_data
+    cdef Stream* stream
+    if frame.hd.type == NGHTTP2_SETTINGS:
+        connection.got_settings = True
+    elif frame.hd.type == NGHTTP2_PING:
+        if frame.hd.flags & NGHTTP2_FLAG_ACK:
+            connection.pinged_ns = 0
+            connection.goaway_seen = connection.goaway_ns != 0
+    elif frame.hd.type == NGHTTP2_HEADERS or frame.hd.type == NGHTTP2_DATA:
+        stream = stream_of(session, frame.hd.stream_id)
+        if stream == NULL:
+            return 0
+        if frame.hd.type == NGHTTP2_HEADERS and frame.headers.cat == NGHTTP2_HCAT_REQUEST:
+            connection.headers_complete(stream)
+        if frame.hd.flags & NGHTTP2_FLAG_END_STREAM:
+            stream.ended = True
+            connection.request_end(stream)
+    return 0
+
+
+cdef int on_data_chunk(
+    nghttp2_session* session, uint8_t flags, int32_t stream_id, const uint8_t* data, size_t size,
+    void* user_data
+) noexcept:
+    cdef Stream* stream = stream_of(session, stream_id)
+    if stream != NULL:
+        (<Connection>user_data).data(stream, <const char*>data, size)
+    # Taken, or dropped: in both cases the client may send as much again.
+    nghttp2.session_consume(session, stream_id, size)
+    return 0
+
+
+cdef int on_frame_send(nghttp2_session* session, const nghttp2_frame* frame, void* user_data) noexcept:
+    cdef Stream* stream
+    if frame.hd.type == NGHTTP2_HEADERS and frame.hd.flags & NGHTTP2_FLAG_END_STREAM:
+        stream = stream_of(session, frame.hd.stream_id)
+        if stream != NULL and not stream.ended:
+            # Answered before the request was whole: tell the client not to send the rest.
+            nghttp2.submit_rst_stream(session, NGHTTP2_FLAG_NONE, frame.hd.stream_id, NGHTTP2_NO_ERROR)
+    return 0
+
+
+cdef int on_stream_close(
+    nghttp2_session* session, int32_t stream_id, uint32_t error_code, void* user_data
+) noexcept:
+    cdef Stream* stream = stream_of(session, stream_id)
+    if stream != NULL:
+        (<Connection>user_data).stream_closed(stream)
+    return 0
+
+
+cdef ssize_t read_answer(
+    nghttp2_session* session, int32_t stream_id, uint8_t* target, size_t size, uint32_t* data_flags,
+    nghttp2_data_source* source, void* user_data
+) noexcept:
+    """How much goes into the next DATA frame; send_answer puts it there."""
+    cdef Stream* stream = <Stream*>source.ptr
+    cdef nghttp2_nv trailer
+    cdef size_t left = stream.call.response.left
+    data_flags[0] |= NGHTTP2_DATA_FLAG_NO_COPY
+    if left <= size:
+        data_flags[0] |= NGHTTP2_DATA_FLAG_EOF | NGHTTP2_DATA_FLAG_NO_END_STREAM
+        trailer = status_field(OK)
+        nghttp2.submit_trailer(session, stream_id, &trailer, 1)
+        return <ssize_t>left
+    return <ssize_t>size
+
+
+cdef int send_answer(
+    nghttp2_session* session, nghttp2_frame* frame, const uint8_t* frame_head, size_t size,
+    nghttp2_data_source* source, void* user_data
+) noexcept:
+    """Write one DATA frame, the answer's bytes straight into what is being written."""
+    cdef Connection connection = <Connection>user_data
+    cdef Stream* stream = <Stream*>source.ptr
+    if not connection.make_room(FRAME_HEAD + size):
+        return NGHTTP2_ERR_TEMPORAL_CALLBACK_FAILURE
+    memcpy(connection.target + connection.filled, frame_head, FRAME_HEAD)
+    message_read(&stream.call.response, connection.target + connection.filled + FRAME_HEAD, size)
+    connection.filled += FRAME_HEAD + size
+    connection.unsent -= <int64_t>size
+    connection.sent_ns = now_ns()
+    return 0
+
+
+cdef void call_done(void* owner, Call* call) noexcept:
+    """A call of one of our streams has its answer, or (NULL) its deadline has passed."""
+    cdef Stream* stream = <Stream*>owner
+    cdef Connection connection = <Connection>stream.connection
+    if call == NULL:
+        stream.call = NULL
+        connection.refuse(stream, DEADLINE_EXCEEDED, b"Deadline Exceeded")
+    else:
+        connection.answer(stream, call)
+    connection.touch()
+
+
+cdef class _Coding:
+    """gzip at work in a thread on a message of a stream."""
+
+    cdef Connection connection
+    cdef Stream* stream     # NULL once the stream is gone
+
+    cdef Stream* end(self):
+        cdef Stream* stream = self.stream
+        self.stream = NULL
+        if stream != NULL:
+            stream.coding = NULL
+            Py_DECREF(self)  # the stream's reference
+        return stream
+
+    def inflated(self, future: asyncio.Future[bytes]) -> None:
+        """The request is unpacked: dispatch it."""
+        cdef Stream* stream = self.end()
+        cdef Call* call
+        cdef bytes body
+        try:
+            body = future.result()
+        except ServingError as error:
+            if stream != NULL:
+                text = error.message.encode()
+                self.connection.refuse_bytes(
+                    stream, error.code, Bytes(<const char*>text, <size_t>len(text)), b"200")
+                self.connection.touch()
+                self.connection.server.calls.flush()
+            return
+        if stream == NULL:
+            budget_give(<int64_t>len(body))
+            return
+        call = stream.call
+        call.charged_bytes += len(body)
+        call.request.size = 0
+        if buffer_append(&call.request, PyBytes_AS_STRING(body), <size_t>len(body)) != 0:
+            self.connection.refuse(stream, RESOURCE_EXHAUSTED, b"out of memory")
+        else:
+            call.body = Bytes(call.request.data, call.request.size)
+            self.connection.dispatch(stream)
+        self.connection.touch()
+        self.connection.server.calls.flush()
+
+    def deflated(self, future: asyncio.Future[bytes]) -> None:
+        """The answer is packed: send it."""
+        cdef Stream* stream = self.end()
+        cdef bytes body = future.result()
+        cdef Call* call
+        if stream == NULL:
+            return
+        call = stream.call
+        message_clear(&call.response)
+        if (
+            buffer_append(&call.response.head, b"\1\0\0\0\0", PREFIX) != 0
+            or buffer_append(&call.response.head, PyBytes_AS_STRING(body), <size_t>len(body)) != 0
+        ):
+            self.connection.refuse(stream, RESOURCE_EXHAUSTED, b"out of memory")
+        else:
+            message_seal(&call.response)
+            stream.compressed = True
+            self.connection.submit_message(stream)
+        self.connection.touch()
+        self.connection.server.calls.flush()
+
+
+# ---- a connection ---------------------------------------------------------------------------------
+
+cdef class Connection:
+    """One HTTP/2 connection; an asyncio BufferedProtocol by its methods.
+
+    Ownership: `session`, from connection_made to connection_lost, and the streams in the list.
+    Everything happens in the loop's thread.
+    """
+
+    def __init__(self, server: Http2Server) -> None:
+        self.server = server
+        self.session = NULL
+        self.streams = NULL
+        self.chunk = NULL
+
+    # What uvloop calls.
+
+    def connection_made(self, transport: asyncio.Transport) -> None:
+        """Begin: announce what we accept."""
+        cdef nghttp2_settings_entry entries[4]
+        cdef int64_t age = self.server.settings.max_connection_age_ms * NS_PER_MS
+        self.transport = transport
+        self.begun_ns = now_ns()
+        self.received_ns = self.begun_ns
+        self.sent_ns = self.begun_ns
+        if age:
+            # Ten per cent either way, so that connections made together do not go together.
+            self.age_limit_ns = self.begun_ns + <int64_t>(age * random.uniform(0.9, 1.1))
+        if nghttp2.session_server_new2(
+            &self.session, self.server.callbacks, <void*>self, self.server.option
+        ) != 0:
+            self.session = NULL
+            transport.abort()
+            return
+        self.server.connections.add(self)
+        self.server.idle.clear()
+        entries[0] = nghttp2_settings_entry(
+            NGHTTP2_SETTINGS_MAX_CONCURRENT_STREAMS, self.server.settings.max_concurrent_streams)
+        entries[1] = nghttp2_settings_entry(NGHTTP2_SETTINGS_INITIAL_WINDOW_SIZE, <uint32_t>STREAM_WINDOW)
+        entries[2] = nghttp2_settings_entry(NGHTTP2_SETTINGS_MAX_FRAME_SIZE, FRAME_BYTES)
+        entries[3] = nghttp2_settings_entry(NGHTTP2_SETTINGS_MAX_HEADER_LIST_SIZE, <uint32_t>HEADERS_LIMIT)
+        nghttp2.submit_settings(self.session, NGHTTP2_FLAG_NONE, entries, 4)
+        nghttp2.session_set_local_window_size(self.session, NGHTTP2_FLAG_NONE, 0, CONNECTION_WINDOW)
+        self.flush()
+        if self.server.draining:
+            self.start_goaway()
+
+    def get_buffer(self, size_hint: int) -> memoryview:
+        """Where to read into: the buffer that all connections share."""
+        return self.server.input_view
+
+    def buffer_updated(self, size: int) -> None:
+        """Bytes came: handle what they complete, write what that answers."""
+        cdef ssize_t taken
+        if self.session == NULL or self.closing:
+            return
+        self.received_ns = now_ns()
+        self.server.calls.state.event_ns = self.received_ns
+        self.in_event = True
+        taken = nghttp2.session_mem_recv(self.session, <const uint8_t*>self.server.input, <size_t>size)
+        self.in_event = False
+        self.server.calls.state.event_ns = 0
+        if taken < 0:
+            self.tell_bad_bytes(taken)
+            return
+        if self.goaway_seen:
+            self.finish_goaway()
+        self.flush()
+
+    def eof_received(self) -> bool:
+        """The client has gone: nobody reads answers any more."""
+        return False
+
+    def connection_lost(self, error: Exception | None) -> None:
+        """End: give up every stream."""
+        cdef Stream* stream
+        self.closing = True
+        while self.streams != NULL:  # nghttp2_session_del calls no on_stream_close
+            stream = self.streams
+            if self.session != NULL:
+                nghttp2.session_set_stream_user_data(self.session, stream.id, NULL)
+            self.stream_closed(stream)
+        if self.session != NULL:
+            nghttp2.session_del(self.session)
+            self.session = NULL
+        self.server.connections.discard(self)
+        if not self.server.connections:
+            self.server.idle.set()
+        self.transport = None
+
+    def pause_writing(self) -> None:
+        """The socket is full: leave the answers where they are."""
+        self.writing_paused = True
+
+    def resume_writing(self) -> None:
+        """The socket has room again."""
+        self.writing_paused = False
+        self.sent_ns = now_ns()
+        self.flush()
+
+    # Requests.
+
+    cdef void begin_headers(self, int32_t stream_id) noexcept:
+        cdef Stream* stream = self.server.new_stream()
+        if stream == NULL:
+            nghttp2.submit_rst_stream(self.session, NGHTTP2_FLAG_NONE, stream_id, NGHTTP2_INTERNAL_ERROR)
+            return
+        stream.connection = <void*>self
+        stream.id = stream_id
+        stream.method = -1
+        stream.timeout_ns = -1
+        stream.received_ns = self.received_ns
+        stream.last_data_ns = self.received_ns
+        stream.next = self.streams
+        if self.streams != NULL:
+            self.streams.previous = stream
+        self.streams = stream
+        self.streams_size += 1
+        nghttp2.session_set_stream_user_data(self.session, stream_id, stream)
+
+    cdef int header(self, Stream* stream, Bytes name, Bytes value) noexcept:
+        """Take one header field; not 0 to reset the stream."""
+        stream.header_bytes += name.size + value.size + 32  # RFC 9113, 6.5.2
+        if stream.header_bytes > HEADERS_HARD_LIMIT:
+            return NGHTTP2_ERR_TEMPORAL_CALLBACK_FAILURE
+        if name.size == 5 and same(name, b":path", 5):
+            stream.has_path = True
+            stream.method = self.find_method(value)
+        elif name.size == 7 and same(name, b":method", 7):
+            stream.has_post = same(value, b"POST", 4)
+        elif name.size == 2 and same(name, b"te", 2):
+            stream.has_te = same(value, b"trailers", 8)
+        elif name.size == 12 and same(name, b"content-type", 12):
+            stream.has_content_type = True
+            stream.grpc_content_type = is_grpc_content_type(value)
+        elif name.size == 12 and same(name, b"grpc-timeout", 12):
+            stream.timeout_ns = parse_timeout(value)
+            stream.bad_timeout = stream.timeout_ns < 0
+        elif name.size == 13 and same(name, b"grpc-encoding", 13):
+            stream.gzip_request = same(value, b"gzip", 4)
+            stream.unknown_encoding = not stream.gzip_request and not same(value, b"identity", 8)
+        elif name.size == 20 and same(name, b"grpc-accept-encoding", 20):
+            stream.gzip_accepted = has_token(value, Bytes(b"gzip", 4))
+        return 0
+
+    cdef int find_method(self, Bytes path) noexcept:
+        cdef int i
+        for i in range(self.server.table_size):
+            if bytes_equal(self.server.table[i].path, path):
+                return i
+        return -1
+
+    cdef void headers_complete(self, Stream* stream) noexcept:
+        """Refuse at once what cannot become a call."""
+        if stream.header_bytes > HEADERS_LIMIT:
+            self.refuse(stream, RESOURCE_EXHAUSTED, b"received metadata size exceeds limit")
+        elif not stream.has_post:
+            self.refuse_bytes(stream, UNKNOWN, Bytes(b"Bad method header", 17), b"405")
+        elif not stream.grpc_content_type:
+            self.refuse_bytes(stream, UNKNOWN, Bytes(b"Bad content-type header", 23), b"415")
+        elif not stream.has_te:
+            self.refuse(stream, UNKNOWN, b"Missing te header")
+        elif stream.method < 0:
+            self.refuse(stream, UNIMPLEMENTED, b"")
+        elif stream.bad_timeout:
+            self.refuse(stream, INTERNAL, b"Malformed grpc-timeout header")
+        elif stream.unknown_encoding:
+            self.refuse(stream, UNIMPLEMENTED, b"The grpc-encoding is not supported; identity and gzip are.")
+
+    cdef void data(self, Stream* stream, const char* data, size_t size) noexcept:
+        """Take bytes of a request; what comes after its answer is dropped."""
+        if stream.phase != COLLECTING or size == 0:
+            return
+        stream.last_data_ns = self.received_ns
+        if stream.call == NULL:
+            stream.call = call_new(&self.server.calls.state)
+            if stream.call == NULL:
+                self.refuse(stream, RESOURCE_EXHAUSTED, b"out of memory")
+                return
+        self.collect(stream, data, size)
+
+    cdef bint collect(self, Stream* stream, const char* data, size_t size) noexcept:
+        """Append to the call's request and look at its prefix; False when that refused it."""
+        cdef Buffer* request = &stream.call.request
+        cdef size_t length, room
+        if not self.charge(stream, <int64_t>size):
+            self.refuse(stream, RESOURCE_EXHAUSTED, b"Too many bytes are in flight (--max_in_flight_bytes).")
+            return False
+        if request.size >= PREFIX:
+            length = message_length(request.data)
+            if request.size + size > PREFIX + length:
+                self.refuse(stream, UNIMPLEMENTED, b"Several messages came on a unary call.")
+                return False
+            if request.capacity - request.size < size:
+                # Grow with what came: by as much as there is, but not beyond what is announced.
+                room = min(max(size, request.size), PREFIX + length - request.size)
+                if buffer_reserve(request, room) != 0:
+                    self.refuse(stream, RESOURCE_EXHAUSTED, b"out of memory")
+                    return False
+            buffer_append(request, data, size)
+            return True
+        if buffer_append(request, data, size) != 0:
+            self.refuse(stream, RESOURCE_EXHAUSTED, b"out of memory")
+            return False
+        if request.size < PREFIX:
+            return True
+        length = message_length(request.data)
+        if length > self.server.max_message_bytes:
+            self.refuse(stream, RESOURCE_EXHAUSTED, b"Received message larger than max")
+        elif request.size > PREFIX + length:
+            self.refuse(stream, UNIMPLEMENTED, b"Several messages came on a unary call.")
+        elif request.data[0] == 1 and stream.gzip_request:
+            stream.compressed = True
+            return True
+        elif request.data[0] != 0:
+            self.refuse(stream, INTERNAL, b"A message has a compression flag that its headers do not explain.")
+        else:
+            return True
+        return False
+
+    cdef void request_end(self, Stream* stream) noexcept:
+        """The client has sent all: the message must be whole."""
+        cdef Call* call = stream.call
+        if stream.phase != COLLECTING:
+            return
+        if call == NULL:
+            self.refuse(stream, UNIMPLEMENTED, b"No message came on a unary call.")
+            return
+        if call.request.size < PREFIX or call.request.size < PREFIX + message_length(call.request.data):
+            self.refuse(stream, INTERNAL, b"The request ended inside its message.")
+            return
+        call.body = Bytes(call.request.data + PREFIX, call.request.size - PREFIX)
+        if stream.compressed:
+            stream.compressed = False
+            self.inflate_request(stream)
+        else:
+            self.dispatch(stream)
+
+    cdef void dispatch(self, Stream* stream) noexcept:
+        cdef Call* call = stream.call
+        stream.phase = WAITING
+        call.owner = stream
+        call.done = call_done
+        call.headroom = PREFIX
+        call.received_ns = stream.received_ns
+        if stream.timeout_ns >= 0:
+            call.deadline_ns = stream.received_ns + stream.timeout_ns
+        call_dispatch(call, <Method>self.server.table[stream.method].method)
+
+    cdef void inflate_request(self, Stream* stream) noexcept:
+        cdef Call* call = stream.call
+        body = PyBytes_FromStringAndSize(call.body.data, <Py_ssize_t>call.body.size)
+        coding = self.coding(stream)
+        future = self.server.loop.run_in_executor(None, inflate, body, self.server.max_message_bytes)
+        future.add_done_callback(coding.inflated)
+
+    cdef object coding(self, Stream* stream):
+        cdef _Coding coding = _Coding.__new__(_Coding)
+        coding.connection = self
+        coding.stream = stream
+        stream.phase = CODING
+        stream.coding = <void*>coding
+        Py_INCREF(coding)  # the stream's reference, given back in _Coding.end or stream_closed
+        return coding
+
+    # Answers.
+
+    cdef void answer(self, Stream* stream, Call* call) noexcept:
+        """The call is ours again and has its answer."""
+        if call.status.code != OK:
+            self.refuse_bytes(
+                stream, call.status.code, Bytes(call.status.message.data, call.status.message.size), b"200")
+            return
+        if stream.gzip_request and stream.gzip_accepted and call.response.left > GZIP_FROM:
+            body = PyBytes_FromStringAndSize(NULL, <Py_ssize_t>call.response.left)
+            message_read(&call.response, PyBytes_AS_STRING(body), call.response.left)
+            coding = self.coding(stream)
+            future = self.server.loop.run_in_executor(None, deflate, body[PREFIX:])
+            future.add_done_callback(coding.deflated)
+            return
+        self.submit_message(stream)
+
+    cdef void submit_message(self, Stream* stream) noexcept:
+        """Queue headers and the message; its trailers follow from read_answer."""
+        cdef nghttp2_nv fields[3]
+        cdef nghttp2_data_provider provider
+        cdef Call* call = stream.call
+        cdef size_t length = call.response.left - PREFIX
+        cdef char* prefix = call.response.head.data
+        cdef size_t size = 2
+        stream.phase = ANSWERED
+        prefix[0] = 1 if stream.compressed else 0
+        prefix[1] = <char>((length >> 24) & 255)
+        prefix[2] = <char>((length >> 16) & 255)
+        prefix[3] = <char>((length >> 8) & 255)
+        prefix[4] = <char>(length & 255)
+        fields[0] = field(b":status", 7, b"200", 3)
+        fields[1] = field(b"content-type", 12, b"application/grpc", 16)
+        if stream.compressed:
+            fields[2] = field(b"grpc-encoding", 13, b"gzip", 4)
+            size = 3
+        provider.source.ptr = stream
+        provider.read_callback = read_answer
+        if self.unsent == 0:
+            self.sent_ns = now_ns()
+        self.unsent += <int64_t>call.response.left
+        stream.charged += <int64_t>call.response.left
+        self.held += <int64_t>call.response.left
+        if nghttp2.submit_response(self.session, stream.id, fields, size, &provider) != 0:
+            nghttp2.submit_rst_stream(self.session, NGHTTP2_FLAG_NONE, stream.id, NGHTTP2_INTERNAL_ERROR)
+
+    cdef void refuse(self, Stream* stream, int code, const char* text) noexcept:
+        cdef size_t size = 0
+        while text[size] != 0:
+            size += 1
+        self.refuse_bytes(stream, code, Bytes(text, size), b"200")
+
+    cdef void refuse_bytes(self, Stream* stream, int code, Bytes text, const char* http_status) noexcept:
+        """Answer with an error: headers that are trailers as well."""
+        cdef nghttp2_nv fields[5]
+        cdef Buffer message
+        cdef size_t size = 3
+        buffer_init(&message)
+        stream.phase = ANSWERED
+        fields[0] = field(b":status", 7, http_status, 3)
+        fields[1] = field(b"content-type", 12, b"application/grpc", 16)
+        fields[2] = status_field(code)
+        if text.size > 0 and encode_message(text, &message) == 0:
+            fields[size] = field(b"grpc-message", 12, message.data, message.size)
+            fields[size].flags = NGHTTP2_NV_FLAG_NO_COPY_NAME
+            size += 1
+        if stream.unknown_encoding:
+            fields[size] = field(b"grpc-accept-encoding", 20, b"identity, gzip", 14)
+            size += 1
+        if nghttp2.submit_response(self.session, stream.id, fields, size, NULL) != 0:
+            nghttp2.submit_rst_stream(self.session, NGHTTP2_FLAG_NONE, stream.id, NGHTTP2_INTERNAL_ERROR)
+        buffer_free(&message)
+        self.drop_call(stream)  # `text` may have been the call's
+
+    cdef void drop_call(self, Stream* stream) noexcept:
+        """Free the stream's call, which no loop and no worker has."""
+        if stream.coding != NULL:
+            (<_Coding>stream.coding).end()
+        if stream.call != NULL:
+            call_free(stream.call)
+            stream.call = NULL
+        self.held -= stream.charged
+        stream.charged = 0
+
+    cdef void stream_closed(self, Stream* stream) noexcept:
+        """The stream has ended, in whatever way: give all of it back."""
+        if stream.phase == ANSWERED and stream.call != NULL:
+            self.unsent -= <int64_t>stream.call.response.left
+        if stream.phase == WAITING and stream.call != NULL:
+            call_abandon(stream.call)
+            stream.call = NULL
+        self.drop_call(stream)
+        if stream.previous != NULL:
+            stream.previous.next = stream.next
+        else:
+            self.streams = stream.next
+        if stream.next != NULL:
+            stream.next.previous = stream.previous
+        self.streams_size -= 1
+        self.server.free_stream(stream)
+
+    cdef bint charge(self, Stream* stream, int64_t size) noexcept:
+        """Count bytes that a request holds, against the connection's share and everybody's."""
+        if self.held + size > self.server.connection_share:
+            return False
+        if not call_charge(stream.call, size):
+            if not self.server.relieve(self) or not call_charge(stream.call, size):
+                return False
+        self.held += size
+        stream.charged += size
+        return True
+
+    # Writing.
+
+    cdef void touch(self) noexcept:
+        """There may be something to write: now, or after the batch that we are in."""
+        if not self.in_event and not self.is_dirty:
+            self.is_dirty = True
+            self.server.dirty.append(self)
+
+    cdef void flush(self) noexcept:
+        """Write what there is, as long as the socket takes it."""
+        if self.session == NULL or self.closing:
+            return
+        try:
+            self.fill()
+            self.close_when_done()
+        except BaseException:
+            self.abort()
+
+    cdef void fill(self) noexcept:
+        cdef const uint8_t* data = NULL
+        cdef ssize_t size
+        self.target = self.server.output
+        self.room = OUTPUT_BYTES
+        self.filled = 0
+        while not self.writing_paused and not self.closing:
+            size = nghttp2.session_mem_send(self.session, &data)
+            if size <= 0:
+                if size < 0:
+                    self.abort()
+                break
+            if not self.make_room(<size_t>size):
+                self.abort()
+                break
+            memcpy(self.target + self.filled, data, <size_t>size)
+            self.filled += <size_t>size
+        self.write_out()
+
+    cdef bint make_room(self, size_t size) noexcept:
+        """Have room for `size` bytes behind what is filled."""
+        if self.room - self.filled >= size:
+            return True
+        self.write_out()
+        if size <= self.room and self.unsent <= <int64_t>OUTPUT_BYTES:
+            return True
+        try:
+            # The bytes object is filled in place and given to the transport: no copy of it is made.
+            self.room = max(size, min(CHUNK_BYTES, <size_t>self.unsent + OUTPUT_BYTES))
+            chunk = PyBytes_FromStringAndSize(NULL, <Py_ssize_t>self.room)
+        except MemoryError:
+            self.room = OUTPUT_BYTES
+            return False
+        Py_INCREF(chunk)
+        self.chunk = <void*>chunk
+        self.target = PyBytes_AS_STRING(chunk)
+        return True
+
+    cdef void write_out(self) noexcept:
+        """Hand what is filled to the transport, which may call pause_writing in turn."""
+        cdef PyObject* raw = <PyObject*>self.chunk
+        cdef size_t filled = self.filled
+        self.chunk = NULL
+        self.filled = 0
+        try:
+            if raw == NULL:
+                if filled and not self.closing:
+                    self.transport.write(PyBytes_FromStringAndSize(self.target, <Py_ssize_t>filled))
+                return
+            if filled and not self.closing:
+                resize_bytes(&raw, <Py_ssize_t>filled)
+                data = <object>raw
+                self.transport.write(data)
+            Py_DECREF(<object>raw)
+        except BaseException:
+            self.abort()
+        finally:
+            self.target = self.server.output
+            self.room = OUTPUT_BYTES
+
+    # Ending.
+
+    def start_goaway(self) -> None:
+        """Ask the client to go elsewhere; what is in flight goes on."""
+        if self.session == NULL or self.goaway_ns != 0:
+            return
+        self.goaway_ns = now_ns()
+        nghttp2.submit_shutdown_notice(self.session)
+        # When this comes back the client has seen the notice, and so has sent its last requests.
+        nghttp2.submit_ping(self.session, NGHTTP2_FLAG_NONE, NULL)
+        self.flush()
+
+    cdef void finish_goaway(self) noexcept:
+        """The last word: streams that are not known by now will not be served."""
+        if self.session == NULL or self.final_goaway:
+            return
+        self.final_goaway = True
+        nghttp2.submit_goaway(
+            self.session, NGHTTP2_FLAG_NONE, nghttp2.session_get_last_proc_stream_id(self.session),
+            NGHTTP2_NO_ERROR, NULL, 0)
+        self.flush()
+
+    cdef void close_when_done(self) noexcept:
+        if self.writing_paused or self.closing:
+            return
+        if (self.final_goaway and self.streams_size == 0) or not (
+            nghttp2.session_want_read(self.session) or nghttp2.session_want_write(self.session)
+        ):
+            self.closing = True
+            self.transport.close()
+
+    cdef void abort(self) noexcept:
+        self.closing = True
+        if self.transport is not None:
+            self.transport.abort()
+
+    cdef void tell_bad_bytes(self, ssize_t error) noexcept:
+        """Not HTTP/2, or no valid one."""
+        if error == NGHTTP2_ERR_BAD_CLIENT_MAGIC and not self.closing:
+            self.transport.write(
+                b"HTTP/1.1 400 Bad Request\r\nContent-Type: text/plain\r\nConnection: close\r\n"
+                b"Content-Length: 31\r\n\r\nThis port speaks gRPC (HTTP/2).")
+            self.closing = True
+            self.transport.close()
+        else:
+            self.abort()
+
+    cdef void tick(self, int64_t now) noexcept:
+        """Once a second: what time brings."""
+        cdef object settings = self.server.settings
+        cdef Stream* stream = self.streams
+        cdef Stream* following
+        cdef int64_t keepalive_ns = settings.keepalive_time_ms * NS_PER_MS
+        cdef bint changed = False
+        if self.session == NULL or self.closing:
+            return
+        if not self.got_settings and now - self.begun_ns > PREFACE_NS:
+            self.abort()
+            return
+        if self.unsent > 0 and now - self.sent_ns > UNREAD_NS:
+            self.abort()
+            return
+        while stream != NULL:
+            following = stream.next
+            if stream.phase == COLLECTING and now - stream.last_data_ns > UPLOAD_NS:
+                self.refuse(stream, CANCELLED, b"The request did not go on.")
+                changed = True
+            stream = following
+        if keepalive_ns and self.pinged_ns:
+            if now - self.pinged_ns > settings.keepalive_timeout_ms * NS_PER_MS:
+                self.abort()
+                return
+        elif keepalive_ns and now - self.received_ns > keepalive_ns:
+            self.pinged_ns = now
+            nghttp2.submit_ping(self.session, NGHTTP2_FLAG_NONE, NULL)
+            changed = True
+        if self.age_limit_ns and now > self.age_limit_ns:
+            self.start_goaway()
+            if settings.max_connection_age_grace_ms and (
+                now > self.age_limit_ns + settings.max_connection_age_grace_ms * NS_PER_MS
+            ):
+                self.abort()
+                return
+        if self.goaway_ns and not self.final_goaway and now - self.goaway_ns >= GOAWAY_NS:
+            self.finish_goaway()
+        if changed:
+            self.flush()
+
+
+cdef size_t message_length(const char* prefix) noexcept:
+    """The length that a gRPC message's prefix announces."""
+    cdef const uint8_t* at = <const uint8_t*>prefix
+    return (<size_t>at[1] << 24) | (<size_t>at[2] << 16) | (<size_t>at[3] << 8) | <size_t>at[4]
+
+
+cdef void flush_dirty(void* server) noexcept:
+    """After a batch of completions: each connection that got answers writes once."""
+    cdef list dirty = (<Http2Server>server).dirty
+    cdef Connection connection
+    while dirty:
+        connection = dirty.pop()
+        connection.is_dirty = False
+        connection.flush()
+
+
+# ---- the server --------------------------------------------------------------------------------------
+
+cdef class Http2Server:
+    """What the connections of one gRPC server share.
+
+    `methods` maps paths ("/package.Service/Method") to Methods. Use `connection` as the protocol
+    factory of any listening socket of the loop.
+    """
+
+    def __cinit__(self, calls: CallLoop, loop: asyncio.AbstractEventLoop, methods: Mapping[str, Method], settings: GrpcSettings) -> None:
+        cdef int i
+        cdef bytes path
+        _nghttp2.open_library()
+        self.calls = calls
+        self.loop = loop
+        self.methods = dict(methods)
+        self.settings = settings
+        self.max_message_bytes = settings.max_receive_message_bytes
+        self.connection_share = max(settings.max_in_flight_bytes // 2, 1)
+        self.connections = set()
+        self.dirty = []
+        self.paths = []
+        self.idle = asyncio.Event()
+        self.idle.set()
+        self.input = <char*>malloc(INPUT_BYTES)
+        self.output = <char*>malloc(OUTPUT_BYTES)
+        self.table = <MethodEntry*>calloc(len(methods) or 1, sizeof(MethodEntry))
+        if self.input == NULL or self.output == NULL or self.table == NULL:
+            raise MemoryError
+        self.input_view = PyMemoryView_FromMemory(self.input, <Py_ssize_t>INPUT_BYTES, PyBUF_WRITE)
+        for i, (name, method) in enumerate(self.methods.items()):
+            if not isinstance(method, Method):
+                raise TypeError(f"{name}: not a Method")
+            path = name.encode()
+            self.paths.append(path)
+            self.table[i].path = Bytes(PyBytes_AS_STRING(path), <size_t>len(path))
+            self.table[i].method = <void*>method
+        self.table_size = len(self.methods)
+        self.make_callbacks()
+        calls.add_flusher(flush_dirty, <void*>self)
+        self.ticker = loop.call_later(TICK_SECONDS, self._tick)
+
+    cdef int make_callbacks(self) except -1:
+        if nghttp2.session_callbacks_new(&self.callbacks) != 0 or nghttp2.option_new(&self.option) != 0:
+            raise MemoryError
+        nghttp2.option_set_no_auto_window_update(self.option, 1)
+        nghttp2.session_callbacks_set_on_begin_headers_callback(self.callbacks, on_begin_headers)
+        nghttp2.session_callbacks_set_on_header_callback(self.callbacks, on_header)
+        nghttp2.session_callbacks_set_on_frame_recv_callback(self.callbacks, on_frame_recv)
+        nghttp2.session_callbacks_set_on_frame_send_callback(self.callbacks, on_frame_send)
+        nghttp2.session_callbacks_set_on_data_chunk_recv_callback(self.callbacks, on_data_chunk)
+        nghttp2.session_callbacks_set_on_stream_close_callback(self.callbacks, on_stream_close)
+        nghttp2.session_callbacks_set_send_data_callback(self.callbacks, send_answer)
+        return 0
+
+    def connection(self) -> Connection:
+        """A protocol for a new connection."""
+        return Connection(self)
+
+    @property
+    def open_connections(self) -> int:
+        """Connections that are open now."""
+        return len(self.connections)
+
+    async def drain(self, grace_seconds: float) -> bool:
+        """Ask every client to go, and wait until they have; then drop who is still there.
+
+        False if connections had to be dropped. New connections are told to go as well.
+        """
+        cdef Connection connection
+        self.draining = True
+        for connection in list(self.connections):
+            connection.start_goaway()
+        try:
+            await asyncio.wait_for(self.idle.wait(), grace_seconds)
+        except asyncio.TimeoutError:
+            pass
+        else:
+            return True
+        for connection in list(self.connections):
+            connection.abort()
+        await self.idle.wait()
+        return False
+
+    def close(self) -> None:
+        """Stop the ticker; after drain()."""
+        if self.ticker is not None:
+            self.ticker.cancel()
+            self.ticker = None
+            self.calls.remove_flusher(<void*>self)
+
+    def _tick(self) -> None:
+        cdef Connection connection
+        cdef int64_t now = now_ns()
+        self.ticker = self.loop.call_later(
+            TICK_SECONDS if not self.draining else TICK_SECONDS / 10, self._tick)
+        for connection in list(self.connections):
+            connection.tick(now)
+
+    cdef bint relieve(self, Connection asking) noexcept:
+        """Memory has run out: let go of connections that hold some and do not move."""
+        cdef Connection connection
+        cdef Stream* stream
+        cdef Stream* following
+        cdef int64_t now = now_ns()
+        cdef bint relieved = False
+        for connection in list(self.connections):
+            if connection is asking or connection.held == 0 or connection.closing:
+                continue
+            if connection.unsent > 0 and now - connection.sent_ns > STALL_NS:
+                connection.abort()
+                while connection.streams != NULL:
+                    stream = connection.streams
+                    nghttp2.session_set_stream_user_data(connection.session, stream.id, NULL)
+                    connection.stream_closed(stream)
+                relieved = True
+                continue
+            stream = connection.streams
+            while stream != NULL:
+                following = stream.next
+                if stream.phase == COLLECTING and stream.charged and now - stream.last_data_ns > STALL_NS:
+                    connection.refuse(stream, RESOURCE_EXHAUSTED, b"The request did not go on while memory was short.")
+                    connection.touch()
+                    relieved = True
+                stream = following
+        return relieved
+
+    cdef Stream* new_stream(self) noexcept:
+        cdef Stream* stream = self.free_streams
+        if stream == NULL:
+            return <Stream*>calloc(1, sizeof(Stream))
+        self.free_streams = stream.next
+        self.free_size -= 1
+        memset(stream, 0, sizeof(Stream))
+        return stream
+
+    cdef void free_stream(self, Stream* stream) noexcept:
+        if self.free_size >= FREE_STREAMS:
+            free(stream)
+            return
+        stream.next = self.free_streams
+        self.free_streams = stream
+        self.free_size += 1
+
+    def __dealloc__(self):
+        cdef Stream* stream
+        while self.free_streams != NULL:
+            stream = self.free_streams
+            self.free_streams = stream.next
+            free(stream)
+        if self.callbacks != NULL:
+            nghttp2.session_callbacks_del(self.callbacks)
+        if self.option != NULL:
+            nghttp2.option_del(self.option)
+        free(self.input)
+        free(self.output)
+        free(self.table)

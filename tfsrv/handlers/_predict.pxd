@@ -1,0 +1,20 @@
+"""Predict, from the request's bytes to the response's, without Python."""
+
+from tfsrv._call cimport Method
+from tfsrv._counters cimport Counters
+from tfsrv._workers cimport Pool
+
+
+cdef struct Context:
+    void* map               # of `PredictMethod.serving_map`
+    Pool* pool              # of `PredictMethod.workers`
+    Counters* unknown       # for requests whose signature is not known
+    bint as_content         # --enable_serialization_as_tensor_content
+    bint checks_method_name   # --enable_signature_method_name_check
+    size_t max_message_bytes
+
+
+cdef class PredictMethod(Method):
+    cdef Context settings   # `context` points to it
+    cdef readonly object serving_map
+    cdef readonly object workers

@@ -1,0 +1,623 @@
+"""Predict, from the request's bytes to the response's, without Python.
+
+The order of checks, codes and texts are TensorFlow Serving's: server_core.cc
+(ServableRequestFromModelSpec), predict_util.cc (PreProcessPrediction) and TensorFlow's
+cc/saved_model/util.cc (GetInputValues).
+
+Where a request runs: in the loop's thread when its signature has proved to be fast and nothing
+of it waits, which saves the 40 µs that waking a thread costs; on a worker otherwise.
+"""
+
+from libc.stdint cimport int64_t, uintptr_t
+from libc.string cimport memset
+
+from tfsrv._buffer cimport Bytes, buffer_append, bytes_compare, bytes_equal
+from tfsrv._call cimport (
+    STARTED_DONE,
+    STARTED_PARKED,
+    STARTED_RARE,
+    STARTED_RUNNING,
+    Call,
+    Method,
+    call_charge,
+    call_complete,
+    call_is_abandoned,
+    call_release_servable,
+    call_scratch,
+)
+from tfsrv._atomic cimport load_relaxed_i64
+from tfsrv._clock cimport NS_PER_MS, now_ns
+from tfsrv._counters cimport Counters, counters_of
+from tfsrv._message cimport message_clear, message_seal
+from tfsrv._serving_map cimport (
+    FOUND,
+    PENDING,
+    UNKNOWN_LABEL,
+    ServingMap,
+    serving_map_find,
+)
+from tfsrv._session cimport Session, Signature, SignatureInput, session_find, session_plan, session_run
+from tfsrv._status cimport (
+    CANCELLED,
+    DEADLINE_EXCEEDED,
+    FAILED_PRECONDITION,
+    INTERNAL,
+    INVALID_ARGUMENT,
+    NOT_FOUND,
+    OK,
+    RESOURCE_EXHAUSTED,
+    UNAVAILABLE,
+    UNKNOWN,
+    Status,
+    status_add,
+    status_add_bytes,
+    status_add_int,
+    status_set,
+)
+from tfsrv._tensor cimport MAX_RANK, tensor_data, tensor_from_view, tensor_release, tensor_view_bytes
+from tfsrv._tf cimport TF_Tensor
+from tfsrv._wire cimport (
+    WIRE_OK,
+    WIRE_RARE,
+    PredictView,
+    TensorData,
+    TensorView,
+    wire_read_predict,
+    wire_write_predict,
+)
+from tfsrv._workers cimport (
+    RunQueue,
+    WorkerPool,
+    run_queue_free,
+    run_queue_may_run_in_place,
+    run_queue_new,
+    run_queue_note,
+    run_queue_push,
+)
+
+from google.protobuf.message import DecodeError, Message
+
+from tfsrv import _proto
+from tfsrv.errors import Code, ServingError
+
+cdef size_t IN_PLACE_BYTES = 65536           # larger requests run on a worker: copying them takes time too
+cdef int64_t IN_PLACE_SLICE_NS = 2 * NS_PER_MS   # of one I/O event; then the other connections' turn
+cdef int64_t SLOW_NS = 50 * NS_PER_MS        # slower signatures run on TensorFlow's pool if a deadline is set
+cdef size_t SPLICE_FROM = 16384              # bytes; smaller payloads are cheaper to copy
+
+cdef Bytes DEFAULT_SIGNATURE = Bytes(b"serving_default", 15)
+cdef Bytes METHOD_PREDICT = Bytes(b"tensorflow/serving/predict", 26)
+cdef Bytes METHOD_CLASSIFY = Bytes(b"tensorflow/serving/classify", 27)
+cdef Bytes METHOD_REGRESS = Bytes(b"tensorflow/serving/regress", 26)
+
+
+# What a call runs; at the start of its scratch memory, the arrays behind it.
+cdef struct Plan:
+    Context* context
+    const TensorView** views    # for each input of the signature; NULL: its default value
+    TF_Tensor** feeds           # likewise
+    TF_Tensor** fetched         # for each wanted output
+    TensorData* outputs         # likewise
+    int64_t* dims               # MAX_RANK for each
+    int64_t input_bytes
+
+
+# ---- resolving ----------------------------------------------------------------------------------
+
+cdef int start(void* context_pointer, Call* call) noexcept nogil:
+    """Read, resolve and check; then run in place or hand over. The loop's thread."""
+    cdef Context* context = <Context*>context_pointer
+    cdef int result
+    if call.body.size > context.max_message_bytes:
+        status_set(&call.status, RESOURCE_EXHAUSTED, "Received message larger than max")
+        return STARTED_DONE
+    call.counters = context.unknown
+    result = wire_read_predict(call.body.data, call.body.size, &call.view)
+    if result == WIRE_RARE:
+        return STARTED_RARE
+    if result != WIRE_OK:
+        status_set(&call.status, INTERNAL, "Failed to parse the PredictRequest.")
+        return STARTED_DONE
+    result = find_servable(context, call)
+    if result == PENDING:
+        return STARTED_PARKED
+    if result != FOUND or find_signature(context, call) != OK or make_plan(context, call) != OK:
+        call_release_servable(call)
+        return STARTED_DONE
+    return run_or_queue(context, call)
+
+
+cdef int find_servable(Context* context, Call* call) noexcept nogil:
+    """Take a handle of the servable that the request asks for. A Lookup; -1: bad request."""
+    cdef PredictView* view = &call.view
+    cdef int64_t version = view.version
+    cdef int result
+    if not view.has_model_spec:
+        status_set(&call.status, INVALID_ARGUMENT, "Missing ModelSpec")
+        return -1
+    if view.model_name.size == 0:
+        status_set(&call.status, INVALID_ARGUMENT, "ModelSpec has no name specified.")
+        return -1
+    result = serving_map_find(
+        context.map, view.model_name, view.has_version, view.version,
+        view.has_version_label, view.version_label, &call.servable, &version)
+    if result == FOUND or result == PENDING:
+        return result
+    if result == UNKNOWN_LABEL:
+        status_set(&call.status, INVALID_ARGUMENT, "Unrecognized servable version label: ")
+        status_add_bytes(&call.status, view.version_label)
+        return result
+    if view.has_version or view.has_version_label:
+        status_set(&call.status, NOT_FOUND, "Servable not found for request: Specific(")
+        status_add_bytes(&call.status, view.model_name)
+        status_add(&call.status, ", ")
+        status_add_int(&call.status, version)
+    else:
+        status_set(&call.status, NOT_FOUND, "Servable not found for request: Latest(")
+        status_add_bytes(&call.status, view.model_name)
+    status_add(&call.status, ")")
+    return result
+
+
+cdef int find_signature(Context* context, Call* call) noexcept nogil:
+    """Set `call.signature`, or the status; returns its code."""
+    cdef Session* session = <Session*>call.servable.impl
+    cdef Bytes name = call.view.signature_name
+    cdef Signature* signature
+    if session == NULL:
+        return status_set(&call.status, FAILED_PRECONDITION, "The servable cannot answer Predict.")
+    if name.size == 0:
+        name = DEFAULT_SIGNATURE
+    signature = session_find(session, name)
+    if signature == NULL:
+        status_set(&call.status, FAILED_PRECONDITION, 'Serving signature key "')
+        status_add_bytes(&call.status, name)
+        status_add(&call.status, '" not found.')
+        return FAILED_PRECONDITION
+    call.signature = signature
+    if signature.counters != NULL:
+        call.counters = signature.counters
+    if context.checks_method_name and not (
+        bytes_equal(signature.method_name, METHOD_PREDICT)
+        or bytes_equal(signature.method_name, METHOD_CLASSIFY)
+        or bytes_equal(signature.method_name, METHOD_REGRESS)
+    ):
+        status_set(
+            &call.status, INTERNAL,
+            "Expected prediction signature method_name to be one of {tensorflow/serving/predict, "
+            "tensorflow/serving/classify, tensorflow/serving/regress}. Was: ")
+        status_add_bytes(&call.status, signature.method_name)
+        return INTERNAL
+    if signature.broken:
+        status_set(&call.status, FAILED_PRECONDITION, "")
+        status_add_bytes(&call.status, signature.broken_reason)
+        return FAILED_PRECONDITION
+    return OK
+
+
+# ---- planning ---------------------------------------------------------------------------------------
+
+cdef int make_plan(Context* context, Call* call) noexcept nogil:
+    """Match the request's inputs and outputs with the signature's. Returns the status' code."""
+    cdef Signature* signature = call.signature
+    cdef PredictView* view = &call.view
+    cdef Plan* plan = lay_out_plan(context, call)
+    cdef int i, used = 0
+    cdef int64_t size
+    cdef SignatureInput* input
+    if plan == NULL:
+        return status_set(&call.status, RESOURCE_EXHAUSTED, "out of memory")
+    if view.inputs_size > signature.inputs_size or (
+        view.inputs_size < signature.inputs_size and signature.defaults_size == 0
+    ):
+        return tell_wrong_size(&call.status, view, signature)
+    for i in range(signature.inputs_size):
+        input = &signature.inputs[i]
+        plan.views[i] = find_view(view, input.alias)
+        if plan.views[i] == NULL:
+            if input.default_value == NULL:
+                return tell_missing_input(&call.status, view, signature, input)
+            continue
+        used += 1
+        size = tensor_view_bytes(view, plan.views[i])
+        if size < 0:
+            return tell_bad_tensor(&call.status, input.alias)
+        if <size_t>size > context.max_message_bytes - <size_t>plan.input_bytes:
+            # The repeat rule lets a request of 40 bytes ask for gigabytes.
+            return status_set(&call.status, RESOURCE_EXHAUSTED, "The request's tensors are larger than a message may be.")
+        plan.input_bytes += size
+    if used != view.inputs_size:
+        return tell_unknown_input(&call.status, view, signature)
+    if find_outputs(call) != OK:
+        return call.status.code
+    if not call_charge(call, plan.input_bytes):
+        return status_set(&call.status, RESOURCE_EXHAUSTED, "Too many bytes are in flight (--max_in_flight_bytes).")
+    return OK
+
+
+cdef Plan* lay_out_plan(Context* context, Call* call) noexcept nogil:
+    """An empty plan for the call's signature in its scratch memory."""
+    cdef size_t inputs = <size_t>call.signature.inputs_size
+    cdef size_t outputs = <size_t>call.signature.outputs_size  # a longer filter names one twice
+    cdef size_t per_output = sizeof(TF_Tensor*) + sizeof(TensorData) + MAX_RANK * sizeof(int64_t) + sizeof(int)
+    cdef char* at = <char*>call_scratch(
+        call, sizeof(Plan) + inputs * (sizeof(TensorView*) + sizeof(TF_Tensor*)) + outputs * per_output)
+    cdef Plan* plan = <Plan*>at
+    if at == NULL:
+        return NULL
+    at += sizeof(Plan)
+    plan.context = context
+    plan.input_bytes = 0
+    plan.dims = <int64_t*>at
+    at += outputs * MAX_RANK * sizeof(int64_t)
+    plan.outputs = <TensorData*>at
+    at += outputs * sizeof(TensorData)
+    plan.views = <const TensorView**>at
+    at += inputs * sizeof(TensorView*)
+    plan.feeds = <TF_Tensor**>at
+    at += inputs * sizeof(TF_Tensor*)
+    plan.fetched = <TF_Tensor**>at
+    at += outputs * sizeof(TF_Tensor*)
+    call.wanted = <int*>at
+    call.wanted_size = 0
+    memset(<void*>plan.feeds, 0, (inputs + outputs) * sizeof(TF_Tensor*))
+    return plan
+
+
+cdef const TensorView* find_view(const PredictView* view, Bytes alias) noexcept nogil:
+    """The request's input of that name; NULL when there is none."""
+    cdef int i
+    for i in range(view.inputs_size):
+        if bytes_equal(view.inputs[i].alias, alias):
+            return &view.inputs[i]
+    return NULL
+
+
+cdef int find_output(const Signature* signature, Bytes alias) noexcept nogil:
+    """Index of an output by alias; -1 when there is none."""
+    cdef int low = 0, high = signature.outputs_size, middle, order
+    while low < high:
+        middle = (low + high) // 2
+        order = bytes_compare(signature.outputs[middle].alias, alias)
+        if order == 0:
+            return middle
+        if order < 0:
+            low = middle + 1
+        else:
+            high = middle
+    return -1
+
+
+cdef int find_outputs(Call* call) noexcept nogil:
+    """Set `call.wanted` from the output filter; an empty filter asks for all outputs."""
+    cdef Signature* signature = call.signature
+    cdef PredictView* view = &call.view
+    cdef Bytes alias
+    cdef int i, j, index
+    for i in range(view.output_filter_size):
+        alias = view.output_filter[i]
+        index = find_output(signature, alias)
+        if index < 0:
+            if check_tensors(call) != OK:
+                return call.status.code
+            status_set(&call.status, INVALID_ARGUMENT, "output tensor alias not found in signature: ")
+            status_add_bytes(&call.status, alias)
+            status_add(&call.status, " Outputs expected to be in the set {")
+            for j in range(signature.outputs_size):
+                add_name(&call.status, signature.outputs[j].alias, j)
+            status_add(&call.status, "}.")
+            return INVALID_ARGUMENT
+        for j in range(i):  # at most as many as the signature has outputs: then one came twice
+            if call.wanted[j] == index:
+                if check_tensors(call) != OK:
+                    return call.status.code
+                status_set(&call.status, INVALID_ARGUMENT, "duplicate output tensor alias: ")
+                status_add_bytes(&call.status, alias)
+                return INVALID_ARGUMENT
+        call.wanted[i] = index
+        call.wanted_size = i + 1
+    if call.wanted_size == 0:
+        for i in range(signature.outputs_size):
+            call.wanted[i] = i
+        call.wanted_size = signature.outputs_size
+    return OK
+
+
+cdef int check_tensors(Call* call) noexcept nogil:
+    """Tell of a tensor that does not parse, as TensorFlow Serving does before it looks at outputs."""
+    cdef Plan* plan = <Plan*>call.scratch
+    cdef int code = make_feeds(call, plan)
+    drop_feeds(call, plan)
+    return code
+
+
+# ---- texts ----------------------------------------------------------------------------------------------
+
+cdef void add_name(Status* status, Bytes name, int index) noexcept nogil:
+    if index > 0:
+        status_add(status, ",")
+    status_add_bytes(status, name)
+
+
+cdef const TensorView* next_view(const PredictView* view, const TensorView* after) noexcept nogil:
+    """The request's inputs in the order of their names, one after the other; NULL at the end.
+
+    Quadratic, and only for error texts; NAMES_LIMIT bounds how many are looked at.
+    """
+    cdef const TensorView* best = NULL
+    cdef int i
+    for i in range(view.inputs_size):
+        if after != NULL and bytes_compare(view.inputs[i].alias, after.alias) <= 0:
+            continue
+        if best == NULL or bytes_compare(view.inputs[i].alias, best.alias) < 0:
+            best = &view.inputs[i]
+    return best
+
+
+cdef int NAMES_LIMIT = 200  # names told in one error; the text is cut at 1,024 bytes anyway
+
+
+cdef bint has_input(const Signature* signature, Bytes alias) noexcept nogil:
+    cdef int i
+    for i in range(signature.inputs_size):
+        if bytes_equal(signature.inputs[i].alias, alias):
+            return True
+    return False
+
+
+cdef void add_request_names(
+    Status* status, const PredictView* view, const Signature* signature, bint known, bint unknown
+) noexcept nogil:
+    """The names of the request's inputs that the signature knows, or does not, or both."""
+    cdef const TensorView* at = next_view(view, NULL)
+    cdef int looked = 0, told = 0
+    while at != NULL and looked < NAMES_LIMIT:
+        if known if has_input(signature, at.alias) else unknown:
+            add_name(status, at.alias, told)
+            told += 1
+        looked += 1
+        at = next_view(view, at)
+
+
+cdef void add_signature_names(
+    Status* status, const Signature* signature, const PredictView* without
+) noexcept nogil:
+    """The names of the signature's inputs; with `without`, of those that the request lacks."""
+    cdef int i, told = 0
+    for i in range(signature.inputs_size):
+        if told >= NAMES_LIMIT:
+            return
+        if without == NULL or find_view(without, signature.inputs[i].alias) == NULL:
+            add_name(status, signature.inputs[i].alias, told)
+            told += 1
+
+
+cdef int tell_wrong_size(Status* status, const PredictView* view, const Signature* signature) noexcept nogil:
+    status_set(status, INVALID_ARGUMENT, "input size does not match signature: ")
+    status_add_int(status, view.inputs_size)
+    status_add(status, "!=")
+    status_add_int(status, signature.inputs_size)
+    status_add(status, " len({")
+    add_request_names(status, view, signature, True, True)
+    status_add(status, "}) != len({")
+    add_signature_names(status, signature, NULL)
+    status_add(status, "}). Sent extra: {")
+    add_request_names(status, view, signature, False, True)
+    status_add(status, "}. Missing but required: {")
+    add_signature_names(status, signature, view)
+    status_add(status, "}.")
+    return INVALID_ARGUMENT
+
+
+cdef int tell_missing_input(
+    Status* status, const PredictView* view, const Signature* signature, const SignatureInput* input
+) noexcept nogil:
+    cdef int i, told = 0
+    status_set(status, INVALID_ARGUMENT, "Signature input alias: ")
+    status_add_bytes(status, input.alias)
+    status_add(status, "(feed name: ")
+    status_add_bytes(status, input.tensor_name)
+    status_add(
+        status, ") not found in request and no default value provided. "
+        "Inputs expected to be in the request {")
+    add_request_names(status, view, signature, True, True)
+    status_add(status, "}, or default input alias set: ")
+    for i in range(signature.inputs_size):
+        if signature.inputs[i].default_value != NULL:
+            add_name(status, signature.inputs[i].alias, told)
+            told += 1
+    return INVALID_ARGUMENT
+
+
+cdef int tell_unknown_input(Status* status, const PredictView* view, const Signature* signature) noexcept nogil:
+    status_set(status, INVALID_ARGUMENT, "Inputs contains invalid name. Used request inputs: ")
+    add_request_names(status, view, signature, True, False)
+    status_add(status, ", request input: ")
+    add_request_names(status, view, signature, True, True)
+    return INVALID_ARGUMENT
+
+
+cdef int tell_bad_tensor(Status* status, Bytes alias) noexcept nogil:
+    status_set(status, INVALID_ARGUMENT, "tensor parsing error: ")
+    status_add_bytes(status, alias)
+    return INVALID_ARGUMENT
+
+
+# ---- running -----------------------------------------------------------------------------------------------
+
+cdef int run_or_queue(Context* context, Call* call) noexcept nogil:
+    """Run in the loop's thread if that is quick, else hand the call to a worker."""
+    cdef Signature* signature = call.signature
+    cdef Plan* plan = <Plan*>call.scratch
+    cdef RunQueue* queue = <RunQueue*>signature.queue
+    cdef bint first_time = False
+    if queue == NULL:
+        queue = run_queue_new(context.pool, run)
+        if queue == NULL:
+            call_release_servable(call)
+            status_set(&call.status, RESOURCE_EXHAUSTED, "out of memory")
+            return STARTED_DONE
+        signature.queue = queue
+        signature.queue_free = run_queue_free
+    session_plan(<Session*>call.servable.impl, signature, call.wanted, call.wanted_size, &first_time)
+    if (
+        signature.may_run_in_place
+        and not first_time  # TensorFlow builds an executor first, which takes milliseconds
+        and run_queue_may_run_in_place(queue)
+        and call.body.size < IN_PLACE_BYTES
+        and <size_t>plan.input_bytes < IN_PLACE_BYTES
+        and (call.loop.event_ns == 0 or now_ns() - call.loop.event_ns < IN_PLACE_SLICE_NS)
+    ):
+        execute(call, True)
+        return STARTED_DONE
+    if not run_queue_push(queue, call):
+        call_release_servable(call)
+        status_set(&call.status, UNAVAILABLE, "The queue of the signature is full; try again.")
+        return STARTED_DONE
+    return STARTED_RUNNING
+
+
+cdef void run(void* item) noexcept nogil:
+    """A worker's turn with a call."""
+    cdef Call* call = <Call*>item
+    if call_is_abandoned(call):
+        status_set(&call.status, CANCELLED, "CANCELLED")
+    elif call.deadline_ns != 0 and call.deadline_ns <= now_ns():
+        status_set(&call.status, DEADLINE_EXCEEDED, "Deadline Exceeded")
+    else:
+        execute(call, False)
+    call_complete(call)
+
+
+cdef void execute(Call* call, bint in_place) noexcept nogil:
+    """Tensors in, run, tensors out; sets status and response and lets the servable go."""
+    cdef Plan* plan = <Plan*>call.scratch
+    if make_feeds(call, plan) == OK:
+        run_session(call, plan, in_place)
+    drop_feeds(call, plan)
+    if call.status.code == OK:
+        encode(call, plan)
+    call_release_servable(call)
+
+
+cdef int make_feeds(Call* call, Plan* plan) noexcept nogil:
+    cdef Signature* signature = call.signature
+    cdef int i, result
+    for i in range(signature.inputs_size):
+        if plan.views[i] == NULL:
+            plan.feeds[i] = signature.inputs[i].default_value
+            continue
+        result = tensor_from_view(&call.view, plan.views[i], &plan.feeds[i])
+        if result == -2:
+            return status_set(&call.status, RESOURCE_EXHAUSTED, "out of memory")
+        if result != 0:
+            return tell_bad_tensor(&call.status, signature.inputs[i].alias)
+    return OK
+
+
+cdef void drop_feeds(Call* call, Plan* plan) noexcept nogil:
+    cdef int i
+    for i in range(call.signature.inputs_size):
+        if plan.views[i] != NULL and plan.feeds[i] != NULL:
+            tensor_release(plan.feeds[i])
+        plan.feeds[i] = NULL
+
+
+cdef void run_session(Call* call, Plan* plan, bint in_place) noexcept nogil:
+    cdef Session* session = <Session*>call.servable.impl
+    cdef RunQueue* queue = <RunQueue*>call.signature.queue
+    cdef int64_t timeout_ms = 0
+    cdef bint in_callers_thread = not session.uses_gpu
+    call.run_start_ns = now_ns()
+    if call.deadline_ns != 0 and not in_place and (
+        session.uses_gpu or load_relaxed_i64(&queue.average_ns) > SLOW_NS
+    ):
+        # Only on its own pool does TensorFlow look at a time-out.
+        in_callers_thread = False
+        timeout_ms = max(1, (call.deadline_ns - call.run_start_ns) // NS_PER_MS + 1)
+    session_run(
+        session, call.signature, plan.feeds, call.wanted, call.wanted_size, plan.fetched,
+        in_callers_thread, timeout_ms, &call.status)
+    call.run_ns = now_ns() - call.run_start_ns
+    run_queue_note(queue, call.run_ns, in_place)
+
+
+cdef void encode(Call* call, Plan* plan) noexcept nogil:
+    """Write the response; takes the fetched tensors over."""
+    cdef Bytes signature_name = call.view.signature_name
+    cdef int i, result = 0
+    if signature_name.size == 0:
+        signature_name = DEFAULT_SIGNATURE
+    for i in range(call.wanted_size):
+        plan.outputs[i].taken = False
+        if tensor_data(plan.fetched[i], plan.dims + i * MAX_RANK, &plan.outputs[i]) != 0:
+            status_set(&call.status, UNKNOWN, "An output has a type that a TensorProto cannot carry: ")
+            status_add_bytes(&call.status, call.signature.outputs[call.wanted[i]].alias)
+        plan.outputs[i].alias = call.signature.outputs[call.wanted[i]].alias
+        plan.outputs[i].holder = plan.fetched[i]
+    if call.status.code == OK:
+        result = buffer_append(&call.response.head, b"\0\0\0\0\0\0\0\0", call.headroom)
+        if result == 0:
+            result = wire_write_predict(
+                &call.response, plan.outputs, call.wanted_size, call.view.model_name,
+                call.servable.version, signature_name, plan.context.as_content, SPLICE_FROM,
+                tensor_release)
+        if result != WIRE_OK:
+            message_clear(&call.response)
+            status_set(&call.status, INTERNAL, "The response is larger than a message may be.")
+    for i in range(call.wanted_size):
+        if not plan.outputs[i].taken:
+            tensor_release(plan.fetched[i])
+        plan.fetched[i] = NULL
+    if call.status.code != OK:
+        return
+    message_seal(&call.response)
+    if not call_charge(call, <int64_t>call.response.left):
+        message_clear(&call.response)
+        status_set(&call.status, RESOURCE_EXHAUSTED, "Too many bytes are in flight (--max_in_flight_bytes).")
+
+
+# ---- what Python sees -------------------------------------------------------------------------------------------
+
+cdef class PredictMethod(Method):
+    """`tensorflow.serving.PredictionService/Predict` on the servables of one serving map."""
+
+    def __init__(
+        self,
+        serving_map: ServingMap,
+        workers: WorkerPool,
+        *,
+        serialization_as_tensor_content: bool = False,
+        signature_method_name_check: bool = False,
+        max_message_bytes: int = 2**31 - 1,
+    ) -> None:
+        self.name = "Predict"
+        self.serving_map = serving_map
+        self.workers = workers
+        self.settings.map = (<ServingMap>serving_map).map
+        self.settings.pool = (<WorkerPool>workers).pool
+        self.settings.unknown = counters_of("", 0, "", "Predict")
+        self.settings.as_content = serialization_as_tensor_content
+        self.settings.checks_method_name = signature_method_name_check
+        self.settings.max_message_bytes = max_message_bytes
+        self.context = &self.settings
+        self.start = start
+
+    def rewrite(self, request: bytes) -> bytes:
+        """The same request without what unary Predict does not look at.
+
+        Raises ServingError INTERNAL when protobuf does not decode it either.
+        """
+        message = _proto.message_class("tensorflow.serving.PredictRequest")()
+        try:
+            message.ParseFromString(request)
+        except DecodeError as error:
+            raise ServingError(Code.INTERNAL, "Failed to parse the PredictRequest.") from error
+        message.DiscardUnknownFields()
+        for field in ("predict_streamed_options", "client_id", "request_options"):
+            message.ClearField(field)
+        for tensor in message.inputs.values():
+            # A tensor of such a type is refused for its type; one of another type ignores them.
+            tensor.ClearField("resource_handle_val")
+            tensor.ClearField("variant_val")
+        return message.SerializeToString()
