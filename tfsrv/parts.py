@@ -13,7 +13,7 @@ from tfsrv.config import ServerOptions
 from tfsrv.errors import Code, ServingError
 from tfsrv.frontends.transport import GrpcServer
 from tfsrv.handlers._predict import PredictMethod
-from tfsrv.handlers.methods import GET_MODEL_STATUS, PREDICT, Method, MethodTable, method_table
+from tfsrv.handlers.methods import MethodTable, method_table
 from tfsrv.handlers.status import GetModelStatus
 from tfsrv.server import Parts
 from tfsrv.server_core import ServerCore
@@ -35,12 +35,7 @@ def make_parts(options: ServerOptions, loop: asyncio.AbstractEventLoop) -> Parts
         serialization_as_tensor_content=options.enable_serialization_as_tensor_content,
         signature_method_name_check=options.enable_signature_method_name_check,
     )
-    methods = method_table(
-        [
-            Method(PREDICT, native=predict),
-            Method(GET_MODEL_STATUS, handler=GetModelStatus(core.monitor)),
-        ]
-    )
+    methods = method_table(predict, GetModelStatus(core.monitor))
     return Parts(
         core=core,
         workers=workers,

@@ -6,8 +6,6 @@ Requests and responses pass as raw bytes; the handlers behind do not know the di
 
 from __future__ import annotations
 
-import asyncio
-import logging
 import os
 import socket
 from collections.abc import Awaitable, Callable
@@ -16,17 +14,18 @@ from typing import TYPE_CHECKING, Any
 import grpc
 import grpc.aio
 
+from tfsrv._call import give_in_flight_bytes, take_in_flight_bytes
 from tfsrv.errors import Code, ServingError
 from tfsrv.frontends.transport import details, host_and_port
 
 if TYPE_CHECKING:
-    from tfsrv._call import CallLoop
+    from tfsrv._call import CallLoop, Method
     from tfsrv.config import ServerOptions
-    from tfsrv.handlers.methods import Method, MethodTable
-
-logger = logging.getLogger("tfsrv")
+    from tfsrv.handlers.methods import MethodTable
 
 _CODES: dict[int, grpc.StatusCode] = {code.value[0]: code for code in grpc.StatusCode}
+
+_TOO_MANY_BYTES = "Too many bytes are in flight (--max_in_flight_bytes)."
 
 Answer = Callable[[bytes, "grpc.aio.ServicerContext[bytes, bytes]"], Awaitable[bytes]]
 
@@ -39,7 +38,6 @@ class PortableGrpcServer:
         self._call_loop = call_loop
         self._options = options
         self._server: grpc.aio.Server | None = None
-        self._in_flight_bytes = 0
         self.addresses: list[str] = []
 
     async def start(self) -> None:
@@ -78,30 +76,15 @@ class PortableGrpcServer:
         self, method: Method, request: bytes, context: grpc.aio.ServicerContext[bytes, bytes]
     ) -> bytes:
         """Handle one request; an error becomes the status of the call."""
-        self._in_flight_bytes += len(request)
+        size = len(request)
+        if not take_in_flight_bytes(size):
+            return await _abort(context, ServingError(Code.RESOURCE_EXHAUSTED, _TOO_MANY_BYTES))
         try:
-            if self._in_flight_bytes > self._options.max_in_flight_bytes:
-                raise ServingError(
-                    Code.RESOURCE_EXHAUSTED, "Too many bytes of requests are in flight."
-                )
-            return await self._handle(method, request, context.time_remaining())
+            return await self._call_loop.invoke(method, request, context.time_remaining())
         except ServingError as error:
             return await _abort(context, error)
-        except Exception as error:
-            logger.exception("%s failed", method.path)
-            internal = ServingError(Code.INTERNAL, f"{type(error).__name__}: {error}")
-            return await _abort(context, internal)
         finally:
-            self._in_flight_bytes -= len(request)
-
-    async def _handle(self, method: Method, request: bytes, timeout: float | None) -> bytes:
-        if method.native is not None:
-            return await self._call_loop.invoke(method.native, request, timeout)
-        assert method.handler is not None
-        try:
-            return await asyncio.wait_for(method.handler(request), timeout)
-        except asyncio.TimeoutError:
-            raise ServingError(Code.DEADLINE_EXCEEDED, "Deadline Exceeded") from None
+            give_in_flight_bytes(size)
 
 
 async def _abort(context: grpc.aio.ServicerContext[bytes, bytes], error: ServingError) -> bytes:

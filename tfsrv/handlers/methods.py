@@ -1,40 +1,25 @@
 """The methods that the server answers, by path: what every gRPC transport serves.
 
-A method is either native, run without Python by `_call`, or a Python coroutine for the rare
-ones. Both take the request's bytes, give the response's, and fail with a ServingError.
+All of them are `_call.Method`s: requests' bytes in, responses' bytes out, ServingError for what
+goes wrong. Predict runs without Python; the rare ones are coroutines in a PythonMethod.
 """
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Callable, Iterable, Mapping
-from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from collections.abc import Awaitable, Callable, Mapping
 
-if TYPE_CHECKING:
-    from tfsrv._call import NativeMethod
+from tfsrv._call import Method, PythonMethod
 
 Handler = Callable[[bytes], Awaitable[bytes]]
+MethodTable = Mapping[str, Method]  # by "/package.Service/Method"
 
-PREDICT = "/tensorflow.serving.PredictionService/Predict"
-GET_MODEL_STATUS = "/tensorflow.serving.ModelService/GetModelStatus"
-
-
-@dataclass(frozen=True)
-class Method:
-    """One unary method. Exactly one of `native` and `handler` is set."""
-
-    path: str  # "/package.Service/Method"
-    native: NativeMethod | None = None
-    handler: Handler | None = None
-
-    def __post_init__(self) -> None:
-        if (self.native is None) == (self.handler is None):
-            raise ValueError(f"{self.path} needs either a native method or a handler")
+PREDICTION_SERVICE = "/tensorflow.serving.PredictionService"
+MODEL_SERVICE = "/tensorflow.serving.ModelService"
 
 
-MethodTable = Mapping[str, Method]
-
-
-def method_table(methods: Iterable[Method]) -> MethodTable:
-    """The methods by their paths."""
-    return {method.path: method for method in methods}
+def method_table(predict: Method, get_model_status: Handler) -> MethodTable:
+    """The table of all services; a path that is not in it is UNIMPLEMENTED."""
+    return {
+        f"{PREDICTION_SERVICE}/Predict": predict,
+        f"{MODEL_SERVICE}/GetModelStatus": PythonMethod("GetModelStatus", get_model_status),
+    }

@@ -1,4 +1,4 @@
-"""The portable transport with grpc's own client, over methods that do as they are told."""
+"""Both gRPC transports with gRPC's own client, over methods that do as they are told."""
 
 from __future__ import annotations
 
@@ -13,49 +13,39 @@ import grpc
 import grpc.aio
 import pytest
 
+from tfsrv._call import CallLoop, PythonMethod, in_flight_bytes, set_max_in_flight_bytes
 from tfsrv.config import GrpcChannelArguments, ModelConfig, ServerOptions
 from tfsrv.errors import Code, ServingError
+from tfsrv.frontends._http2 import available
+from tfsrv.frontends.grpc_native import NativeGrpcServer
 from tfsrv.frontends.grpc_portable import PortableGrpcServer
-from tfsrv.handlers.methods import Method, method_table
+
+TRANSPORTS = {"native": NativeGrpcServer, "grpcio": PortableGrpcServer}
 
 
-class FakeCallLoop:
-    """Stands for `_call.CallLoop`; its native methods are Python functions."""
-
-    def __init__(self) -> None:
-        self.timeouts: list[float | None] = []
-
-    async def invoke(
-        self, method: Any, request: bytes, timeout_seconds: float | None = None
-    ) -> bytes:
-        self.timeouts.append(timeout_seconds)
-        answer: bytes = await method(request)
-        return answer
+@pytest.fixture(params=list(TRANSPORTS))
+def transport(request: pytest.FixtureRequest) -> str:
+    name: str = request.param
+    if name == "native" and not available():
+        pytest.skip("needs libnghttp2")
+    return name
 
 
 class Fixture:
-    """A server with /t/Native, /t/Python, /t/Slow and /t/Fail, and a client's channel to it."""
+    """A server with /t/Echo, /t/Slow and /t/Fail, and a client's channel to it."""
 
     def __init__(self, options: ServerOptions) -> None:
-        self.call_loop = FakeCallLoop()
+        self.call_loop = CallLoop(asyncio.get_running_loop())
         self.started = asyncio.Event()
         self.release = asyncio.Event()
         self.cancelled = asyncio.Event()
-        self.error = ServingError(Code.FAILED_PRECONDITION, "no such signature")
-        call_loop: Any = self.call_loop
-        native: Any = self.echo
-        self.server = PortableGrpcServer(
-            method_table(
-                [
-                    Method("/t/Native", native=native),
-                    Method("/t/Python", handler=self.echo),
-                    Method("/t/Slow", handler=self.slow),
-                    Method("/t/Fail", handler=self.fail),
-                ]
-            ),
-            call_loop,
-            options,
-        )
+        self.error: Exception = ServingError(Code.FAILED_PRECONDITION, "no such signature")
+        methods = {
+            "/t/Echo": PythonMethod("Echo", self.echo),
+            "/t/Slow": PythonMethod("Slow", self.slow),
+            "/t/Fail": PythonMethod("Fail", self.fail),
+        }
+        self.server = TRANSPORTS[options.grpc_transport](methods, self.call_loop, options)
 
     async def echo(self, request: bytes) -> bytes:
         return b"echo " + request
@@ -77,8 +67,8 @@ class Fixture:
         return multicallable
 
 
-def options(**given: Any) -> ServerOptions:
-    given = {"port": 0, "bind_address": "127.0.0.1", **given}
+def options(transport: str, **given: Any) -> ServerOptions:
+    given = {"port": 0, "bind_address": "127.0.0.1", "grpc_transport": transport, **given}
     return ServerOptions(models=(ModelConfig("m", "/m"),), **given)
 
 
@@ -108,31 +98,31 @@ def run(test: Callable[[], Awaitable[None]]) -> None:
     asyncio.run(main())
 
 
-def test_passes_bytes_to_native_and_python_methods() -> None:
+def test_passes_bytes_to_native_and_python_methods(transport: str) -> None:
     async def test() -> None:
-        async with serving(options()) as fixture:
-            assert await fixture.call("/t/Native")(b"a\x00b") == b"echo a\x00b"
-            assert await fixture.call("/t/Python")(b"") == b"echo "
+        async with serving(options(transport)) as fixture:
+            assert await fixture.call("/t/Echo")(b"a\x00b") == b"echo a\x00b"
+            assert await fixture.call("/t/Echo")(b"") == b"echo "
             assert fixture.call_loop.timeouts == [None]
 
     run(test)
 
 
-def test_listens_on_a_unix_socket_beside_or_without_tcp(tmp_path: Path) -> None:
+def test_listens_on_a_unix_socket_beside_or_without_tcp(transport: str, tmp_path: Path) -> None:
     async def test() -> None:
         path = str(tmp_path / "socket")
-        async with serving(options(grpc_socket_path=path, port=None)) as fixture:
+        async with serving(options(transport, grpc_socket_path=path, port=None)) as fixture:
             assert fixture.server.addresses == [f"unix:{path}"]
-            assert await fixture.call("/t/Native")(b"") == b"echo "
-        async with serving(options(grpc_socket_path=path)) as fixture:
+            assert await fixture.call("/t/Echo")(b"") == b"echo "
+        async with serving(options(transport, grpc_socket_path=path)) as fixture:
             assert len(fixture.server.addresses) == 2
 
     run(test)
 
 
-def test_an_error_becomes_the_status_of_the_call() -> None:
+def test_an_error_becomes_the_status_of_the_call(transport: str) -> None:
     async def test() -> None:
-        async with serving(options()) as fixture:
+        async with serving(options(transport)) as fixture:
             assert await status(fixture.call("/t/Fail")(b"")) == (
                 grpc.StatusCode.FAILED_PRECONDITION,
                 "no such signature",
@@ -145,9 +135,11 @@ def test_an_error_becomes_the_status_of_the_call() -> None:
     run(test)
 
 
-def test_an_unforeseen_failure_is_internal_and_logged(caplog: pytest.LogCaptureFixture) -> None:
+def test_an_unforeseen_failure_is_internal_and_logged(
+    transport: str, caplog: pytest.LogCaptureFixture
+) -> None:
     async def test() -> None:
-        async with serving(options()) as fixture:
+        async with serving(options(transport)) as fixture:
             error: Any = KeyError("oops")
             fixture.error = error
             assert await status(fixture.call("/t/Fail")(b"")) == (
@@ -159,19 +151,19 @@ def test_an_unforeseen_failure_is_internal_and_logged(caplog: pytest.LogCaptureF
     assert "/t/Fail failed" in caplog.text
 
 
-def test_an_unknown_path_is_unimplemented() -> None:
+def test_an_unknown_path_is_unimplemented(transport: str) -> None:
     async def test() -> None:
-        async with serving(options()) as fixture:
+        async with serving(options(transport)) as fixture:
             code, _ = await status(fixture.call("/t/Nosuch")(b""))
             assert code == grpc.StatusCode.UNIMPLEMENTED
 
     run(test)
 
 
-def test_hands_the_deadline_on() -> None:
+def test_hands_the_deadline_on(transport: str) -> None:
     async def test() -> None:
-        async with serving(options()) as fixture:
-            await fixture.call("/t/Native")(b"", timeout=30)
+        async with serving(options(transport)) as fixture:
+            await fixture.call("/t/Echo")(b"", timeout=30)
             (timeout,) = fixture.call_loop.timeouts
             assert timeout is not None
             assert 20 < timeout < 31  # gRPC rounds it up
@@ -179,9 +171,9 @@ def test_hands_the_deadline_on() -> None:
     run(test)
 
 
-def test_ends_a_python_method_at_the_deadline() -> None:
+def test_ends_a_python_method_at_the_deadline(transport: str) -> None:
     async def test() -> None:
-        async with serving(options()) as fixture:
+        async with serving(options(transport)) as fixture:
             code, _ = await status(fixture.call("/t/Slow")(b"", timeout=0.2))
             assert code == grpc.StatusCode.DEADLINE_EXCEEDED
             await asyncio.wait_for(fixture.cancelled.wait(), 10)
@@ -189,9 +181,9 @@ def test_ends_a_python_method_at_the_deadline() -> None:
     run(test)
 
 
-def test_hands_a_cancellation_on() -> None:
+def test_hands_a_cancellation_on(transport: str) -> None:
     async def test() -> None:
-        async with serving(options()) as fixture:
+        async with serving(options(transport)) as fixture:
             call = fixture.call("/t/Slow")(b"")
             await asyncio.wait_for(fixture.started.wait(), 10)
             call.cancel()
@@ -200,44 +192,44 @@ def test_hands_a_cancellation_on() -> None:
     run(test)
 
 
-def test_limits_what_it_receives_and_not_what_it_sends() -> None:
+def test_limits_what_it_receives_and_not_what_it_sends(transport: str) -> None:
     async def test() -> None:
         arguments = GrpcChannelArguments(max_receive_message_length=100_000)
-        async with serving(options(grpc_channel_arguments=arguments)) as fixture:
+        async with serving(options(transport, grpc_channel_arguments=arguments)) as fixture:
             fits = bytes(99_000)
-            assert await fixture.call("/t/Native")(fits) == b"echo " + fits
-            code, _ = await status(fixture.call("/t/Native")(bytes(100_001)))
+            assert await fixture.call("/t/Echo")(fits) == b"echo " + fits
+            code, _ = await status(fixture.call("/t/Echo")(bytes(100_001)))
             assert code == grpc.StatusCode.RESOURCE_EXHAUSTED
-        async with serving(options()) as fixture:
+        async with serving(options(transport)) as fixture:
             large = bytes(5_000_000)  # over gRPC's default of 4 MiB, both ways
-            assert await fixture.call("/t/Native")(large) == b"echo " + large
+            assert await fixture.call("/t/Echo")(large) == b"echo " + large
 
     run(test)
 
 
-def test_refuses_what_is_over_the_bytes_that_may_be_in_flight() -> None:
+def test_refuses_what_is_over_the_bytes_that_may_be_in_flight(transport: str) -> None:
     async def test() -> None:
-        async with serving(options(max_in_flight_bytes=1000)) as fixture:
+        async with serving(options(transport, max_in_flight_bytes=1000)) as fixture:
             waiting = fixture.call("/t/Slow")(bytes(600))
             await asyncio.wait_for(fixture.started.wait(), 10)
-            code, _ = await status(fixture.call("/t/Native")(bytes(600)))
+            code, _ = await status(fixture.call("/t/Echo")(bytes(600)))
             assert code == grpc.StatusCode.RESOURCE_EXHAUSTED
             fixture.release.set()
             assert await waiting == b"late"
-            assert await fixture.call("/t/Native")(bytes(600)) == b"echo " + bytes(600)
+            assert await fixture.call("/t/Echo")(bytes(600)) == b"echo " + bytes(600)
 
     run(test)
 
 
-def test_stopping_finishes_what_is_in_flight_and_accepts_nothing_more() -> None:
+def test_stopping_finishes_what_is_in_flight_and_accepts_nothing_more(transport: str) -> None:
     async def test() -> None:
-        async with serving(options()) as fixture:
+        async with serving(options(transport)) as fixture:
             waiting = fixture.call("/t/Slow")(b"")
             await asyncio.wait_for(fixture.started.wait(), 10)
             stopping = asyncio.ensure_future(fixture.server.stop(30))
             await asyncio.sleep(0)
             async with grpc.aio.insecure_channel(fixture.server.addresses[0]) as other:
-                code, _ = await status(other.unary_unary("/t/Native")(b""))
+                code, _ = await status(other.unary_unary("/t/Echo")(b""))
                 assert code == grpc.StatusCode.UNAVAILABLE
             fixture.release.set()
             assert await waiting == b"late"
@@ -246,9 +238,9 @@ def test_stopping_finishes_what_is_in_flight_and_accepts_nothing_more() -> None:
     run(test)
 
 
-def test_stopping_cancels_what_outlives_the_grace() -> None:
+def test_stopping_cancels_what_outlives_the_grace(transport: str) -> None:
     async def test() -> None:
-        async with serving(options()) as fixture:
+        async with serving(options(transport)) as fixture:
             waiting = asyncio.ensure_future(status(fixture.call("/t/Slow")(b"")))
             await asyncio.wait_for(fixture.started.wait(), 10)
             await asyncio.wait_for(fixture.server.stop(0.1), 10)
@@ -258,14 +250,16 @@ def test_stopping_cancels_what_outlives_the_grace() -> None:
     run(test)
 
 
-def test_says_why_a_port_cannot_be_opened(tmp_path: Path) -> None:
+def test_says_why_a_port_cannot_be_opened(transport: str, tmp_path: Path) -> None:
     async def test() -> None:
         with socket.socket() as taken:
             taken.bind(("127.0.0.1", 0))
             taken.listen()
             with pytest.raises(OSError, match="in use"):
-                await Fixture(options(port=taken.getsockname()[1])).server.start()
+                await Fixture(options(transport, port=taken.getsockname()[1])).server.start()
         with pytest.raises(OSError, match="cannot listen on unix:"):
-            await Fixture(options(port=None, grpc_socket_path="/nosuch/s")).server.start()
+            await Fixture(
+                options(transport, port=None, grpc_socket_path="/nosuch/s")
+            ).server.start()
 
     run(test)
