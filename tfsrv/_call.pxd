@@ -5,7 +5,6 @@ from libc.stdint cimport int64_t
 from tfsrv._buffer cimport Buffer, Bytes
 from tfsrv._message cimport Message
 from tfsrv._serving_map cimport Servable
-from tfsrv._session cimport Signature
 from tfsrv._status cimport Status
 from tfsrv._wire cimport PredictView
 
@@ -55,7 +54,7 @@ cdef struct Call:
     # the handler's
     PredictView view
     Servable* servable      # one reference; NULL when there is none
-    Signature* signature    # of `servable`
+    void* signature         # of `servable`, as its handler knows it
     void* counters          # Counters of what was asked; NULL: not known yet
     void* scratch           # owned
     size_t scratch_size

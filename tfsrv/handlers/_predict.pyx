@@ -199,7 +199,7 @@ cdef int find_signature(Context* context, Call* call) noexcept nogil:
 
 cdef int make_plan(Context* context, Call* call) noexcept nogil:
     """Match the request's inputs and outputs with the signature's. Returns the status' code."""
-    cdef Signature* signature = call.signature
+    cdef Signature* signature = <Signature*>call.signature
     cdef PredictView* view = &call.view
     cdef Plan* plan = lay_out_plan(context, call)
     cdef int i, used = 0
@@ -237,8 +237,8 @@ cdef int make_plan(Context* context, Call* call) noexcept nogil:
 
 cdef Plan* lay_out_plan(Context* context, Call* call) noexcept nogil:
     """An empty plan for the call's signature in its scratch memory."""
-    cdef size_t inputs = <size_t>call.signature.inputs_size
-    cdef size_t outputs = <size_t>call.signature.outputs_size  # a longer filter names one twice
+    cdef size_t inputs = <size_t>(<Signature*>call.signature).inputs_size
+    cdef size_t outputs = <size_t>(<Signature*>call.signature).outputs_size  # a longer filter names one twice
     cdef size_t per_output = sizeof(TF_Tensor*) + sizeof(TensorData) + MAX_RANK * sizeof(int64_t) + sizeof(int)
     cdef char* at = <char*>call_scratch(
         call, sizeof(Plan) + inputs * (sizeof(TensorView*) + sizeof(TF_Tensor*)) + outputs * per_output)
@@ -290,7 +290,7 @@ cdef int find_output(const Signature* signature, Bytes alias) noexcept nogil:
 
 cdef int find_outputs(Call* call) noexcept nogil:
     """Set `call.wanted` from the output filter; an empty filter asks for all outputs."""
-    cdef Signature* signature = call.signature
+    cdef Signature* signature = <Signature*>call.signature
     cdef PredictView* view = &call.view
     cdef Bytes alias
     cdef int i, j, index
@@ -447,7 +447,7 @@ cdef int tell_bad_tensor(Status* status, Bytes alias) noexcept nogil:
 
 cdef int run_or_queue(Context* context, Call* call) noexcept nogil:
     """Run in the loop's thread if that is quick, else hand the call to a worker."""
-    cdef Signature* signature = call.signature
+    cdef Signature* signature = <Signature*>call.signature
     cdef Plan* plan = <Plan*>call.scratch
     cdef RunQueue* queue = <RunQueue*>signature.queue
     cdef bint first_time = False
@@ -501,7 +501,7 @@ cdef void execute(Call* call, bint in_place) noexcept nogil:
 
 
 cdef int make_feeds(Call* call, Plan* plan) noexcept nogil:
-    cdef Signature* signature = call.signature
+    cdef Signature* signature = <Signature*>call.signature
     cdef int i, result
     for i in range(signature.inputs_size):
         if plan.views[i] == NULL:
@@ -517,7 +517,7 @@ cdef int make_feeds(Call* call, Plan* plan) noexcept nogil:
 
 cdef void drop_feeds(Call* call, Plan* plan) noexcept nogil:
     cdef int i
-    for i in range(call.signature.inputs_size):
+    for i in range((<Signature*>call.signature).inputs_size):
         if plan.views[i] != NULL and plan.feeds[i] != NULL:
             tensor_release(plan.feeds[i])
         plan.feeds[i] = NULL
@@ -525,7 +525,7 @@ cdef void drop_feeds(Call* call, Plan* plan) noexcept nogil:
 
 cdef void run_session(Call* call, Plan* plan, bint in_place) noexcept nogil:
     cdef Session* session = <Session*>call.servable.impl
-    cdef RunQueue* queue = <RunQueue*>call.signature.queue
+    cdef RunQueue* queue = <RunQueue*>(<Signature*>call.signature).queue
     cdef int64_t timeout_ms = 0
     cdef bint in_callers_thread = not session.uses_gpu
     call.run_start_ns = now_ns()
@@ -536,7 +536,7 @@ cdef void run_session(Call* call, Plan* plan, bint in_place) noexcept nogil:
         in_callers_thread = False
         timeout_ms = max(1, (call.deadline_ns - call.run_start_ns) // NS_PER_MS + 1)
     session_run(
-        session, call.signature, plan.feeds, call.wanted, call.wanted_size, plan.fetched,
+        session, <Signature*>call.signature, plan.feeds, call.wanted, call.wanted_size, plan.fetched,
         in_callers_thread, timeout_ms, &call.status)
     call.run_ns = now_ns() - call.run_start_ns
     run_queue_note(queue, call.run_ns, in_place)
@@ -552,8 +552,8 @@ cdef void encode(Call* call, Plan* plan) noexcept nogil:
         plan.outputs[i].taken = False
         if tensor_data(plan.fetched[i], plan.dims + i * MAX_RANK, &plan.outputs[i]) != 0:
             status_set(&call.status, UNKNOWN, "An output has a type that a TensorProto cannot carry: ")
-            status_add_bytes(&call.status, call.signature.outputs[call.wanted[i]].alias)
-        plan.outputs[i].alias = call.signature.outputs[call.wanted[i]].alias
+            status_add_bytes(&call.status, (<Signature*>call.signature).outputs[call.wanted[i]].alias)
+        plan.outputs[i].alias = (<Signature*>call.signature).outputs[call.wanted[i]].alias
         plan.outputs[i].holder = plan.fetched[i]
     if call.status.code == OK:
         result = buffer_append(&call.response.head, b"\0\0\0\0\0\0\0\0", call.headroom)
