@@ -27,7 +27,8 @@ def test_timeout_beyond_a_century_is_a_century() -> None:
 
 
 @pytest.mark.parametrize(
-    "text", [b"", b"1", b"S", b"-1S", b"+1S", b" 1S", b"1s", b"1.5S", b"123456789S", b"1SS", b"\x00\x00"]
+    "text",
+    [b"", b"1", b"S", b"-1S", b"+1S", b" 1S", b"1s", b"1.5S", b"123456789S", b"1SS", b"\x00\x00"],
 )
 def test_malformed_timeout_is_refused(text: bytes) -> None:
     assert timeout_nanoseconds(text) == -1
@@ -35,18 +36,27 @@ def test_malformed_timeout_is_refused(text: bytes) -> None:
 
 @pytest.mark.parametrize(
     "text",
-    [b"application/grpc", b"application/grpc+proto", b"application/grpc;charset=utf-8", b"Application/GRPC"],
+    [
+        b"application/grpc",
+        b"application/grpc+proto",
+        b"application/grpc;charset=utf-8",
+        b"Application/GRPC",
+    ],
 )
 def test_grpc_content_types_are_accepted(text: bytes) -> None:
     assert accepts_content_type(text)
 
 
-@pytest.mark.parametrize("text", [b"", b"application/grp", b"application/grpc-web", b"application/json"])
+@pytest.mark.parametrize(
+    "text", [b"", b"application/grp", b"application/grpc-web", b"application/json"]
+)
 def test_other_content_types_are_not_accepted(text: bytes) -> None:
     assert not accepts_content_type(text)
 
 
-@pytest.mark.parametrize("text", [b"gzip", b"identity,gzip", b"identity, deflate, gzip", b" gzip ,br"])
+@pytest.mark.parametrize(
+    "text", [b"gzip", b"identity,gzip", b"identity, deflate, gzip", b" gzip ,br"]
+)
 def test_token_is_found_in_a_list(text: bytes) -> None:
     assert lists_token(text, b"gzip")
 

@@ -1,0 +1,272 @@
+"""The server's life, with parts that only write down what happens to them."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections.abc import Awaitable, Callable, Mapping
+from typing import Any
+
+import pytest
+
+from tfsrv._proto import message_class
+from tfsrv.config import ModelConfig, ServerOptions
+from tfsrv.errors import Code, ServingError
+from tfsrv.server import Parts, Server
+
+
+class FakeLibrary:
+    """TensorFlow that is open once `opened` is set. Its thread is the test's."""
+
+    def __init__(self) -> None:
+        self.error: ServingError | None = None
+
+    def wait(self) -> str:
+        if self.error is not None:
+            raise self.error
+        return "2.21.0"
+
+
+class FakeParts:
+    """All parts in one; `events` tells in what order they were used."""
+
+    def __init__(self) -> None:
+        self.events: list[str] = []
+        self.held_by_workers = 0
+        self.pending = {"m"}
+        self.addresses: list[str] = []
+        self.decided: Callable[[str], None] = lambda name: None
+        self.bind_error: OSError | None = None
+        self.signatures: Mapping[str, Any] | None = None
+        self.stopped_core_with: float | None = None
+
+    def make(self, options: ServerOptions, loop: asyncio.AbstractEventLoop) -> Parts:
+        return Parts(
+            core=_Core(self),
+            workers=_Workers(self),
+            call_loop=_Calls(self),
+            grpc_server=_Grpc(self),
+        )
+
+    def decide(self, name: str) -> None:
+        self.pending -= {name}
+        self.decided(name)
+
+
+class _Core:
+    def __init__(self, parts: FakeParts) -> None:
+        self._parts = parts
+
+    def start(self) -> None:
+        self._parts.events.append("core starts")
+
+    def stop(self, timeout_seconds: float) -> object:
+        self._parts.events.append("core stops")
+        self._parts.stopped_core_with = timeout_seconds
+        return True
+
+    def pending_names(self) -> set[str]:
+        return self._parts.pending
+
+    def subscribe_decided(self, callback: Callable[[str], None]) -> Callable[[], None]:
+        self._parts.decided = callback
+        return lambda: self._parts.events.append("core is unsubscribed")
+
+    def signature_defs(self, name: str) -> Mapping[str, Any] | None:
+        return self._parts.signatures
+
+
+class _Workers:
+    def __init__(self, parts: FakeParts) -> None:
+        self._parts = parts
+
+    def start(self) -> None:
+        self._parts.events.append("workers start")
+
+    def stop(self, timeout_seconds: float) -> bool:
+        self._parts.events.append("workers stop")
+        return True
+
+
+class _Calls:
+    def __init__(self, parts: FakeParts) -> None:
+        self._parts = parts
+
+    @property
+    def held_by_workers(self) -> int:
+        return self._parts.held_by_workers
+
+    def close(self) -> None:
+        self._parts.events.append("calls close")
+
+
+class _Grpc:
+    def __init__(self, parts: FakeParts) -> None:
+        self._parts = parts
+
+    @property
+    def addresses(self) -> list[str]:
+        return self._parts.addresses
+
+    async def start(self) -> None:
+        if self._parts.bind_error is not None:
+            raise self._parts.bind_error
+        self._parts.events.append("grpc starts")
+        self._parts.addresses = ["0.0.0.0:8500"]
+
+    async def stop(self, grace_seconds: float) -> None:
+        self._parts.events.append(f"grpc stops within {grace_seconds:g}")
+
+
+def options(**given: Any) -> ServerOptions:
+    return ServerOptions(models=(ModelConfig("m", "/m"),), **given)
+
+
+async def until(condition: Callable[[], bool]) -> None:
+    """Let the loop run until something is so."""
+    for _ in range(10_000):
+        if condition():
+            return
+        await asyncio.sleep(0.001)
+    raise AssertionError("it never came to be")
+
+
+def run(coroutine: Awaitable[None]) -> None:
+    async def main() -> None:
+        await coroutine
+
+    asyncio.run(main())
+
+
+STOPS = [
+    "grpc stops within 25",
+    "core is unsubscribed",
+    "core stops",
+    "workers stop",
+    "calls close",
+]
+
+
+def test_opens_ports_before_models_and_stops_in_order() -> None:
+    async def test() -> None:
+        parts, library = FakeParts(), FakeLibrary()
+        server = Server(options(), library, parts.make)
+        serving = asyncio.ensure_future(server.serve())
+        await until(lambda: "core starts" in parts.events)
+        server.stop()
+        await serving
+        assert parts.events == ["workers start", "grpc starts", "core starts", *STOPS]
+        assert parts.stopped_core_with != 0
+
+    run(test())
+
+
+def test_opens_ports_when_every_model_is_decided_if_told_so() -> None:
+    async def test() -> None:
+        parts, library = FakeParts(), FakeLibrary()
+        parts.pending = {"m", "n"}
+        server = Server(options(open_ports="when_ready"), library, parts.make)
+        serving = asyncio.ensure_future(server.serve())
+        await until(lambda: "core starts" in parts.events)
+        parts.decide("n")
+        await asyncio.sleep(0.05)
+        assert "grpc starts" not in parts.events
+        parts.decide("m")
+        await until(lambda: "grpc starts" in parts.events)
+        server.stop()
+        await serving
+        assert parts.events == ["workers start", "core starts", "grpc starts", *STOPS]
+
+    run(test())
+
+
+def test_ends_hung_runs_at_once_when_the_grace_is_over() -> None:
+    async def test() -> None:
+        parts, library = FakeParts(), FakeLibrary()
+        server = Server(options(), library, parts.make)
+        serving = asyncio.ensure_future(server.serve())
+        await until(lambda: "core starts" in parts.events)
+        parts.held_by_workers = 1
+        server.stop()
+        await serving
+        assert parts.stopped_core_with == 0
+
+    run(test())
+
+
+def test_a_library_that_is_missing_fails_the_start_before_ports_open() -> None:
+    async def test() -> None:
+        parts, library = FakeParts(), FakeLibrary()
+        library.error = ServingError(Code.FAILED_PRECONDITION, "TensorFlow is not installed")
+        with pytest.raises(ServingError, match="not installed"):
+            await Server(options(), library, parts.make).serve()
+        assert parts.events == []
+
+    run(test())
+
+
+def test_a_port_that_is_taken_fails_the_start_and_says_which() -> None:
+    async def test() -> None:
+        parts, library = FakeParts(), FakeLibrary()
+        parts.bind_error = OSError(98, "Address already in use")
+        with pytest.raises(ServingError) as caught:
+            await Server(options(grpc_socket_path="/s"), library, parts.make).serve()
+        assert caught.value.message == (
+            "Cannot listen at 0.0.0.0:8500 and unix:/s (Address already in use)"
+        )
+        assert parts.events == ["workers start", "workers stop", "calls close"]
+
+    run(test())
+
+
+def test_a_stop_during_the_start_is_a_stop() -> None:
+    async def test() -> None:
+        parts, library = FakeParts(), FakeLibrary()
+        server = Server(options(open_ports="when_ready"), library, parts.make)
+        server.stop()
+        await server.serve()
+        assert "grpc starts" not in parts.events
+        assert parts.events[-1:] in ([], ["calls close"])
+
+    run(test())
+
+
+def test_logs_where_it_serves_and_a_request_to_paste_once(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    async def test() -> None:
+        parts, library = FakeParts(), FakeLibrary()
+        server = Server(options(), library, parts.make)
+        serving = asyncio.ensure_future(server.serve())
+        await until(lambda: "core starts" in parts.events)
+        signature = message_class("tensorflow.SignatureDef")()
+        parts.signatures = {"serving_default": signature}
+        parts.decide("m")
+        parts.decide("m")
+        await until(lambda: "Ask m with" in caplog.text)
+        server.stop()
+        await serving
+
+    with caplog.at_level(logging.INFO, "tfsrv"):
+        run(test())
+    assert "Serving gRPC at 0.0.0.0:8500" in caplog.text
+    assert "without TLS" in caplog.text
+    assert caplog.text.count("Ask m with") == 1
+    assert 'insecure_channel("127.0.0.1:8500")' in caplog.text
+
+
+def test_does_not_warn_of_an_address_of_this_machine_only(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    async def test() -> None:
+        parts, library = FakeParts(), FakeLibrary()
+        server = Server(options(bind_address="127.0.0.1"), library, parts.make)
+        serving = asyncio.ensure_future(server.serve())
+        await until(lambda: "core starts" in parts.events)
+        server.stop()
+        await serving
+
+    with caplog.at_level(logging.INFO, "tfsrv"):
+        run(test())
+    assert "Serving gRPC" in caplog.text
+    assert "TLS" not in caplog.text

@@ -1,0 +1,86 @@
+"""GetModelStatus, answered from a monitor that was told what to say."""
+
+from __future__ import annotations
+
+import asyncio
+from typing import Any
+
+import pytest
+
+from tfsrv._proto import message_class, parse_text
+from tfsrv.core.servable import ManagerState, ServableId, ServableState
+from tfsrv.errors import Code, ServingError
+from tfsrv.handlers.status import GetModelStatus
+
+GOOD = ServableState(ServableId("m", 5), ManagerState.AVAILABLE)
+BAD = ServableState(
+    ServableId("m", 3), ManagerState.END, ServingError(Code.NOT_FOUND, "no saved_model.pb")
+)
+
+
+class FakeMonitor:
+    def state(self, id: ServableId) -> ServableState | None:
+        return {GOOD.id: GOOD, BAD.id: BAD}.get(id)
+
+    def versions(self, name: str) -> dict[int, ServableState]:
+        return {5: GOOD, 3: BAD} if name == "m" else {}
+
+
+def ask(text: str) -> Any:
+    request = parse_text("tensorflow.serving.GetModelStatusRequest", text, "request")
+    response = asyncio.run(GetModelStatus(FakeMonitor())(request.SerializeToString()))
+    return message_class("tensorflow.serving.GetModelStatusResponse").FromString(response)
+
+
+def refused(text: str) -> tuple[Code, str]:
+    with pytest.raises(ServingError) as caught:
+        ask(text)
+    return caught.value.code, caught.value.message
+
+
+def test_lists_all_versions_highest_first() -> None:
+    assert [(v.version, v.state) for v in ask("model_spec { name: 'm' }").model_version_status] == [
+        (5, 30),
+        (3, 50),
+    ]
+
+
+def test_says_why_a_version_ended() -> None:
+    (status,) = ask("model_spec { name: 'm' version { value: 3 } }").model_version_status
+    assert (status.status.error_code, status.status.error_message) == (5, "no saved_model.pb")
+
+
+def test_a_version_without_error_has_a_status_all_the_same() -> None:
+    (status,) = ask("model_spec { name: 'm' version { value: 5 } }").model_version_status
+    assert status.HasField("status")
+    assert (status.status.error_code, status.status.error_message) == (0, "")
+
+
+def test_takes_no_notice_of_a_label() -> None:
+    assert len(ask("model_spec { name: 'm' version_label: 'x' }").model_version_status) == 2
+
+
+def test_refuses_with_tensorflow_servings_codes_and_texts() -> None:
+    assert refused("") == (Code.INVALID_ARGUMENT, "Missing ModelSpec")
+    assert refused("model_spec { name: 'm' version { value: 9 } }") == (
+        Code.NOT_FOUND,
+        "Could not find version 9 of model m",
+    )
+    assert refused("model_spec { name: 'm' version { } }") == (
+        Code.NOT_FOUND,
+        "Could not find version 0 of model m",
+    )
+    assert refused("model_spec { name: 'other' }") == (
+        Code.NOT_FOUND,
+        "Could not find any versions of model other",
+    )
+    assert refused("model_spec { }") == (
+        Code.NOT_FOUND,
+        "Could not find any versions of model ",
+    )
+
+
+def test_refuses_bytes_that_are_no_request() -> None:
+    with pytest.raises(ServingError) as caught:
+        asyncio.run(GetModelStatus(FakeMonitor())(b"\xff"))
+    assert caught.value.code == Code.INTERNAL

@@ -1,0 +1,7 @@
+"""`python -m tfsrv`."""
+
+import sys
+
+from tfsrv.cli import main
+
+sys.exit(main())

@@ -1,0 +1,180 @@
+"""The launcher: from the command line to a running server."""
+
+from __future__ import annotations
+
+import os
+import signal
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from typing import NoReturn
+
+from tfsrv import __version__
+from tfsrv.config import ModelConfig, ServerOptions, grpc_channel_arguments
+from tfsrv.errors import ServingError
+from tfsrv.flags import (
+    CommandLine,
+    UsageError,
+    help_text,
+    parse,
+    refuse_what_is_not_built,
+    without_meaning,
+)
+
+_TRUTHS = ("true", "false", "1", "0", "yes", "no", "on", "off")
+_KERAS_SUFFIXES = (".keras", ".h5", ".hdf5")
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run the server. Returns the exit status: 2 for a wrong command line, 1 for a failed start."""
+    try:
+        line = parse(sys.argv[1:] if arguments is None else arguments)
+        if line.boolean("help"):
+            print(help_text(), end="")
+            return 0
+        if line.boolean("version"):
+            print(version_text(), end="")
+            return 0
+        refuse_what_is_not_built(line)
+        options = options_from(line)
+    except UsageError as error:
+        print(f"tfsrv: {error}", file=sys.stderr)
+        return 2
+    except ServingError as error:
+        print(f"Failed to start server. Error: {error}", file=sys.stderr)
+        return 1
+    return _serve(options, _notes(line, options))
+
+
+def _serve(options: ServerOptions, notes: list[str]) -> NoReturn:
+    """Run the server, and leave the process when it is through.
+
+    The imports are here and in this order because opening TensorFlow takes longest: it begins
+    in its thread before the rest is imported.
+    """
+    for number in (signal.SIGTERM, signal.SIGINT):
+        # Nothing is in flight yet. Without a handler, process 1 of a container hears nothing.
+        signal.signal(number, lambda *_: os._exit(0))
+    from tfsrv._opening import Opening
+
+    xla_enabled = options.xla_cpu_compilation_enabled or options.xla_gpu_compilation_enabled
+    library = Opening(xla_enabled=xla_enabled)
+    from tfsrv.parts import make_parts
+    from tfsrv.server import leave, run
+
+    leave(run(options, library, make_parts, notes))
+
+
+def _notes(line: CommandLine, options: ServerOptions) -> list[str]:
+    """What the log should say of flags that do nothing."""
+    ignored = options.grpc_channel_arguments.ignored
+    return without_meaning(line) + [
+        f"{argument} in --grpc_channel_arguments is ignored: this server does not know it"
+        for argument in ignored
+    ]
+
+
+def version_text() -> str:
+    """What `--version` prints: TensorFlow Serving's two lines."""
+    from tfsrv import _tf  # opens nothing yet
+
+    try:
+        library = _tf.open_library()
+    except ServingError as error:
+        library = f"none ({error.message})"
+    return f"TensorFlow ModelServer: tfsrv {__version__}\nTensorFlow Library: {library}\n"
+
+
+def options_from(line: CommandLine) -> ServerOptions:
+    """The options that a command line asks for. Raises UsageError or ServingError."""
+    model = _model(line)
+    socket_path = line.text("grpc_socket_path")
+    port = line.integer("port")
+    own_machine_only = bool(line.words) and "bind_address" not in line.given
+    try:
+        channel_arguments = grpc_channel_arguments(line.text("grpc_channel_arguments"))
+    except ServingError as error:
+        raise UsageError(error.message) from None
+    return ServerOptions(
+        models=(model,) if model else (),
+        file_system_poll_wait_seconds=line.integer("file_system_poll_wait_seconds"),
+        saved_model_tags=tuple(
+            tag for tag in map(str.strip, line.text("saved_model_tags").split(",")) if tag
+        ),
+        port=None if port == 0 and socket_path else port,
+        grpc_socket_path=socket_path,
+        bind_address="127.0.0.1" if own_machine_only else line.text("bind_address"),
+        open_ports=line.text("open_ports"),
+        grpc_transport=line.text("grpc_transport"),
+        grpc_channel_arguments=channel_arguments,
+        max_in_flight_bytes=line.integer("max_in_flight_bytes"),
+        tensorflow_session_parallelism=line.integer("tensorflow_session_parallelism"),
+        tensorflow_intra_op_parallelism=line.integer("tensorflow_intra_op_parallelism"),
+        tensorflow_inter_op_parallelism=line.integer("tensorflow_inter_op_parallelism"),
+        tensorflow_session_config_file=line.text("tensorflow_session_config_file"),
+        per_process_gpu_memory_fraction=line.number("per_process_gpu_memory_fraction"),
+        xla_cpu_compilation_enabled=line.boolean("xla_cpu_compilation_enabled"),
+        xla_gpu_compilation_enabled=line.boolean("xla_gpu_compilation_enabled"),
+        enable_signature_method_name_check=line.boolean("enable_signature_method_name_check"),
+        enable_serialization_as_tensor_content=line.boolean(
+            "enable_serialization_as_tensor_content"
+        ),
+        shutdown_grace_seconds=line.number("shutdown_grace_seconds"),
+    )
+
+
+def _model(line: CommandLine) -> ModelConfig | None:
+    """The one model that the command line names, if it names any."""
+    base_path = line.text("model_base_path")
+    if not line.words:
+        if not base_path:
+            return None
+        _refuse_keras(base_path)
+        _refuse_remote(base_path)
+        return ModelConfig(line.text("model_name"), os.path.abspath(base_path))
+    word = line.words[0]
+    if line.word_follows and word.lower() in _TRUTHS and not os.path.exists(word):
+        raise UsageError(
+            f"'{word}' after --{line.word_follows}: a boolean takes its value with '=',"
+            f" as in --{line.word_follows}=false"
+        )
+    if len(line.words) > 1:
+        raise UsageError(f"only one directory can be served, and there is '{line.words[1]}' too")
+    if base_path:
+        raise UsageError(f"give either '{word}' or --model_base_path, not both")
+    return _model_at(word, line.text("model_name") if "model_name" in line.given else "")
+
+
+def _model_at(word: str, name: str) -> ModelConfig:
+    """The model in the directory `word`, under `name` or else the directory's own name."""
+    _refuse_keras(word)
+    path = Path(os.path.abspath(word))
+    if not path.exists():
+        raise UsageError(f"there is no directory {word}")
+    if not path.is_dir():
+        raise UsageError(
+            f"{word} is a file: give the directory of the SavedModel, or the one above"
+        )
+    is_saved_model = any((path / file).exists() for file in ("saved_model.pb", "saved_model.pbtxt"))
+    if not is_saved_model:
+        return ModelConfig(name or path.name or "default", str(path))
+    if not name:
+        name = path.parent.name if path.name.isdecimal() else path.name
+    return ModelConfig(name or "default", str(path), only_version=1)
+
+
+def _refuse_keras(path: str) -> None:
+    if path.endswith(_KERAS_SUFFIXES) and not os.path.isdir(path):
+        raise UsageError(
+            f"{path} is a Keras file, which only Keras can read: export it with"
+            " model.export(dir), and serve that directory"
+        )
+
+
+def _refuse_remote(path: str) -> None:
+    scheme, separator, _ = path.partition("://")
+    if separator:
+        raise UsageError(
+            f"--model_base_path={path}: {scheme}:// is not read here; mount it or copy it, and"
+            " give the local directory"
+        )

@@ -1,0 +1,154 @@
+"""gRPC on grpc.aio: serves the same method table where the native transport can't run.
+
+It costs 20 times the CPU of the native one, and behaves the same: same codes, same texts.
+Requests and responses pass as raw bytes; the handlers behind do not know the difference.
+"""
+
+from __future__ import annotations
+
+import os
+import socket
+from collections.abc import Awaitable, Callable
+from typing import TYPE_CHECKING, Any
+
+import grpc
+import grpc.aio
+
+from tfsrv._call import give_in_flight_bytes, take_in_flight_bytes
+from tfsrv.errors import Code, ServingError
+from tfsrv.frontends.transport import details, host_and_port
+
+if TYPE_CHECKING:
+    from tfsrv._call import CallLoop, Method
+    from tfsrv.config import ServerOptions
+    from tfsrv.handlers.methods import MethodTable
+
+_CODES: dict[int, grpc.StatusCode] = {code.value[0]: code for code in grpc.StatusCode}
+
+_TOO_MANY_BYTES = "Too many bytes are in flight (--max_in_flight_bytes)."
+
+Answer = Callable[[bytes, "grpc.aio.ServicerContext[bytes, bytes]"], Awaitable[bytes]]
+
+
+class PortableGrpcServer:
+    """A GrpcServer. Belongs to the loop that starts it."""
+
+    def __init__(self, methods: MethodTable, call_loop: CallLoop, options: ServerOptions) -> None:
+        self._methods = methods
+        self._call_loop = call_loop
+        self._options = options
+        self._server: grpc.aio.Server | None = None
+        self.addresses: list[str] = []
+
+    async def start(self) -> None:
+        """Open the ports. OSError says why one could not be opened."""
+        server = grpc.aio.server(options=_channel_options(self._options))
+        server.add_generic_rpc_handlers((_Router(self._methods, self),))
+        try:
+            self._open_ports(server)
+            await server.start()
+        except BaseException:
+            await server.stop(None)
+            raise
+        self._server = server
+
+    async def stop(self, grace_seconds: float) -> None:
+        """Send GOAWAY, answer what is in flight for so long, cancel the rest."""
+        if self._server is not None:
+            await self._server.stop(grace_seconds)
+            self._server = None
+
+    def _open_ports(self, server: grpc.aio.Server) -> None:
+        options = self._options
+        if options.port is not None:
+            host = options.bind_address
+            if options.port != 0:
+                _try_bind(host, options.port, options.grpc_channel_arguments.so_reuseport)
+            address = host_and_port(host, options.port)
+            port = _add_port(server, address)
+            self.addresses.append(host_and_port(host, port))
+        if options.grpc_socket_path:
+            address = f"unix:{os.path.abspath(options.grpc_socket_path)}"
+            _add_port(server, address)
+            self.addresses.append(address)
+
+    async def answer(
+        self, method: Method, request: bytes, context: grpc.aio.ServicerContext[bytes, bytes]
+    ) -> bytes:
+        """Handle one request; an error becomes the status of the call."""
+        size = len(request)
+        if not take_in_flight_bytes(size):
+            return await _abort(context, ServingError(Code.RESOURCE_EXHAUSTED, _TOO_MANY_BYTES))
+        try:
+            return await self._call_loop.invoke(method, request, context.time_remaining())
+        except ServingError as error:
+            return await _abort(context, error)
+        finally:
+            give_in_flight_bytes(size)
+
+
+async def _abort(context: grpc.aio.ServicerContext[bytes, bytes], error: ServingError) -> bytes:
+    await context.abort(_CODES[error.code], details(error.message))
+    raise AssertionError("abort() raises")
+
+
+class _Router(grpc.GenericRpcHandler):  # type: ignore[misc]  # grpc has no types
+    """Finds the method of a path. Answers for unknown paths too, to say which it was."""
+
+    def __init__(self, methods: MethodTable, server: PortableGrpcServer) -> None:
+        self._unknown = grpc.unary_unary_rpc_method_handler(_refuse)
+        self._handlers = {
+            path: grpc.unary_unary_rpc_method_handler(_bound(server, method))
+            for path, method in methods.items()
+        }
+
+    def service(self, handler_call_details: grpc.HandlerCallDetails) -> grpc.RpcMethodHandler:
+        return self._handlers.get(handler_call_details.method, self._unknown)
+
+
+def _bound(server: PortableGrpcServer, method: Method) -> Answer:
+    async def answer(request: bytes, context: grpc.aio.ServicerContext[bytes, bytes]) -> bytes:
+        return await server.answer(method, request, context)
+
+    return answer
+
+
+async def _refuse(request: bytes, context: grpc.aio.ServicerContext[bytes, bytes]) -> bytes:
+    return await _abort(context, ServingError(Code.UNIMPLEMENTED, ""))
+
+
+def _channel_options(options: ServerOptions) -> list[tuple[str, Any]]:
+    """grpc's settings. Names: include/grpc/impl/channel_arg_names.h."""
+    arguments = options.grpc_channel_arguments
+    wanted = {
+        "grpc.max_receive_message_length": arguments.max_receive_message_length,
+        "grpc.max_send_message_length": -1,
+        "grpc.so_reuseport": int(arguments.so_reuseport),
+        "grpc.max_connection_age_ms": arguments.max_connection_age_ms,
+        "grpc.max_connection_age_grace_ms": arguments.max_connection_age_grace_ms,
+        "grpc.keepalive_time_ms": arguments.keepalive_time_ms,
+        "grpc.keepalive_timeout_ms": arguments.keepalive_timeout_ms,
+        "grpc.keepalive_permit_without_calls": int(arguments.keepalive_permit_without_calls),
+        "grpc.max_concurrent_streams": arguments.max_concurrent_streams,
+    }
+    return [(name, value) for name, value in wanted.items() if value is not None]
+
+
+def _try_bind(host: str, port: int, reuse_port: bool) -> None:
+    """Raise the OSError that says why `port` can't be had: grpc itself does not tell."""
+    family = socket.AF_INET6 if ":" in host else socket.AF_INET
+    with socket.socket(family, socket.SOCK_STREAM) as probe:
+        probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        if reuse_port:
+            probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEPORT, 1)
+        probe.bind((host, port))
+
+
+def _add_port(server: grpc.aio.Server, address: str) -> int:
+    try:
+        port = server.add_insecure_port(address)
+    except RuntimeError:
+        port = 0
+    if port == 0:
+        raise OSError(f"cannot listen on {address}")
+    return int(port)

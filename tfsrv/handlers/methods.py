@@ -1,0 +1,25 @@
+"""The methods that the server answers, by path: what every gRPC transport serves.
+
+All of them are `_call.Method`s: requests' bytes in, responses' bytes out, ServingError for what
+goes wrong. Predict runs without Python; the rare ones are coroutines in a PythonMethod.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Awaitable, Callable, Mapping
+
+from tfsrv._call import Method, PythonMethod
+
+Handler = Callable[[bytes], Awaitable[bytes]]
+MethodTable = Mapping[str, Method]  # by "/package.Service/Method"
+
+PREDICTION_SERVICE = "/tensorflow.serving.PredictionService"
+MODEL_SERVICE = "/tensorflow.serving.ModelService"
+
+
+def method_table(predict: Method, get_model_status: Handler) -> MethodTable:
+    """The table of all services; a path that is not in it is UNIMPLEMENTED."""
+    return {
+        f"{PREDICTION_SERVICE}/Predict": predict,
+        f"{MODEL_SERVICE}/GetModelStatus": PythonMethod("GetModelStatus", get_model_status),
+    }

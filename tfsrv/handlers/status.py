@@ -1,0 +1,72 @@
+"""GetModelStatus: the state of every version, as the state monitor knows it.
+
+Texts and codes are those of TensorFlow Serving's model_servers/get_model_status_impl.cc; like
+it, this takes no notice of a version label.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any, Protocol
+
+from google.protobuf.message import DecodeError
+
+from tfsrv._proto import message_class
+from tfsrv.core.servable import ServableId
+from tfsrv.errors import Code, ServingError
+
+if TYPE_CHECKING:
+    from tfsrv.core.servable import ServableState
+
+
+class StateMonitor(Protocol):
+    """The part of ServableStateMonitor that is used here."""
+
+    def state(self, id: ServableId) -> ServableState | None: ...
+
+    def versions(self, name: str) -> dict[int, ServableState]: ...
+
+
+class GetModelStatus:
+    """The handler of `tensorflow.serving.ModelService/GetModelStatus`."""
+
+    def __init__(self, monitor: StateMonitor) -> None:
+        self._monitor = monitor
+
+    async def __call__(self, request: bytes) -> bytes:
+        """Answer one request. Raises ServingError."""
+        message: Any = message_class("tensorflow.serving.GetModelStatusRequest")()
+        try:
+            message.ParseFromString(request)
+        except DecodeError:
+            raise ServingError(
+                Code.INTERNAL, "Failed to parse the GetModelStatusRequest."
+            ) from None
+        if not message.HasField("model_spec"):
+            raise ServingError(Code.INVALID_ARGUMENT, "Missing ModelSpec")
+        response: Any = message_class("tensorflow.serving.GetModelStatusResponse")()
+        for state in self._states(message.model_spec):
+            status = response.model_version_status.add(
+                version=state.id.version, state=int(state.manager_state)
+            )
+            status.status.SetInParent()  # there even if all is well
+            if state.error is not None:
+                status.status.error_code = int(state.error.code)
+                status.status.error_message = state.error.message
+        serialized: bytes = response.SerializeToString()
+        return serialized
+
+    def _states(self, model_spec: Any) -> list[ServableState]:
+        """The versions asked for, highest first."""
+        name: str = model_spec.name
+        if model_spec.HasField("version"):
+            version: int = model_spec.version.value
+            state = self._monitor.state(ServableId(name, version))
+            if state is None:
+                raise ServingError(
+                    Code.NOT_FOUND, f"Could not find version {version} of model {name}"
+                )
+            return [state]
+        versions = self._monitor.versions(name)
+        if not versions:
+            raise ServingError(Code.NOT_FOUND, f"Could not find any versions of model {name}")
+        return list(versions.values())

@@ -1,0 +1,66 @@
+"""The parts of a server, made and joined: the only place that knows all of them."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import os
+
+from tfsrv._call import CallLoop, set_max_in_flight_bytes
+from tfsrv._serving_map import ServingMap
+from tfsrv._workers import WorkerPool
+from tfsrv.config import ServerOptions
+from tfsrv.errors import Code, ServingError
+from tfsrv.frontends.transport import GrpcServer
+from tfsrv.handlers._predict import PredictMethod
+from tfsrv.handlers.methods import MethodTable, method_table
+from tfsrv.handlers.status import GetModelStatus
+from tfsrv.server import Parts
+from tfsrv.server_core import ServerCore
+
+logger = logging.getLogger("tfsrv")
+
+
+def make_parts(options: ServerOptions, loop: asyncio.AbstractEventLoop) -> Parts:
+    """Everything that `options` ask for, nothing of it started. Raises ServingError."""
+    set_max_in_flight_bytes(options.max_in_flight_bytes)
+    serving_map = ServingMap()
+    workers = WorkerPool()
+    core = ServerCore(options, serving_map)
+    call_loop = CallLoop(loop)
+    call_loop.watch(serving_map)
+    predict = PredictMethod(
+        serving_map,
+        workers,
+        serialization_as_tensor_content=options.enable_serialization_as_tensor_content,
+        signature_method_name_check=options.enable_signature_method_name_check,
+    )
+    methods = method_table(predict, GetModelStatus(core.monitor))
+    return Parts(
+        core=core,
+        workers=workers,
+        call_loop=call_loop,
+        grpc_server=make_grpc_server(methods, call_loop, options),
+    )
+
+
+def make_grpc_server(
+    methods: MethodTable, call_loop: CallLoop, options: ServerOptions
+) -> GrpcServer:
+    """The transport that `--grpc_transport` names; `auto` takes the native one if it can run."""
+    if options.grpc_transport != "grpcio":
+        from tfsrv.frontends import _http2
+
+        if _http2.available():
+            from tfsrv.frontends.grpc_native import NativeGrpcServer
+
+            return NativeGrpcServer(methods, call_loop, options)
+        missing = "libnghttp2 is not installed (apt-get install libnghttp2-14)"
+        if options.grpc_transport == "native":
+            raise ServingError(Code.FAILED_PRECONDITION, f"{missing}: no native gRPC transport.")
+        logger.warning("%s: serving through grpcio, at 20 times the CPU per request.", missing)
+    # grpc's C core reports a port that is taken, and more, in its own form on stderr.
+    os.environ.setdefault("GRPC_VERBOSITY", "NONE")
+    from tfsrv.frontends.grpc_portable import PortableGrpcServer  # grpc takes a while to import
+
+    return PortableGrpcServer(methods, call_loop, options)

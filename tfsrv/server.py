@@ -1,0 +1,301 @@
+"""The server's life: start, serve, drain, stop.
+
+    start   ports open at once (or when the models are ready), TensorFlow and models behind them
+    serve   until SIGTERM or SIGINT
+    drain   accept nothing, finish what is in flight, end what does not finish in time
+    stop    in the order opposite to the start, and exit without TensorFlow's destructors
+
+What the server is made of comes from outside (`parts.make_parts`), so that tests may put in
+parts of their own.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import logging
+import os
+import signal
+import sys
+import threading
+from collections.abc import Callable, Collection, Iterable, Mapping
+from dataclasses import dataclass
+from typing import Any, NoReturn, Protocol
+
+import uvloop
+
+from tfsrv.frontends import first_request
+from tfsrv.config import ServerOptions
+from tfsrv.errors import Code, ServingError
+from tfsrv.frontends.transport import GrpcServer, host_and_port
+
+SWITCH_INTERVAL_SECONDS = 0.0001  # the default of 5 ms lets any busy thread hold up the loop
+STOP_SECONDS = 5.0  # for each part that has to end after the grace
+
+logger = logging.getLogger("tfsrv")
+
+
+class Core(Protocol):
+    """The part of ServerCore that is used here."""
+
+    def start(self) -> None: ...
+
+    def stop(self, timeout_seconds: float) -> object:
+        """Unload everything; what still runs after `timeout_seconds` is cancelled."""
+
+    def pending_names(self) -> Collection[str]:
+        """The models of which nobody knows yet whether they become available."""
+
+    def subscribe_decided(self, callback: Callable[[str], None]) -> Callable[[], None]:
+        """Call `callback`, on any thread, for each model that ceases to be pending."""
+
+    def signature_defs(self, name: str) -> Mapping[str, Any] | None:
+        """The signatures of a model's latest version; None if none is available."""
+
+
+class Workers(Protocol):
+    """The part of WorkerPool that is used here."""
+
+    def start(self) -> None: ...
+
+    def stop(self, timeout_seconds: float) -> bool: ...
+
+
+class Calls(Protocol):
+    """The part of CallLoop that is used here."""
+
+    @property
+    def held_by_workers(self) -> int: ...
+
+    def close(self) -> None: ...
+
+
+class Library(Protocol):
+    """TensorFlow, being opened; see `_opening.Opening`."""
+
+    @property
+    def error(self) -> ServingError | None:
+        """Why it could not be opened, as soon as that is known."""
+
+    def wait(self) -> str:
+        """Wait until it is open; its version. Raises `error`."""
+
+
+@dataclass(frozen=True)
+class Parts:
+    """What a server is made of, not started."""
+
+    core: Core
+    workers: Workers
+    call_loop: Calls
+    grpc_server: GrpcServer
+
+
+MakeParts = Callable[[ServerOptions, asyncio.AbstractEventLoop], Parts]
+
+
+class Server:
+    """One server in one loop. `serve` is its whole life, and may be called once."""
+
+    def __init__(self, options: ServerOptions, library: Library, make_parts: MakeParts) -> None:
+        self._options = options
+        self._library = library
+        self._make_parts = make_parts
+        self._parts: Parts | None = None
+        self._listening = False
+        self._unsubscribe: Callable[[], None] | None = None  # set when the core is started
+        self._stop_requested = asyncio.Event()
+        self._all_decided = asyncio.Event()
+        self._request_shown = False
+
+    async def serve(self) -> None:
+        """Start, and serve until `stop`. Raises ServingError when the start fails."""
+        starting = asyncio.ensure_future(self._start())
+        stopping = asyncio.ensure_future(self._stop_requested.wait())
+        try:
+            await asyncio.wait({starting, stopping}, return_when=asyncio.FIRST_COMPLETED)
+            if starting.done():
+                starting.result()
+                await stopping
+        finally:
+            for task in (starting, stopping):
+                task.cancel()
+            await asyncio.gather(starting, stopping, return_exceptions=True)
+            await self._drain()
+
+    def stop(self) -> None:
+        """Begin to stop; `serve` returns when it is done."""
+        self._stop_requested.set()
+
+    async def _start(self) -> None:
+        if self._library.error is not None:  # found out before anybody could connect
+            raise self._library.error
+        loop = asyncio.get_running_loop()
+        parts = self._parts = self._make_parts(self._options, loop)
+        parts.workers.start()
+        if self._options.open_ports == "at_once":
+            await self._listen(parts)
+        self._unsubscribe = parts.core.subscribe_decided(
+            lambda name: loop.call_soon_threadsafe(self._decided, parts)
+        )
+        parts.core.start()
+        await asyncio.to_thread(self._library.wait)
+        if self._options.open_ports == "when_ready":
+            await self._all_decided.wait()
+            await self._listen(parts)
+            self._show_request(parts)
+
+    async def _listen(self, parts: Parts) -> None:
+        try:
+            await parts.grpc_server.start()
+        except OSError as error:
+            raise ServingError(
+                Code.UNAVAILABLE, f"Cannot listen at {self._where()} ({error.strerror or error})"
+            ) from None
+        self._listening = True
+        for address in parts.grpc_server.addresses:
+            logger.info("Serving gRPC at %s", address)
+        if self._options.port is not None and self._options.bind_address in ("0.0.0.0", "::"):
+            logger.warning(
+                "Everybody who reaches this machine can ask its models, without TLS:"
+                " --bind_address=127.0.0.1 keeps the port to the machine."
+            )
+
+    def _where(self) -> str:
+        """The addresses that were asked for."""
+        options = self._options
+        tcp = "" if options.port is None else host_and_port(options.bind_address, options.port)
+        unix = f"unix:{options.grpc_socket_path}" if options.grpc_socket_path else ""
+        return " and ".join(filter(None, (tcp, unix)))
+
+    def _decided(self, parts: Parts) -> None:
+        """One more model is available, has failed or was not found."""
+        if not parts.core.pending_names():
+            self._all_decided.set()
+        self._show_request(parts)
+
+    def _show_request(self, parts: Parts) -> None:
+        """Log a request to paste, once, for the first model that can answer one."""
+        if self._request_shown or not self._listening:
+            return
+        address = _local(parts.grpc_server.addresses[0])
+        for model in self._options.models:
+            signature_defs = parts.core.signature_defs(model.name)
+            if not signature_defs:
+                continue
+            command = first_request.command(address, model.name, signature_defs)
+            if command is not None:
+                logger.info("Ask %s with: %s", model.name, command)
+                self._request_shown = True
+                return
+
+    async def _drain(self) -> None:
+        """Stop everything that was started, in a bounded time."""
+        parts = self._parts
+        if parts is None:
+            return
+        if self._listening:
+            await parts.grpc_server.stop(self._options.shutdown_grace_seconds)
+        held = parts.call_loop.held_by_workers
+        if held:
+            logger.warning("Ending runs that did not finish in time: %d", held)
+        if self._unsubscribe is not None:
+            self._unsubscribe()
+            await asyncio.to_thread(parts.core.stop, 0.0 if held else STOP_SECONDS)
+        await asyncio.to_thread(parts.workers.stop, STOP_SECONDS)
+        parts.call_loop.close()
+
+
+def run(
+    options: ServerOptions, library: Library, make_parts: MakeParts, notes: Iterable[str] = ()
+) -> int:
+    """Serve in this thread until a signal says stop; the exit status.
+
+    `notes` are sentences on the options, for the log.
+    """
+    configure_logging()
+    for note in notes:
+        logger.warning("%s", note)
+    sys.setswitchinterval(SWITCH_INTERVAL_SECONDS)
+    loop = uvloop.new_event_loop()
+    asyncio.set_event_loop(loop)
+    try:
+        loop.run_until_complete(_serve(options, library, make_parts))
+    except ServingError as error:
+        with contextlib.suppress(ServingError):
+            library.wait()  # while it is being opened, stderr is a pipe that is lost at exit
+        print(f"Failed to start server. Error: {error}", file=sys.stderr)
+        return 1
+    logger.info("Stopped.")
+    return 0
+
+
+async def _serve(options: ServerOptions, library: Library, make_parts: MakeParts) -> None:
+    server = Server(options, library, make_parts)
+    stopper = _Stopper(server, options.shutdown_grace_seconds)
+    for number in (signal.SIGTERM, signal.SIGINT):
+        asyncio.get_running_loop().add_signal_handler(number, stopper.hear, number)
+    await server.serve()
+
+
+class _Stopper:
+    """What signals do: the first one stops the server, the second one ends the process."""
+
+    def __init__(self, server: Server, grace_seconds: float) -> None:
+        self._server = server
+        self._grace_seconds = grace_seconds
+        self._heard = False
+
+    def hear(self, number: signal.Signals) -> None:
+        """A signal came."""
+        if self._heard:
+            logger.warning("%s again: exiting at once.", number.name)
+            leave(128 + number)
+        self._heard = True
+        logger.info(
+            "%s: accepting nothing more; requests in flight have %g seconds.",
+            number.name,
+            self._grace_seconds,
+        )
+        # Whatever hangs, and wherever: the process ends.
+        watchdog = threading.Timer(self._grace_seconds + 3 * STOP_SECONDS, self._give_up)
+        watchdog.daemon = True
+        watchdog.start()
+        self._server.stop()
+
+    @staticmethod
+    def _give_up() -> None:
+        logger.error("The server does not stop: exiting all the same.")
+        leave(1)
+
+
+def leave(status: int) -> NoReturn:
+    """Exit at once, without the destructors of libraries, which may wait for threads of theirs."""
+    for stream in (sys.stdout, sys.stderr):
+        with contextlib.suppress(OSError, ValueError):
+            stream.flush()
+    os._exit(status)
+
+
+class _OneLine(logging.Formatter):
+    """A line for each record, whatever is in its message."""
+
+    def format(self, record: logging.LogRecord) -> str:
+        message = super().format(record)
+        return message if record.exc_info else message.replace("\n", "\\n")
+
+
+def configure_logging() -> None:
+    """Let the log go to stderr, if nobody wants it elsewhere."""
+    handler = logging.StreamHandler()
+    handler.setFormatter(
+        _OneLine("%(asctime)s.%(msecs)03d %(levelname)s %(message)s", "%Y-%m-%d %H:%M:%S")
+    )
+    logging.basicConfig(level=logging.INFO, handlers=[handler])
+
+
+def _local(address: str) -> str:
+    """Where a client on this machine finds a server that listens at `address`."""
+    if address.startswith("0.0.0.0:"):
+        return "127.0.0.1" + address.removeprefix("0.0.0.0")
+    return address.replace("[::]", "[::1]") if address.startswith("[::]:") else address
