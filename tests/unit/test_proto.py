@@ -242,7 +242,7 @@ def fill(message: Message, depth: int = 0) -> None:
             fill(part, depth + 1)
 
 
-KINDS = {
+KINDS: dict[int, str] = {
     number: name.removeprefix("TYPE_").lower()
     for name, number in descriptor_pb2.FieldDescriptorProto.Type.items()
 }

@@ -1,1 +1,4 @@
-"""Servables, versions and the manager that keeps them alive; knows neither TensorFlow nor networks."""
+"""Servables, versions and the manager that keeps them alive.
+
+Knows neither TensorFlow nor networks.
+"""
