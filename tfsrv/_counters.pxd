@@ -13,7 +13,7 @@ cdef struct Histogram:
 
 
 cdef struct Counters:
-    """Of one (model, version, signature, method). Any thread may add; memory lives for ever."""
+    # Of one (model, version, signature, method). Any thread may add; memory lives for ever.
     uint64_t codes[17]
     Histogram total         # received to answered; OK only, like TensorFlow Serving's request_latency
     Histogram queue         # received to run

@@ -9,7 +9,7 @@ cdef struct Slot:
 
 
 cdef struct Queue:
-    """Many producers, many consumers; capacity is a power of two."""
+    # Many producers, many consumers; capacity is a power of two.
     Slot* slots             # owned; NULL until queue_open
     uint64_t mask
     char pad0[48]
