@@ -13,10 +13,12 @@ from __future__ import annotations
 import logging
 import os
 import threading
-import time
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
+from typing import Any, Protocol
 
+from tfsrv._serving_map import ServableHandle
+from tfsrv.config import ModelConfig, ServerOptions, session_config
 from tfsrv.core.aspired_versions_manager import (
     AspiredVersionsManager,
     AspiredVersionsManagerOptions,
@@ -36,10 +38,8 @@ from tfsrv.servables.saved_model import (
 )
 from tfsrv.sources import (
     FileSystemStoragePathSource,
-    LatestVersions,
     ServableToMonitor,
     VersionInspector,
-    VersionPolicy,
 )
 
 SETTLE_SECONDS = 1.0  # a version that nobody wrote to for so long is complete
@@ -48,32 +48,20 @@ logger = logging.getLogger("tfsrv")
 
 
 @dataclass(frozen=True)
-class ModelConfig:
-    """One model: its name and where its versions are."""
-
-    name: str
-    base_path: str
-    platform: str = "tensorflow"
-    version_policy: VersionPolicy = field(default_factory=LatestVersions)
-
-
-@dataclass(frozen=True)
-class ServerCoreOptions:
-    models: tuple[ModelConfig, ...]
-    file_system_poll_wait_seconds: float = 1
-    servable_versions_always_present: bool = True
-    serve_base_path_itself: bool = False  # a base path that is a SavedModel is its version 1
-    saved_model: SavedModelOptions = field(default_factory=SavedModelOptions)
-    manager: AspiredVersionsManagerOptions = field(default_factory=AspiredVersionsManagerOptions)
-    num_initial_load_threads: int = 0  # until every model is decided; 0: all processors
-
-
-@dataclass(frozen=True)
 class Platform:
     """How directories of one kind become servables."""
 
     adapter: SourceAdapter[str, Loader]
     inspector: VersionInspector
+
+
+class ReadableServingMap(ServingMap, Protocol):
+    """What is needed of `tfsrv._serving_map.ServingMap`."""
+
+    def acquire(
+        self, name: str, version: int | None = None, label: str | None = None
+    ) -> ServableHandle:
+        """Hold a servable. Raises ServingError when it is not there."""
 
 
 class ServerCore:
@@ -87,12 +75,15 @@ class ServerCore:
 
     def __init__(
         self,
-        options: ServerCoreOptions,
-        serving_map: ServingMap,
+        options: ServerOptions,
+        serving_map: ReadableServingMap,
         platforms: Mapping[str, Platform] | None = None,
+        manager_options: AspiredVersionsManagerOptions | None = None,
     ) -> None:
         self._options = options
+        self._serving_map = serving_map
         self._platforms = platforms or {"tensorflow": _tensorflow(options)}
+        self._manager_options = manager_options or AspiredVersionsManagerOptions()
         _check(options.models, self._platforms)
         self._publisher = ServingMapPublisher(serving_map)
         self._event_bus: EventBus[ServableState] = EventBus()
@@ -103,7 +94,7 @@ class ServerCore:
         self._manager = AspiredVersionsManager(
             self._publisher,
             self._event_bus,
-            options.manager,
+            self._manager_options,
             on_memory_freed=self._memory_releaser.request,
         )
         self._adapters = {model.name: self._adapter(model) for model in options.models}
@@ -112,7 +103,6 @@ class ServerCore:
         self._source = FileSystemStoragePathSource(
             [self._to_monitor(model) for model in options.models],
             poll_wait_seconds=options.file_system_poll_wait_seconds,
-            servable_versions_always_present=options.servable_versions_always_present,
             on_nothing_found=lambda name, error: self._decide(name),
         )
         self._source.set_aspired_versions_callback(self._route)
@@ -124,9 +114,7 @@ class ServerCore:
         if self._options.file_system_poll_wait_seconds < 0:
             self._pending = frozenset()  # nobody will ever look
         self._publisher.set_pending(self._pending)
-        self._manager.set_num_load_threads(
-            self._options.num_initial_load_threads or os.cpu_count() or 1
-        )
+        self._manager.set_num_load_threads(os.cpu_count() or 1)  # nothing else to do yet
         self._manager.start()
         self._source.start()
 
@@ -155,6 +143,15 @@ class ServerCore:
         with self._decided:
             return self._decided.wait_for(lambda: not self._pending, timeout_seconds)
 
+    def signature_defs(self, name: str) -> Mapping[str, Any] | None:
+        """The signatures of a model's latest version; None if none is available or has any."""
+        try:
+            handle = self._serving_map.acquire(name)
+        except ServingError:
+            return None
+        with handle:
+            return getattr(handle.servable, "signature_defs", None)
+
     def subscribe_decided(self, callback: Callable[[str], None]) -> Callable[[], None]:
         """Call `callback` with the name of each model as it is decided, after the map shows it.
 
@@ -176,8 +173,7 @@ class ServerCore:
             model.name,
             model.base_path,
             self._platforms[model.platform].inspector,
-            model.version_policy,
-            self._options.serve_base_path_itself,
+            only_version=model.only_version,
         )
 
     def _route(self, name: str, versions: Sequence[ServableData[str]]) -> None:
@@ -204,16 +200,17 @@ class ServerCore:
             all_decided = not self._pending
             self._decided.notify_all()
         if all_decided:
-            self._manager.set_num_load_threads(self._options.manager.num_load_threads)
+            self._manager.set_num_load_threads(self._manager_options.num_load_threads)
         self._decisions.publish(name)
 
 
-def _tensorflow(options: ServerCoreOptions) -> Platform:
+def _tensorflow(options: ServerOptions) -> Platform:
     poll_wait_seconds = options.file_system_poll_wait_seconds
-    settle_seconds = min(poll_wait_seconds, SETTLE_SECONDS) if poll_wait_seconds > 0 else None
+    settle_seconds = poll_wait_seconds if poll_wait_seconds > 0 else SETTLE_SECONDS
+    saved_model = SavedModelOptions(options.saved_model_tags, session_config(options))
     return Platform(
-        SavedModelSourceAdapter(options.saved_model),
-        SavedModelInspector(SETTLE_SECONDS if settle_seconds is None else settle_seconds),
+        SavedModelSourceAdapter(saved_model),
+        SavedModelInspector(min(settle_seconds, SETTLE_SECONDS)),
     )
 
 

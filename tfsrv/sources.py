@@ -34,9 +34,6 @@ Look = Callable[[int], ServableData[str] | None]
 class VersionInspector(Protocol):
     """What a platform knows of the directories that hold its servables."""
 
-    def looks_like_version(self, path: str) -> bool:
-        """Whether `path` itself holds a servable, complete or not."""
-
     def is_complete(self, path: str) -> bool:
         """Whether it can be loaded; False while somebody still writes to it.
 
@@ -100,7 +97,7 @@ class ServableToMonitor:
     base_path: str
     inspector: VersionInspector
     version_policy: VersionPolicy = field(default_factory=LatestVersions)
-    serve_base_path_itself: bool = False  # as version 1, if it holds a servable and no versions
+    only_version: int | None = None  # base_path is itself this version, and there are no others
 
 
 class StaticStoragePathSource(Source[str]):
@@ -235,6 +232,8 @@ class FileSystemStoragePathSource(Source[str]):
     def _find_versions(self, servable: ServableToMonitor) -> dict[int, str]:
         """The version directories by number."""
         base_path = servable.base_path
+        if servable.only_version is not None and os.path.isdir(base_path):
+            return {servable.only_version: base_path}
         try:
             with os.scandir(base_path) as entries:
                 names = sorted(
@@ -266,9 +265,6 @@ class FileSystemStoragePathSource(Source[str]):
                     f"{paths[version]} is ignored",
                 )
             paths[version] = path
-        if not paths and servable.serve_base_path_itself:
-            if servable.inspector.looks_like_version(base_path):
-                paths[1] = base_path
         return paths
 
     def _note_missing(self, servable: ServableToMonitor, paths: Mapping[int, str]) -> None:

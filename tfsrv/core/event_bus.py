@@ -22,9 +22,9 @@ class EventBus(Generic[E]):
 
     def __init__(self) -> None:
         self._lock = threading.Lock()
-        self._callbacks: tuple[Callable[[E], None], ...] = ()  # replaced as a whole
+        self._callbacks: tuple[Callable[[E], object], ...] = ()  # replaced as a whole
 
-    def subscribe(self, callback: Callable[[E], None]) -> Callable[[], None]:
+    def subscribe(self, callback: Callable[[E], object]) -> Callable[[], None]:
         """Call `callback` with every event from now on; the function returned ends that."""
         with self._lock:
             self._callbacks = (*self._callbacks, callback)

@@ -42,9 +42,7 @@ MOVES: dict[State, frozenset[State]] = {
 }
 
 ENDED = frozenset({State.DISABLED, State.ERROR})
-BEFORE_READY = frozenset(
-    {State.NEW, State.LOAD_REQUESTED, State.LOAD_APPROVED, State.LOADING}
-)
+BEFORE_READY = frozenset({State.NEW, State.LOAD_REQUESTED, State.LOAD_APPROVED, State.LOADING})
 
 
 class LoaderHarness:

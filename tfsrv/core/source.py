@@ -21,19 +21,16 @@ from tfsrv.core.servable import ServableData
 from tfsrv.errors import Code, ServingError
 
 T = TypeVar("T")
-T_contra = TypeVar("T_contra", contravariant=True)
 In = TypeVar("In")
 Out = TypeVar("Out")
 
 AspiredVersionsCallback = Callable[[str, Sequence[ServableData[T]]], None]
 
 
-class Target(Protocol[T_contra]):
+class Target(Protocol[T]):
     """Takes aspired versions."""
 
-    def set_aspired_versions(
-        self, name: str, versions: Sequence[ServableData[T_contra]]
-    ) -> None:
+    def set_aspired_versions(self, name: str, versions: Sequence[ServableData[T]]) -> None:
         """Replace the set of versions wanted of the servable `name`. Never blocks for long.
 
         The latest call for a name wins, repeating one changes nothing, an empty set unloads

@@ -109,11 +109,8 @@ class SavedModelInspector:
         self._clock = clock
         self._unsettled: dict[str, tuple[float, float]] = {}  # path: newest change, when seen
 
-    def looks_like_version(self, path: str) -> bool:
-        return any(os.path.isfile(os.path.join(path, name)) for name in FILE_NAMES)
-
     def is_complete(self, path: str) -> bool:
-        has_graph = self.looks_like_version(path)
+        has_graph = any(os.path.isfile(os.path.join(path, name)) for name in FILE_NAMES)
         try:
             newest = max(_changes(path, with_directories=not has_graph), default=0.0)
         except FileNotFoundError:  # something went away while we looked
