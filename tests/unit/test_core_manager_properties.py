@@ -6,6 +6,8 @@ handles that are taken and released, time that passes.
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 from hypothesis import settings
 from hypothesis import strategies as st
 from hypothesis.stateful import (
@@ -23,7 +25,7 @@ from tfsrv.core.loader import Loader
 from tfsrv.core.servable import ManagerState, ServableData, ServableId, ServableState
 
 NAMES = ("a", "b")
-VERSIONS = range(1, 5)
+VERSIONS = range(1, 4)
 
 START, LOADING, AVAILABLE, UNLOADING, END = ManagerState
 NEXT_EVENTS: dict[ManagerState | None, set[ManagerState]] = {
@@ -35,12 +37,15 @@ NEXT_EVENTS: dict[ManagerState | None, set[ManagerState]] = {
     END: {START, END},
 }
 
-fates = st.lists(
-    st.one_of(st.none(), st.builds(transient_error), st.builds(permanent_error)), max_size=3
-)
-wishes = st.dictionaries(
-    st.sampled_from(VERSIONS), st.one_of(fates, st.just("source error")), max_size=3
-)
+SOURCE_ERROR = "source error"
+FATES: list[list[str] | str] = [
+    *([], [], []),  # loads at the first try
+    *(["transient"], ["transient", "permanent"], ["permanent"]),
+    SOURCE_ERROR,
+]
+Wish = dict[int, list[str] | str]
+wishes = st.dictionaries(st.sampled_from(VERSIONS), st.sampled_from(FATES), max_size=2)
+names = st.sampled_from(NAMES)
 
 
 class ManagerMachine(RuleBasedStateMachine):
@@ -50,24 +55,29 @@ class ManagerMachine(RuleBasedStateMachine):
         self.stage.bus.subscribe(self.check_event)
         self.last_event: dict[ServableId, ManagerState] = {}
         self.handles: list[FakeHandle] = []
+        self.during_load: Callable[[], None] = lambda: None
         self.wished: dict[str, set[int]] = {name: set() for name in NAMES}
         self.was_available: dict[str, bool] = dict.fromkeys(NAMES, False)
 
     # -- what happens
 
-    @rule(name=st.sampled_from(NAMES), wish=wishes, steps=st.booleans())
-    def aspire(self, name: str, wish: dict[int, object], steps: bool) -> None:
-        versions: list[ServableData[Loader]] = []
-        for version, fate in wish.items():
-            id = ServableId(name, version)
-            if isinstance(fate, list):
-                versions.append(data(self.stage.loader(name, version, fate)))
-            else:
-                versions.append(ServableData(id, error=permanent_error("source")))
+    @rule(name=names, wish=wishes, steps=st.booleans())
+    def aspire(self, name: str, wish: Wish, steps: bool) -> None:
+        versions = [self.version(ServableId(name, each), fate) for each, fate in wish.items()]
         self.stage.manager.set_aspired_versions(name, versions)
         self.wished[name] = set(wish)
         if steps:
             self.stage.manager.step()
+
+    def version(self, id: ServableId, fate: list[str] | str) -> ServableData[Loader]:
+        if isinstance(fate, str):
+            return ServableData(id, error=permanent_error(fate))
+        failures = [
+            transient_error() if each == "transient" else permanent_error() for each in fate
+        ]
+        loader = PuppetLoader(id, failures, during_load=lambda: self.during_load())
+        self.stage.loaders.append(loader)
+        return data(loader)
 
     @precondition(lambda self: self.stage.loads.tasks)
     @rule(choice=st.integers(0, 99), steps=st.booleans())
@@ -75,6 +85,13 @@ class ManagerMachine(RuleBasedStateMachine):
         self.stage.loads.run_next(choice % len(self.stage.loads.tasks))
         if steps:
             self.stage.manager.step()
+
+    @precondition(lambda self: self.stage.loads.tasks)
+    @rule(choice=st.integers(0, 99), name=names, wish=wishes)
+    def change_a_wish_during_a_load(self, choice: int, name: str, wish: Wish) -> None:
+        self.during_load = lambda: self.aspire(name, wish, True)
+        self.run_a_load(choice, True)
+        self.during_load = lambda: None
 
     @precondition(lambda self: self.stage.unloads.tasks)
     @rule(choice=st.integers(0, 99))
@@ -86,7 +103,7 @@ class ManagerMachine(RuleBasedStateMachine):
     def let_time_pass(self, seconds: int) -> None:
         self.stage.advance(seconds)
 
-    @rule(name=st.sampled_from(NAMES), choice=st.integers(0, 9))
+    @rule(name=names, choice=st.integers(0, 9))
     def take_a_handle(self, name: str, choice: int) -> None:
         available = self.stage.available(name)
         if available:
@@ -179,4 +196,4 @@ def check_calls(loader: PuppetLoader) -> None:
 
 
 TestManagerProperties = ManagerMachine.TestCase
-TestManagerProperties.settings = settings(max_examples=60, stateful_step_count=40, deadline=None)
+TestManagerProperties.settings = settings(max_examples=200, stateful_step_count=40, deadline=None)
