@@ -282,9 +282,12 @@ cdef void launch(Call* call, PythonMethod method) noexcept:
         coroutine = _Coroutine.__new__(_Coroutine)
         coroutine.call = call
         task = (<CallLoop>call.loop.call_loop).loop.create_task(answer(method.handler, request, coroutine))
+        task.add_done_callback(coroutine.ended)
     except BaseException as error:
         set_error(call, INTERNAL, f"{type(error).__name__}: {error}")
         finish(call)
+        return
+    if coroutine.call == NULL:  # an eager task: answered already, and the call is gone
         return
     Py_INCREF(task)  # the call's reference, given back in finish()
     call.task = <void*>task
@@ -293,7 +296,12 @@ cdef void launch(Call* call, PythonMethod method) noexcept:
 cdef class _Coroutine:
     """What a coroutine holds of the call that it answers."""
 
-    cdef Call* call
+    cdef Call* call         # NULL once it was answered
+
+    def ended(self, task: asyncio.Task[None]) -> None:
+        """The task is over. One that was cancelled before its first step has run nothing of answer()."""
+        if self.call != NULL:
+            self.end(CANCELLED, "CANCELLED", b"")
 
     cdef void end(self, int code, str message, bytes response) noexcept:
         cdef Call* call = self.call
