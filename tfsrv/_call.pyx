@@ -224,7 +224,8 @@ cdef void call_dispatch(Call* call, Method method) noexcept:
     loop.in_flight += 1
     loop.waiting += 1
     if call.deadline_ns != 0:
-        if call.deadline_ns <= call.received_ns:
+        # `received_ns` may be long ago: the first byte's time.
+        if call.deadline_ns <= now_ns():
             status_set(&call.status, DEADLINE_EXCEEDED, "Deadline Exceeded")
             finish(call)
             return
@@ -476,9 +477,13 @@ cdef void restart_parked(LoopState* loop) noexcept:
         call.next = NULL
         call.previous = NULL
         timer_remove(call)
-        if call.deadline_ns != 0:
-            wake_at(call, call.deadline_ns)
         predict_view_clear(&call.view)
+        if call.deadline_ns != 0:
+            if call.deadline_ns <= now_ns():
+                status_set(&call.status, DEADLINE_EXCEEDED, "Deadline Exceeded")
+                finish(call)
+                continue
+            wake_at(call, call.deadline_ns)
         start(call)
 
 
