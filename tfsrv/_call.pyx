@@ -700,7 +700,7 @@ cdef class CallLoop:
             raise
 
     def close(self) -> None:
-        """Let go of the loop. Calls that workers still have are leaked, not freed under them."""
+        """Let go of the loop. What workers still have, and what they write to, is leaked."""
         cdef Call* call
         if self.state.closed:
             return
@@ -718,6 +718,8 @@ cdef class CallLoop:
             call = self.state.free_calls
             self.state.free_calls = call.next
             free_memory(call)
+        if self.state.in_flight > 0:
+            Py_INCREF(self)  # for ever: call_complete writes to the list and the eventfd that are ours
 
     cdef void add_flusher(self, flush_fn flush, void* argument) noexcept:
         """Call `flush` after each batch of answers, so that a frontend writes once for many."""
