@@ -40,6 +40,7 @@ from tfsrv._status cimport (
     DEADLINE_EXCEEDED,
     INTERNAL,
     OK,
+    RESOURCE_EXHAUSTED,
     UNAVAILABLE,
     status_add_bytes,
     status_clear,
@@ -311,6 +312,9 @@ cdef class _Coroutine:
         status_clear(&call.status)
         if code != OK:
             set_error(call, code, message)
+        elif not call_charge(call, <int64_t>len(response)):
+            status_set(
+                &call.status, RESOURCE_EXHAUSTED, "Too many bytes are in flight (--max_in_flight_bytes).")
         elif (
             buffer_append(&call.response.head, b"\0\0\0\0\0\0\0\0", call.headroom) != 0
             or buffer_append(&call.response.head, PyBytes_AS_STRING(response), <size_t>len(response)) != 0
