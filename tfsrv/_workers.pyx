@@ -320,11 +320,10 @@ cdef void look_for_long_runs(Pool* pool, int64_t now) noexcept nogil:
         if not worker.used or worker.queue == NULL:
             continue
         if not worker.doubled and now - worker.since_ns > DOUBLE_NS and pool.doubled < MAX_SPARES:
-            worker.doubled = True
-            pool.doubled += 1
-            if pool.threads < pool.base + pool.doubled:
-                start_worker(pool)
-            else:
+            # Without a thread there is no stand-in: try again at the next look.
+            if pool.threads > pool.base + pool.doubled or start_worker(pool) == 0:
+                worker.doubled = True
+                pool.doubled += 1
                 wake_one(pool)
         if not worker.counted_stuck and now - worker.since_ns > STUCK_NS:
             worker.counted_stuck = True
