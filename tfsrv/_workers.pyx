@@ -234,9 +234,11 @@ cdef void* work(void* argument) noexcept nogil:
             pool.idle += 1
             waited = wait_for_work(pool)
             pool.idle -= 1
-            if waited != 0 and pool.threads > pool.base + pool.doubled and not pool.stop:
+            if waited == 0 or pool.stop or pool.threads <= pool.base + pool.doubled:
+                continue
+            queue = take_queue(pool)  # a signal and the end of the wait may have met
+            if queue == NULL:
                 break  # a spare that nobody needs any more
-            continue
         begin_run(pool, self, queue)
         pthread_mutex_unlock(&pool.mutex)
         item = take_item(pool, queue)
