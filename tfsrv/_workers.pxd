@@ -48,6 +48,7 @@ cdef struct Pool:
     RunQueue* ready_first
     RunQueue* ready_last
     size_t queue_capacity
+    int64_t spare_idle_ns   # how long a spare waits for something to do before it ends
     int base                # threads that exist from the start
     int threads             # that exist now, the watcher not counted
     int idle
