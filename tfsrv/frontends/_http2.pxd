@@ -69,6 +69,12 @@ cdef class Http2Server:
     cdef readonly object settings
     cdef size_t max_message_bytes
     cdef int64_t connection_share
+    cdef int64_t preface_ns     # the settings' patience
+    cdef int64_t unread_ns
+    cdef int64_t upload_ns
+    cdef int64_t stall_ns
+    cdef int64_t last_word_ns
+    cdef double tick_seconds
     cdef Stream* new_stream(self) noexcept
     cdef void free_stream(self, Stream* stream) noexcept
     cdef bint relieve(self, Connection asking) noexcept

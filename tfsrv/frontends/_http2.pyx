@@ -35,7 +35,7 @@ from tfsrv._call cimport (
     call_free,
     call_new,
 )
-from tfsrv._clock cimport NS_PER_MS, NS_PER_S, now_ns
+from tfsrv._clock cimport NS_PER_MS, now_ns
 from tfsrv._message cimport message_clear, message_read, message_seal
 from tfsrv._status cimport (
     CANCELLED,
@@ -100,12 +100,6 @@ cdef int32_t STREAM_WINDOW = 4 << 20         # bytes that a client may send ahea
 cdef int32_t CONNECTION_WINDOW = 16 << 20
 cdef uint32_t FRAME_BYTES = 131072
 cdef size_t GZIP_FROM = 1024                 # smaller answers do not get smaller
-cdef int64_t PREFACE_NS = 20 * NS_PER_S      # a connection that has not said HTTP/2 by then is closed
-cdef int64_t UNREAD_NS = 60 * NS_PER_S       # a client that reads nothing of its answers for so long, too
-cdef int64_t UPLOAD_NS = 120 * NS_PER_S      # a request that does not go on for so long is refused
-cdef int64_t STALL_NS = 5 * NS_PER_S         # the same when others need the memory
-cdef int64_t GOAWAY_NS = NS_PER_S            # between the notice and the last word, at most
-cdef double TICK_SECONDS = 1.0
 
 
 def available() -> bool:
@@ -843,15 +837,15 @@ cdef class Connection:
         cdef bint changed = False
         if self.session == NULL or self.closing:
             return
-        if not self.got_settings and now - self.begun_ns > PREFACE_NS:
+        if not self.got_settings and now - self.begun_ns > self.server.preface_ns:
             self.abort()
             return
-        if self.unsent > 0 and now - self.sent_ns > UNREAD_NS:
+        if self.unsent > 0 and now - self.sent_ns > self.server.unread_ns:
             self.abort()
             return
         while stream != NULL:
             following = stream.next
-            if stream.phase == COLLECTING and now - stream.last_data_ns > UPLOAD_NS:
+            if stream.phase == COLLECTING and now - stream.last_data_ns > self.server.upload_ns:
                 self.refuse(stream, CANCELLED, b"The request did not go on.")
                 changed = True
             stream = following
@@ -870,7 +864,7 @@ cdef class Connection:
             ):
                 self.abort()
                 return
-        if self.goaway_ns and not self.final_goaway and now - self.goaway_ns >= GOAWAY_NS:
+        if self.goaway_ns and not self.final_goaway and now - self.goaway_ns >= self.server.last_word_ns:
             self.finish_goaway()
         if changed:
             self.flush()
@@ -910,6 +904,12 @@ cdef class Http2Server:
         self.methods = dict(methods)
         self.settings = settings
         self.max_message_bytes = settings.max_receive_message_bytes
+        self.preface_ns = settings.preface_timeout_ms * NS_PER_MS
+        self.unread_ns = settings.unread_timeout_ms * NS_PER_MS
+        self.upload_ns = settings.upload_timeout_ms * NS_PER_MS
+        self.stall_ns = settings.stall_timeout_ms * NS_PER_MS
+        self.last_word_ns = settings.goaway_timeout_ms * NS_PER_MS
+        self.tick_seconds = settings.tick_ms / 1000
         self.connection_share = max(settings.max_in_flight_bytes // 2, 1)
         self.connections = set()
         self.dirty = []
@@ -932,7 +932,7 @@ cdef class Http2Server:
         self.table_size = len(self.methods)
         self.make_callbacks()
         calls.add_flusher(flush_dirty, <void*>self)
-        self.ticker = loop.call_later(TICK_SECONDS, self._tick)
+        self.ticker = loop.call_later(self.tick_seconds, self._tick)
 
     cdef int make_callbacks(self) except -1:
         if nghttp2.session_callbacks_new(&self.callbacks) != 0 or nghttp2.option_new(&self.option) != 0:
@@ -987,7 +987,7 @@ cdef class Http2Server:
         cdef Connection connection
         cdef int64_t now = now_ns()
         self.ticker = self.loop.call_later(
-            TICK_SECONDS if not self.draining else TICK_SECONDS / 10, self._tick)
+            self.tick_seconds if not self.draining else self.tick_seconds / 10, self._tick)
         for connection in list(self.connections):
             connection.tick(now)
 
@@ -1001,7 +1001,7 @@ cdef class Http2Server:
         for connection in list(self.connections):
             if connection is asking or connection.held == 0 or connection.closing:
                 continue
-            if connection.unsent > 0 and now - connection.sent_ns > STALL_NS:
+            if connection.unsent > 0 and now - connection.sent_ns > self.stall_ns:
                 connection.abort()
                 while connection.streams != NULL:
                     stream = connection.streams
@@ -1012,7 +1012,7 @@ cdef class Http2Server:
             stream = connection.streams
             while stream != NULL:
                 following = stream.next
-                if stream.phase == COLLECTING and stream.charged and now - stream.last_data_ns > STALL_NS:
+                if stream.phase == COLLECTING and stream.charged and now - stream.last_data_ns > self.stall_ns:
                     connection.refuse(stream, RESOURCE_EXHAUSTED, b"The request did not go on while memory was short.")
                     connection.touch()
                     relieved = True
