@@ -47,6 +47,7 @@ cdef int resolve() except -1:
     (<void**>&nghttp2.session_set_local_window_size)[0] = symbol("nghttp2_session_set_local_window_size")
     (<void**>&nghttp2.session_get_last_proc_stream_id)[0] = symbol("nghttp2_session_get_last_proc_stream_id")
     (<void**>&nghttp2.session_resume_data)[0] = symbol("nghttp2_session_resume_data")
+    (<void**>&nghttp2.session_get_outbound_queue_size)[0] = symbol("nghttp2_session_get_outbound_queue_size")
     (<void**>&nghttp2.submit_settings)[0] = symbol("nghttp2_submit_settings")
     (<void**>&nghttp2.submit_response)[0] = symbol("nghttp2_submit_response")
     (<void**>&nghttp2.submit_trailer)[0] = symbol("nghttp2_submit_trailer")
