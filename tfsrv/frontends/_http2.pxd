@@ -39,7 +39,8 @@ cdef struct Stream:
     int64_t timeout_ns      # -1: none
     int64_t received_ns
     int64_t charged         # of the connection's share
-    int64_t last_data_ns
+    int64_t last_data_ns    # when the request last made progress
+    size_t new_bytes        # since then
 
 
 cdef struct MethodEntry:
@@ -91,7 +92,9 @@ cdef class Connection:
     cdef int64_t unsent     # bytes of answers that nghttp2 has not taken
     cdef int64_t begun_ns
     cdef int64_t received_ns
-    cdef int64_t sent_ns    # when answers last made progress
+    cdef int64_t sent_ns    # when what we send last made progress
+    cdef size_t sent_bytes  # since then
+    cdef size_t backlog     # bytes that the transport held at the last progress
     cdef int64_t pinged_ns  # keepalive: when a PING left that is not answered; 0: none
     cdef int64_t age_limit_ns   # when its age makes it go; 0: never
     cdef int64_t goaway_ns  # when it was told to go; 0: not yet
@@ -128,6 +131,8 @@ cdef class Connection:
     cdef void fill(self) noexcept
     cdef bint make_room(self, size_t size) noexcept
     cdef void write_out(self) noexcept
+    cdef bint is_stuck(self, int64_t now, int64_t patience_ns) noexcept
+    cdef void drop_streams(self) noexcept
     cdef void finish_goaway(self) noexcept
     cdef void tell_bad_bytes(self, ssize_t error) noexcept
     cdef void abort(self) noexcept

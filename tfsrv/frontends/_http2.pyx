@@ -99,6 +99,8 @@ cdef size_t HEADERS_HARD_LIMIT = 65536       # the stream is reset then
 cdef int32_t STREAM_WINDOW = 4 << 20         # bytes that a client may send ahead of our reading
 cdef int32_t CONNECTION_WINDOW = 16 << 20
 cdef uint32_t FRAME_BYTES = 131072
+cdef size_t PROGRESS_BYTES = 4096            # what moves less between two looks does not move
+cdef size_t OUTBOUND_FRAMES = 1000           # that may wait for a client that does not read, and 2 a stream
 cdef size_t GZIP_FROM = 1024                 # smaller answers do not get smaller
 
 
@@ -245,7 +247,10 @@ cdef int send_answer(
     message_read(&stream.call.response, connection.target + connection.filled + FRAME_HEAD, size)
     connection.filled += FRAME_HEAD + size
     connection.unsent -= <int64_t>size
-    connection.sent_ns = now_ns()
+    connection.sent_bytes += size
+    if connection.sent_bytes >= PROGRESS_BYTES or connection.unsent == 0:
+        connection.sent_bytes = 0
+        connection.sent_ns = now_ns()
     return 0
 
 
@@ -391,6 +396,12 @@ cdef class Connection:
         if taken < 0:
             self.tell_bad_bytes(taken)
             return
+        if self.writing_paused and nghttp2.session_get_outbound_queue_size(self.session) > (
+            OUTBOUND_FRAMES + 2 * <size_t>self.server.settings.max_concurrent_streams
+        ):
+            # It makes us answer (refused streams, resets) and does not read.
+            self.abort()
+            return
         if self.goaway_seen:
             self.finish_goaway()
         self.flush()
@@ -401,13 +412,8 @@ cdef class Connection:
 
     def connection_lost(self, error: Exception | None) -> None:
         """End: give up every stream."""
-        cdef Stream* stream
         self.closing = True
-        while self.streams != NULL:  # nghttp2_session_del calls no on_stream_close
-            stream = self.streams
-            if self.session != NULL:
-                nghttp2.session_set_stream_user_data(self.session, stream.id, NULL)
-            self.stream_closed(stream)
+        self.drop_streams()  # nghttp2_session_del calls no on_stream_close
         if self.session != NULL:
             nghttp2.session_del(self.session)
             self.session = NULL
@@ -419,6 +425,7 @@ cdef class Connection:
     def pause_writing(self) -> None:
         """The socket is full: leave the answers where they are."""
         self.writing_paused = True
+        self.sent_ns = now_ns()
 
     def resume_writing(self) -> None:
         """The socket has room again."""
@@ -499,7 +506,10 @@ cdef class Connection:
         """Take bytes of a request; what comes after its answer is dropped."""
         if stream.phase != COLLECTING or size == 0:
             return
-        stream.last_data_ns = self.received_ns
+        stream.new_bytes += size
+        if stream.new_bytes >= PROGRESS_BYTES:
+            stream.new_bytes = 0
+            stream.last_data_ns = self.received_ns
         if stream.call == NULL:
             stream.call = call_new(&self.server.calls.state)
             if stream.call == NULL:
@@ -783,6 +793,28 @@ cdef class Connection:
 
     # Ending.
 
+    cdef bint is_stuck(self, int64_t now, int64_t patience_ns) noexcept:
+        """The client has taken nothing for so long of what is there for it."""
+        cdef size_t backlog
+        if self.unsent == 0 and not self.writing_paused and not self.closing:
+            return False
+        if self.transport is not None:
+            # The transport tells of its progress only at the end of what it holds.
+            backlog = self.transport.get_write_buffer_size()
+            if backlog > self.backlog or backlog + PROGRESS_BYTES <= self.backlog:
+                self.backlog = backlog
+                self.sent_ns = now
+        return now - self.sent_ns > patience_ns
+
+    cdef void drop_streams(self) noexcept:
+        """Give up every stream; not from within nghttp2, and it is not used afterwards."""
+        cdef Stream* stream
+        while self.streams != NULL:
+            stream = self.streams
+            if self.session != NULL:
+                nghttp2.session_set_stream_user_data(self.session, stream.id, NULL)
+            self.stream_closed(stream)
+
     def start_goaway(self) -> None:
         """Ask the client to go elsewhere; what is in flight goes on."""
         if self.session == NULL or self.goaway_ns != 0:
@@ -810,6 +842,8 @@ cdef class Connection:
             nghttp2.session_want_read(self.session) or nghttp2.session_want_write(self.session)
         ):
             self.closing = True
+            self.sent_ns = now_ns()
+            self.drop_streams()
             self.transport.close()
 
     cdef void abort(self) noexcept:
@@ -835,12 +869,14 @@ cdef class Connection:
         cdef Stream* following
         cdef int64_t keepalive_ns = settings.keepalive_time_ms * NS_PER_MS
         cdef bint changed = False
-        if self.session == NULL or self.closing:
+        if self.session == NULL:
             return
-        if not self.got_settings and now - self.begun_ns > self.server.preface_ns:
+        if self.is_stuck(now, self.server.unread_ns):
             self.abort()
             return
-        if self.unsent > 0 and now - self.sent_ns > self.server.unread_ns:
+        if self.closing:
+            return
+        if not self.got_settings and now - self.begun_ns > self.server.preface_ns:
             self.abort()
             return
         while stream != NULL:
@@ -999,14 +1035,11 @@ cdef class Http2Server:
         cdef int64_t now = now_ns()
         cdef bint relieved = False
         for connection in list(self.connections):
-            if connection is asking or connection.held == 0 or connection.closing:
+            if connection is asking or connection.held == 0:
                 continue
-            if connection.unsent > 0 and now - connection.sent_ns > self.stall_ns:
+            if connection.closing or connection.is_stuck(now, self.stall_ns):
                 connection.abort()
-                while connection.streams != NULL:
-                    stream = connection.streams
-                    nghttp2.session_set_stream_user_data(connection.session, stream.id, NULL)
-                    connection.stream_closed(stream)
+                connection.drop_streams()
                 relieved = True
                 continue
             stream = connection.streams
