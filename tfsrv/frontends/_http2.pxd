@@ -76,6 +76,7 @@ cdef class Http2Server:
     cdef int64_t stall_ns
     cdef int64_t last_word_ns
     cdef double tick_seconds
+    cdef int64_t relieved_ns    # when relieve() last looked
     cdef Stream* new_stream(self) noexcept
     cdef void free_stream(self, Stream* stream) noexcept
     cdef bint relieve(self, Connection asking) noexcept

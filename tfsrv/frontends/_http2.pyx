@@ -101,6 +101,7 @@ cdef int32_t CONNECTION_WINDOW = 16 << 20
 cdef uint32_t FRAME_BYTES = 131072
 cdef size_t PROGRESS_BYTES = 4096            # what moves less between two looks does not move
 cdef size_t OUTBOUND_FRAMES = 1000           # that may wait for a client that does not read, and 2 a stream
+cdef int64_t RELIEVE_NS = 100 * NS_PER_MS    # how often memory is looked for; it takes a walk over all
 cdef size_t GZIP_FROM = 1024                 # smaller answers do not get smaller
 
 
@@ -405,6 +406,7 @@ cdef class Connection:
         if self.goaway_seen:
             self.finish_goaway()
         self.flush()
+        flush_dirty(<void*>self.server)  # other connections' requests may have been refused for this one
 
     def eof_received(self) -> bool:
         """The client has gone: nobody reads answers any more."""
@@ -1034,6 +1036,9 @@ cdef class Http2Server:
         cdef Stream* following
         cdef int64_t now = now_ns()
         cdef bint relieved = False
+        if now - self.relieved_ns < RELIEVE_NS:
+            return False
+        self.relieved_ns = now
         for connection in list(self.connections):
             if connection is asking or connection.held == 0:
                 continue
