@@ -120,6 +120,7 @@ cdef class Connection:
     cdef void dispatch(self, Stream* stream) noexcept
     cdef void inflate_request(self, Stream* stream) noexcept
     cdef object coding(self, Stream* stream)
+    cdef void deflate_answer(self, Stream* stream) noexcept
     cdef void answer(self, Stream* stream, Call* call) noexcept
     cdef void submit_message(self, Stream* stream) noexcept
     cdef void refuse(self, Stream* stream, int code, const char* text) noexcept

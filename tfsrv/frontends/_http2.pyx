@@ -281,6 +281,19 @@ cdef class _Coding:
             Py_DECREF(self)  # the stream's reference
         return stream
 
+    cdef void refuse(self, Stream* stream, object error) noexcept:
+        """Answer with what went wrong, if anybody waits for it."""
+        cdef bytes text
+        if stream == NULL:
+            return
+        if isinstance(error, ServingError):
+            text = error.message.encode()
+            self.connection.refuse_bytes(stream, error.code, Bytes(<const char*>text, <size_t>len(text)), b"200")
+        else:
+            self.connection.refuse(stream, INTERNAL, b"gzip failed.")
+        self.connection.touch()
+        self.connection.server.calls.flush()
+
     def inflated(self, future: asyncio.Future[bytes]) -> None:
         """The request is unpacked: dispatch it."""
         cdef Stream* stream = self.end()
@@ -288,19 +301,16 @@ cdef class _Coding:
         cdef bytes body
         try:
             body = future.result()
-        except ServingError as error:
-            if stream != NULL:
-                text = error.message.encode()
-                self.connection.refuse_bytes(
-                    stream, error.code, Bytes(<const char*>text, <size_t>len(text)), b"200")
-                self.connection.touch()
-                self.connection.server.calls.flush()
+        except BaseException as error:
+            self.refuse(stream, error)
             return
         if stream == NULL:
             budget_give(<int64_t>len(body))
             return
         call = stream.call
         call.charged_bytes += len(body)
+        self.connection.held += len(body)
+        stream.charged += len(body)
         call.request.size = 0
         if buffer_append(&call.request, PyBytes_AS_STRING(body), <size_t>len(body)) != 0:
             self.connection.refuse(stream, RESOURCE_EXHAUSTED, b"out of memory")
@@ -313,8 +323,13 @@ cdef class _Coding:
     def deflated(self, future: asyncio.Future[bytes]) -> None:
         """The answer is packed: send it."""
         cdef Stream* stream = self.end()
-        cdef bytes body = future.result()
+        cdef bytes body
         cdef Call* call
+        try:
+            body = future.result()
+        except BaseException as error:
+            self.refuse(stream, error)
+            return
         if stream == NULL:
             return
         call = stream.call
@@ -589,9 +604,15 @@ cdef class Connection:
 
     cdef void inflate_request(self, Stream* stream) noexcept:
         cdef Call* call = stream.call
-        body = PyBytes_FromStringAndSize(call.body.data, <Py_ssize_t>call.body.size)
+        cdef _Coding coding
+        try:
+            body = PyBytes_FromStringAndSize(call.body.data, <Py_ssize_t>call.body.size)
+            future = self.server.loop.run_in_executor(
+                None, inflate, body, self.server.max_message_bytes)
+        except BaseException:  # no memory, or no thread
+            self.refuse(stream, RESOURCE_EXHAUSTED, b"The request cannot be decompressed now.")
+            return
         coding = self.coding(stream)
-        future = self.server.loop.run_in_executor(None, inflate, body, self.server.max_message_bytes)
         future.add_done_callback(coding.inflated)
 
     cdef object coding(self, Stream* stream):
@@ -612,13 +633,24 @@ cdef class Connection:
                 stream, call.status.code, Bytes(call.status.message.data, call.status.message.size), b"200")
             return
         if stream.gzip_request and stream.gzip_accepted and call.response.left > GZIP_FROM:
-            body = PyBytes_FromStringAndSize(NULL, <Py_ssize_t>call.response.left)
+            self.deflate_answer(stream)
+        else:
+            self.submit_message(stream)
+
+    cdef void deflate_answer(self, Stream* stream) noexcept:
+        cdef Call* call = stream.call
+        cdef char prefix[5]
+        cdef _Coding coding
+        try:
+            body = PyBytes_FromStringAndSize(NULL, <Py_ssize_t>(call.response.left - PREFIX))
+            message_read(&call.response, prefix, PREFIX)
             message_read(&call.response, PyBytes_AS_STRING(body), call.response.left)
-            coding = self.coding(stream)
-            future = self.server.loop.run_in_executor(None, deflate, body[PREFIX:])
-            future.add_done_callback(coding.deflated)
+            future = self.server.loop.run_in_executor(None, deflate, body)
+        except BaseException:  # no memory, or no thread
+            self.refuse(stream, RESOURCE_EXHAUSTED, b"The answer cannot be compressed now.")
             return
-        self.submit_message(stream)
+        coding = self.coding(stream)
+        future.add_done_callback(coding.deflated)
 
     cdef void submit_message(self, Stream* stream) noexcept:
         """Queue headers and the message; its trailers follow from read_answer."""
