@@ -160,6 +160,8 @@ cdef int on_header(
     const uint8_t* value, size_t value_size, uint8_t flags, void* user_data
 ) noexcept:
     cdef Stream* stream = stream_of(session, frame.hd.stream_id)
+    if frame.hd.type == NGHTTP2_HEADERS and frame.headers.cat != NGHTTP2_HCAT_REQUEST:
+        return 0  # a client's trailers say nothing to a unary method
     if stream == NULL:
         return NGHTTP2_ERR_TEMPORAL_CALLBACK_FAILURE
     return (<Connection>user_data).header(
