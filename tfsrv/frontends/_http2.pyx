@@ -917,7 +917,12 @@ cdef class Connection:
             return
         while stream != NULL:
             following = stream.next
-            if stream.phase == COLLECTING and now - stream.last_data_ns > self.server.upload_ns:
+            if (stream.phase == COLLECTING or stream.phase == CODING) and stream.timeout_ns >= 0 and (
+                now - stream.received_ns > stream.timeout_ns
+            ):
+                self.refuse(stream, DEADLINE_EXCEEDED, b"Deadline Exceeded")
+                changed = True
+            elif stream.phase == COLLECTING and now - stream.last_data_ns > self.server.upload_ns:
                 self.refuse(stream, CANCELLED, b"The request did not go on.")
                 changed = True
             stream = following
