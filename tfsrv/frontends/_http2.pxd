@@ -67,6 +67,7 @@ cdef class Http2Server:
     cdef object ticker
     cdef object idle        # asyncio.Event: no connection left
     cdef bint draining
+    cdef bint dropping      # the grace of drain() is over
     cdef readonly object settings
     cdef size_t max_message_bytes
     cdef int64_t connection_share

@@ -377,7 +377,7 @@ cdef class Connection:
         if age:
             # Ten per cent either way, so that connections made together do not go together.
             self.age_limit_ns = self.begun_ns + <int64_t>(age * random.uniform(0.9, 1.1))
-        if nghttp2.session_server_new2(
+        if self.server.dropping or nghttp2.session_server_new2(
             &self.session, self.server.callbacks, <void*>self, self.server.option
         ) != 0:
             self.session = NULL
@@ -1036,7 +1036,8 @@ cdef class Http2Server:
     async def drain(self, grace_seconds: float) -> bool:
         """Ask every client to go, and wait until they have; then drop who is still there.
 
-        False if connections had to be dropped. New connections are told to go as well.
+        False if connections had to be dropped. New connections are told to go as well, and
+        dropped at once when the grace is over.
         """
         cdef Connection connection
         self.draining = True
@@ -1048,6 +1049,7 @@ cdef class Http2Server:
             pass
         else:
             return True
+        self.dropping = True
         for connection in list(self.connections):
             connection.abort()
         await self.idle.wait()
