@@ -817,13 +817,13 @@ cdef class Connection:
                     self.transport.write(PyBytes_FromStringAndSize(self.target, <Py_ssize_t>filled))
                 return
             if filled and not self.closing:
-                resize_bytes(&raw, <Py_ssize_t>filled)
-                data = <object>raw
-                self.transport.write(data)
-            Py_DECREF(<object>raw)
+                resize_bytes(&raw, <Py_ssize_t>filled)  # without memory `raw` is NULL and freed
+                self.transport.write(<object>raw)
         except BaseException:
             self.abort()
         finally:
+            if raw != NULL:
+                Py_DECREF(<object>raw)  # make_room's reference
             self.target = self.server.output
             self.room = OUTPUT_BYTES
 
