@@ -102,6 +102,7 @@ cdef uint32_t FRAME_BYTES = 131072
 cdef size_t PROGRESS_BYTES = 4096            # what moves less between two looks does not move
 cdef size_t OUTBOUND_FRAMES = 1000           # that may wait for a client that does not read, and 2 a stream
 cdef int64_t RELIEVE_NS = 100 * NS_PER_MS    # how often memory is looked for; it takes a walk over all
+cdef size_t LONGEST_MESSAGE = 0xFFFFFFFF     # what the prefix can say
 cdef size_t GZIP_FROM = 1024                 # smaller answers do not get smaller
 
 
@@ -634,7 +635,9 @@ cdef class Connection:
             self.refuse_bytes(
                 stream, call.status.code, Bytes(call.status.message.data, call.status.message.size), b"200")
             return
-        if stream.gzip_request and stream.gzip_accepted and call.response.left > GZIP_FROM:
+        if call.response.left - PREFIX > LONGEST_MESSAGE:
+            self.refuse(stream, RESOURCE_EXHAUSTED, b"The answer is longer than a gRPC message can be.")
+        elif stream.gzip_request and stream.gzip_accepted and call.response.left > GZIP_FROM:
             self.deflate_answer(stream)
         else:
             self.submit_message(stream)
