@@ -233,7 +233,8 @@ cdef ssize_t read_answer(
     if left <= size:
         data_flags[0] |= NGHTTP2_DATA_FLAG_EOF | NGHTTP2_DATA_FLAG_NO_END_STREAM
         trailer = status_field(OK)
-        nghttp2.submit_trailer(session, stream_id, &trailer, 1)
+        if nghttp2.submit_trailer(session, stream_id, &trailer, 1) != 0:
+            return NGHTTP2_ERR_TEMPORAL_CALLBACK_FAILURE
         return <ssize_t>left
     return <ssize_t>size
 
