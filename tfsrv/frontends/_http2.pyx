@@ -127,6 +127,7 @@ cdef nghttp2_nv field(const char* name, size_t name_size, const char* value, siz
     made.flags = NGHTTP2_NV_FLAG_NO_COPY_NAME | NGHTTP2_NV_FLAG_NO_COPY_VALUE
     return made
 
+cdef char* GOAWAY_PING = b"go away."  # a PING's eight bytes; those of keepalive are zeros
 cdef char* DIGITS = b"0123456789"
 cdef char* TEENS = b"10111213141516"
 
@@ -176,8 +177,10 @@ cdef int on_frame_recv(nghttp2_session* session, const nghttp2_frame* frame, voi
         connection.got_settings = True
     elif frame.hd.type == NGHTTP2_PING:
         if frame.hd.flags & NGHTTP2_FLAG_ACK:
-            connection.pinged_ns = 0
-            connection.goaway_seen = connection.goaway_ns != 0
+            if memcmp(frame.ping.opaque_data, GOAWAY_PING, 8) == 0:
+                connection.goaway_seen = connection.goaway_ns != 0
+            else:
+                connection.pinged_ns = 0
     elif frame.hd.type == NGHTTP2_HEADERS or frame.hd.type == NGHTTP2_DATA:
         stream = stream_of(session, frame.hd.stream_id)
         if stream == NULL:
@@ -862,7 +865,7 @@ cdef class Connection:
         self.goaway_ns = now_ns()
         nghttp2.submit_shutdown_notice(self.session)
         # When this comes back the client has seen the notice, and so has sent its last requests.
-        nghttp2.submit_ping(self.session, NGHTTP2_FLAG_NONE, NULL)
+        nghttp2.submit_ping(self.session, NGHTTP2_FLAG_NONE, <const uint8_t*>GOAWAY_PING)
         self.flush()
 
     cdef void finish_goaway(self) noexcept:
