@@ -397,7 +397,8 @@ cdef class Connection:
         entries[3] = nghttp2_settings_entry(NGHTTP2_SETTINGS_MAX_HEADER_LIST_SIZE, <uint32_t>HEADERS_LIMIT)
         nghttp2.submit_settings(self.session, NGHTTP2_FLAG_NONE, entries, 4)
         nghttp2.session_set_local_window_size(self.session, NGHTTP2_FLAG_NONE, 0, CONNECTION_WINDOW)
-        self.flush()
+        # All that leaves with the first answer: clients speak first, and one that speaks
+        # HTTP/1 can read what it is told.
         if self.server.draining:
             self.start_goaway()
 
