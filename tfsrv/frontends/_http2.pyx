@@ -363,11 +363,8 @@ cdef class Connection:
     Everything happens in the loop's thread.
     """
 
-    def __init__(self, server: Http2Server) -> None:
+    def __cinit__(self, server: Http2Server) -> None:
         self.server = server
-        self.session = NULL
-        self.streams = NULL
-        self.chunk = NULL
 
     # What uvloop calls.
 
@@ -953,6 +950,11 @@ cdef class Connection:
             self.finish_goaway()
         if changed:
             self.flush()
+
+    def __dealloc__(self):
+        # Only when the loop died without a word. Calls may still know the streams: leak those.
+        if self.session != NULL:
+            nghttp2.session_del(self.session)
 
 
 cdef size_t message_length(const char* prefix) noexcept:
