@@ -314,8 +314,15 @@ cdef void find_devices(Session* session, Status* status) noexcept nogil:
 
 
 cdef void delete_session(Session* session) noexcept nogil:
-    """End and free what belongs to TensorFlow. No run may be in flight."""
+    """End and free what belongs to TensorFlow, and the queues. No run may be in flight."""
     cdef TF_Status* tf_status
+    cdef Signature* signature
+    cdef int i
+    for i in range(session.signatures_size):
+        signature = &session.signatures[i]
+        if signature.queue != NULL:
+            signature.queue_free(signature.queue)
+            signature.queue = NULL
     if session.session != NULL:
         tf_status = api.NewStatus()  # not the thread's: in __dealloc__ the thread may be ending
         api.CloseSession(session.session, tf_status)
