@@ -2,7 +2,6 @@
 
 from libc.stdint cimport int64_t
 
-from tfsrv._status cimport Status
 from tfsrv._tf cimport TF_Tensor
 from tfsrv._wire cimport PredictView, TensorData, TensorView
 
@@ -14,3 +13,7 @@ cdef int64_t tensor_view_bytes(const PredictView* view, const TensorView* tensor
 cdef int tensor_from_view(const PredictView* view, const TensorView* tensor, TF_Tensor** made) noexcept nogil
 cdef int tensor_data(TF_Tensor* tensor, int64_t* dims, TensorData* into) noexcept nogil
 cdef void tensor_release(void* tensor) noexcept nogil
+
+
+cdef class Tensor:
+    cdef TF_Tensor* tensor  # owned

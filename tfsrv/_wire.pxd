@@ -10,7 +10,8 @@ cdef enum WireResult:
     WIRE_OK = 0
     WIRE_RARE = 1           # valid so far, but uses a known field that only Python protobuf handles
     WIRE_BAD = -1           # not decodable; protobuf refuses it too
-    WIRE_NO_MEMORY = -2
+    WIRE_NO_MEMORY = -2     # or a request of so many parts that no model can have asked for them
+    WIRE_TOO_BIG = -3       # the answer would be longer than a protobuf message can be
 
 
 # One TensorProto of a request, as views into the request's bytes.
@@ -21,14 +22,14 @@ cdef struct TensorView:
     Bytes alias
     int dtype               # as on the wire, known or not
     bint unknown_rank
-    int rank
+    int rank                # 255 also stands for more
     int dims_start          # the dims are PredictView.dims[dims_start : dims_start + rank]
     Bytes content           # tensor_content; the last one wins
-    # The fields below are _wire's own: where the typed values stand.
+    # The fields below are for _tensor_values: where the typed values stand.
     int bodies_start        # the TensorProto's bytes: PredictView.bodies[bodies_start : + bodies_size]
     int bodies_size
-    Bytes run               # the values of the dtype's own field when they stand in one packed run
-    int64_t values_size     # number of values in the dtype's own field
+    Bytes run               # the values of the dtype's own field if they stand in one run, else NULL
+    int64_t values_size     # number of values in the dtype's own field; bytes for float8_val
 
 
 # A PredictRequest, as views into its bytes. The arrays are owned and reused.
@@ -71,15 +72,6 @@ cdef void predict_view_init(PredictView* view) noexcept nogil
 cdef void predict_view_clear(PredictView* view) noexcept nogil
 cdef void predict_view_free(PredictView* view) noexcept nogil
 cdef int wire_read_predict(const char* data, size_t size, PredictView* view) noexcept nogil
-
-# Numeric values of a TensorView into memory of `elements` elements of its dtype, with
-# TensorFlow's rule (Tensor::FromProto): content if there is any, else the typed values, the last
-# repeated, zeros if none. 0, or -1 when content has the wrong size or the dtype has no such field.
-cdef int wire_read_values(const PredictView* view, const TensorView* tensor, void* target, int64_t elements) noexcept nogil
-
-ctypedef int (*string_fn)(void* arg, int64_t index, Bytes value) noexcept nogil
-# The same for DT_STRING: calls `store` for each element in order (also for repeated ones).
-cdef int wire_read_strings(const PredictView* view, const TensorView* tensor, int64_t elements, string_fn store, void* arg) noexcept nogil
 
 cdef int wire_write_predict(
     Message* message, TensorData* outputs, int outputs_size, Bytes model_name, int64_t version,
