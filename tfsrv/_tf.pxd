@@ -90,7 +90,9 @@ cdef struct Api:
     const char* (*DeviceListName)(const TF_DeviceList*, int index, TF_Status*) noexcept nogil
     const char* (*DeviceListType)(const TF_DeviceList*, int index, TF_Status*) noexcept nogil
     TF_Library* (*LoadLibrary)(const char* path, TF_Status*) noexcept nogil
+    TF_Buffer (*GetOpList)(TF_Library*) noexcept nogil
 
 cdef Api api
 
 cdef int take_status(TF_Status* status, Status* into) noexcept nogil
+cdef TF_Status* thread_status() noexcept nogil

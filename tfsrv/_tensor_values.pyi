@@ -1,0 +1,3 @@
+from typing import Any
+
+def parse_predict_request(data: bytes, max_tensor_bytes: int = ...) -> dict[str, Any]: ...
