@@ -409,8 +409,8 @@ cdef class SavedModelSession(NativeServable):
         finally:
             self._lifecycle.release()
 
-    def describe(self) -> dict[str, dict[str, object]]:
-        """What is known of each signature, for tests and tools."""
+    def describe(self) -> dict[str, SignatureDescription]:
+        """What is known of each signature by name, for tests and tools; keys as in _session.pyi."""
         cdef int i
         return {
             text_of(self.session.signatures[i].name):

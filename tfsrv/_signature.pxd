@@ -43,8 +43,8 @@ cdef struct Signature:
     bint may_run_in_place   # CPU only, and no op of the graph loops or waits
     bint broken             # an input or output is no plain tensor: `broken_reason` says which
     Bytes broken_reason
-    void* queue             # what waits to run on it; set by the handler that runs it, NULL before
-    void (*queue_free)(void* queue) noexcept nogil   # set with `queue`; called once, by close()
+    void* queue             # what waits to be run on this signature; set by the handler that runs it
+    void (*queue_free)(void* queue) noexcept nogil   # set with it; called once, by close()
     void* counters          # Counters of Predict on this signature; set at load, lives for ever
 
 cdef int signature_resolve(Signature* signature, TF_Graph* graph, str name, object signature_def) except -1

@@ -22,7 +22,6 @@ cdef extern from "<dlfcn.h>" nogil:
     void* dlopen(const char* path, int flags)
     void* dlsym(void* library, const char* name)
     const char* dlerror()
-    int dlclose(void* library)
 
 cdef extern from "<pthread.h>" nogil:
     ctypedef unsigned int pthread_key_t
@@ -153,6 +152,11 @@ def is_open() -> bool:
     return bool(_version)
 
 
+def library_path() -> str:
+    """The path of the library that is open; "" before."""
+    return _path
+
+
 def version() -> str:
     """TensorFlow's version, such as "2.21.0"; "" before it is open."""
     return _version
@@ -241,7 +245,6 @@ def _open(path: str) -> str:
         reason = f"needs {OLDEST[0]}.{OLDEST[1]} or newer"
         if missing != NULL:
             reason += f" with {missing.decode()}"
-        dlclose(library)
         raise ServingError(
             FAILED_PRECONDITION,
             f"The TensorFlow {version} in {path} cannot be used: tfsrv {reason}; "
