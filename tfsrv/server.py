@@ -24,9 +24,9 @@ from typing import Any, NoReturn, Protocol
 
 import uvloop
 
-from tfsrv.frontends import first_request
 from tfsrv.config import ServerOptions
 from tfsrv.errors import Code, ServingError
+from tfsrv.frontends import first_request
 from tfsrv.frontends.transport import GrpcServer, host_and_port
 
 SWITCH_INTERVAL_SECONDS = 0.0001  # the default of 5 ms lets any busy thread hold up the loop
