@@ -34,6 +34,7 @@ from tfsrv._call cimport (
     call_dispatch,
     call_free,
     call_new,
+    call_take_spare,
 )
 from tfsrv._clock cimport NS_PER_MS, NS_PER_S, now_ns
 from tfsrv._message cimport message_clear, message_read, message_seal
@@ -528,6 +529,7 @@ cdef class Connection:
             if request.capacity - request.size < size:
                 # Grow with what came: by as much as there is, but not beyond what is announced.
                 room = min(max(size, request.size), PREFIX + length - request.size)
+                call_take_spare(stream.call, request.size + room)
                 if buffer_reserve(request, room) != 0:
                     self.refuse(stream, RESOURCE_EXHAUSTED, b"out of memory")
                     return False

@@ -81,7 +81,8 @@ from google.protobuf.message import DecodeError, Message
 from tfsrv import _proto
 from tfsrv.errors import Code, ServingError
 
-cdef size_t IN_PLACE_BYTES = 65536           # larger requests run on a worker: copying them takes time too
+cdef size_t IN_PLACE_BYTES = 65536           # larger requests go to a worker: copying takes time too
+cdef size_t ALONE_BYTES = 1 << 20            # … unless no other request is in flight that would wait
 cdef int64_t IN_PLACE_SLICE_NS = 2 * NS_PER_MS   # of one I/O event; then the other connections' turn
 cdef int64_t SLOW_NS = 50 * NS_PER_MS        # slower signatures run on TensorFlow's pool if a deadline is set
 cdef size_t SPLICE_FROM = 16384              # bytes; smaller payloads are cheaper to copy
@@ -465,8 +466,8 @@ cdef int run_or_queue(Context* context, Call* call) noexcept nogil:
         signature.may_run_in_place
         and not first_time  # TensorFlow builds an executor first, which takes milliseconds
         and run_queue_may_run_in_place(queue)
-        and call.body.size < IN_PLACE_BYTES
-        and <size_t>plan.input_bytes < IN_PLACE_BYTES
+        and max(call.body.size, <size_t>plan.input_bytes) < (
+            IN_PLACE_BYTES if call.loop.waiting > 1 else ALONE_BYTES)
         and (call.loop.event_ns == 0 or now_ns() - call.loop.event_ns < IN_PLACE_SLICE_NS)
     ):
         execute(call, True)
