@@ -74,6 +74,7 @@ from tfsrv._workers cimport (
     run_queue_new,
     run_queue_note,
     run_queue_push,
+    run_queue_sweep,
 )
 
 from google.protobuf.message import DecodeError, Message
@@ -85,6 +86,7 @@ cdef size_t IN_PLACE_BYTES = 65536           # larger requests go to a worker: c
 cdef size_t ALONE_BYTES = 1 << 20            # … unless no other request is in flight that would wait
 cdef int64_t IN_PLACE_SLICE_NS = 2 * NS_PER_MS   # of one I/O event; then the other connections' turn
 cdef int64_t SLOW_NS = 50 * NS_PER_MS        # slower signatures run on TensorFlow's pool if a deadline is set
+cdef int64_t SWEEP_FROM = 64                 # abandoned calls that make a look through a full queue worth it
 cdef size_t SPLICE_FROM = 16384              # bytes; smaller payloads are cheaper to copy
 
 cdef Bytes DEFAULT_SIGNATURE = Bytes(b"serving_default", 15)
@@ -472,11 +474,28 @@ cdef int run_or_queue(Context* context, Call* call) noexcept nogil:
     ):
         execute(call, True)
         return STARTED_DONE
-    if not run_queue_push(queue, call):
+    if not run_queue_push(queue, call) and not push_after_sweep(queue, call):
         call_release_servable(call)
         status_set(&call.status, UNAVAILABLE, "The queue of the signature is full; try again.")
         return STARTED_DONE
     return STARTED_RUNNING
+
+
+cdef bint push_after_sweep(RunQueue* queue, Call* call) noexcept nogil:
+    """The queue is full: make room of calls that nobody waits for any more, and try again."""
+    if call.loop.in_flight - call.loop.waiting < SWEEP_FROM:
+        return False
+    run_queue_sweep(queue, is_wanted)
+    return run_queue_push(queue, call)
+
+
+cdef bint is_wanted(void* item) noexcept nogil:
+    """Whether a waiting call still has an owner; one without is completed at once."""
+    cdef Call* call = <Call*>item
+    if not call_is_abandoned(call):
+        return True
+    call_complete(call)
+    return False
 
 
 cdef void run(void* item) noexcept nogil:
