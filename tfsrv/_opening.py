@@ -51,7 +51,8 @@ class Opening:
 
 def disable_xla_compilation() -> None:
     """Let no model compile itself with XLA: such a run is an error, as in TensorFlow Serving."""
-    library = ctypes.CDLL(_tf.library_path(), mode=os.RTLD_LAZY | os.RTLD_LOCAL | os.RTLD_NOLOAD)
+    # By its soname, since it is open: this only finds it.
+    library = ctypes.CDLL(_tf.LIBRARY, mode=os.RTLD_LAZY | os.RTLD_NOLOAD)
     try:
         disable = library[_DISABLE_XLA]
     except AttributeError:

@@ -18,6 +18,7 @@ import os
 import signal
 import sys
 import threading
+import time
 from collections.abc import Callable, Collection, Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any, NoReturn, Protocol
@@ -30,6 +31,7 @@ from tfsrv.errors import Code, ServingError
 from tfsrv.frontends.transport import GrpcServer, host_and_port
 
 SWITCH_INTERVAL_SECONDS = 0.0001  # the default of 5 ms lets any busy thread hold up the loop
+SAME_SIGNAL_SECONDS = 0.1  # timeout(1) sends its signal to the process and to its group
 STOP_SECONDS = 5.0  # for each part that has to end after the grace
 
 logger = logging.getLogger("tfsrv")
@@ -244,14 +246,17 @@ class _Stopper:
     def __init__(self, server: Server, grace_seconds: float) -> None:
         self._server = server
         self._grace_seconds = grace_seconds
-        self._heard = False
+        self._heard_at: float | None = None
 
     def hear(self, number: signal.Signals) -> None:
         """A signal came."""
-        if self._heard:
+        now = time.monotonic()
+        if self._heard_at is not None:
+            if now - self._heard_at < SAME_SIGNAL_SECONDS:
+                return
             logger.warning("%s again: exiting at once.", number.name)
             leave(128 + number)
-        self._heard = True
+        self._heard_at = now
         logger.info(
             "%s: accepting nothing more; requests in flight have %g seconds.",
             number.name,
