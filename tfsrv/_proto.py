@@ -13,7 +13,6 @@ Any in the default pool.
 
 from __future__ import annotations
 
-import functools
 import threading
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -46,7 +45,6 @@ def _load_pool() -> descriptor_pool.DescriptorPool:
     return filled
 
 
-@functools.cache
 def message_class(full_name: str) -> type[Message]:
     """The class of a message, such as "tensorflow.serving.PredictRequest".
 

@@ -44,14 +44,11 @@ from tfsrv._pthread cimport (
     pthread_condattr_init,
     pthread_condattr_setclock,
     pthread_condattr_t,
-    pthread_create,
-    pthread_join,
     pthread_mutex_init,
     pthread_mutex_lock,
     pthread_mutex_t,
     pthread_mutex_unlock,
     pthread_self,
-    pthread_t,
 )
 from tfsrv._serving_table cimport (
     Model,
@@ -65,6 +62,7 @@ from tfsrv._serving_table cimport (
     table_servable,
     wipe,
 )
+from tfsrv._stress cimport gate_wait, run_together
 
 from tfsrv.errors import Code, ServingError
 
@@ -642,7 +640,7 @@ cdef enum:
 
 
 cdef struct StressReader:
-    pthread_t thread
+    int* gate
     void* map
     Bytes name
     Bytes label
@@ -658,6 +656,8 @@ cdef void* stress_read(void* arg) noexcept nogil:
     cdef Servable* servable
     cdef int64_t turn, version, label_version
     cdef int kind, result, slot
+    if not gate_wait(self.gate):
+        return NULL
     for turn in range(self.lookups):
         kind = <int>(turn % 3)  # a version, a label, the latest
         version = 1 + turn // 3 % STRESS_VERSIONS
@@ -708,25 +708,24 @@ def stress(
     cdef bytes name_utf8 = name.encode()
     cdef bytes label_utf8 = label.encode()
     cdef unsigned int count = readers
-    cdef unsigned int started = 0
+    cdef int64_t lookups_each = lookups
+    cdef int gate = 0
+    cdef int rc
     cdef unsigned int i
-    cdef StressReader* threads = <StressReader*>calloc(count + 1, sizeof(StressReader))
+    cdef StressReader* threads = <StressReader*>calloc(<size_t>count + 1, sizeof(StressReader))
     if threads == NULL:
         raise MemoryError
     for i in range(count):
+        threads[i].gate = &gate
         threads[i].map = serving_map.map
         threads[i].name = bytes_view(name_utf8)
         threads[i].label = bytes_view(label_utf8)
-        threads[i].lookups = lookups
+        threads[i].lookups = lookups_each
     start = time.perf_counter_ns()
     with nogil:
-        while started < count and pthread_create(
-                &threads[started].thread, NULL, stress_read, &threads[started]) == 0:
-            started += 1
-        for i in range(started):
-            pthread_join(threads[i].thread, NULL)
+        rc = run_together(stress_read, threads, sizeof(StressReader), count, &gate)
     nanoseconds = time.perf_counter_ns() - start
-    for i in range(1, started):
+    for i in range(1, count):
         threads[0].found += threads[i].found
         threads[0].missed += threads[i].missed
         threads[0].wrong += threads[i].wrong
@@ -737,6 +736,6 @@ def stress(
         "nanoseconds": nanoseconds,
     }
     free(threads)
-    if started < count:
-        raise RuntimeError(f"only {started} of {count} threads could be started")
+    if rc != 0:
+        raise RuntimeError("the threads could not be started")
     return result

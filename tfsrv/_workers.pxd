@@ -48,6 +48,7 @@ cdef struct Pool:
     RunQueue* ready_first
     RunQueue* ready_last
     size_t queue_capacity
+    int queues              # RunQueues that were made and are not freed yet
     int base                # threads that exist from the start
     int threads             # that exist now, the watcher not counted
     int idle
@@ -66,5 +67,5 @@ cdef bint run_queue_may_run_in_place(RunQueue* queue) noexcept nogil
 
 
 cdef class WorkerPool:
-    cdef Pool* pool         # owned; leaked when threads outlive this object
+    cdef Pool* pool         # owned; leaked when threads or queues outlive this object
     cdef bint started

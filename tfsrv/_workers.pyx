@@ -85,6 +85,9 @@ cdef RunQueue* run_queue_new(Pool* pool, run_fn run) noexcept nogil:
     queue.pool = pool
     queue.run = run
     queue.streak_needed = FIRST_STREAK
+    pthread_mutex_lock(&pool.mutex)
+    pool.queues += 1
+    pthread_mutex_unlock(&pool.mutex)
     return queue
 
 
@@ -99,6 +102,7 @@ cdef void run_queue_free(void* queue_pointer) noexcept nogil:
     while queue.running > 0:
         pthread_cond_wait(&pool.ended, &pool.mutex)
     unlink_queue(pool, queue)
+    pool.queues -= 1
     pthread_mutex_unlock(&pool.mutex)
     queue_close(&queue.waiting)
     free(queue)
@@ -439,8 +443,8 @@ cdef class WorkerPool:
         return self.pool.running
 
     def __dealloc__(self):
-        if self.pool == NULL or self.started:
-            return  # threads still use the pool: leak it rather than free it under them
+        if self.pool == NULL or self.started or self.pool.queues > 0:
+            return  # threads or queues still use the pool: leak it rather than free it under them
         pthread_cond_destroy(&self.pool.work)
         pthread_cond_destroy(&self.pool.ended)
         pthread_cond_destroy(&self.pool.watch)

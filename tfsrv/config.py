@@ -48,6 +48,7 @@ class ModelConfig:
     name: str
     base_path: str
     only_version: int | None = None
+    platform: str = "tensorflow"
 
 
 @dataclass(frozen=True)

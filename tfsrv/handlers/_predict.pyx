@@ -8,7 +8,7 @@ Where a request runs: in the loop's thread when its signature has proved to be f
 of it waits, which saves the 40 µs that waking a thread costs; on a worker otherwise.
 """
 
-from libc.stdint cimport int64_t, uintptr_t
+from libc.stdint cimport int64_t
 from libc.string cimport memset
 
 from tfsrv._buffer cimport Bytes, buffer_append, bytes_compare, bytes_equal
@@ -36,7 +36,8 @@ from tfsrv._serving_map cimport (
     ServingMap,
     serving_map_find,
 )
-from tfsrv._session cimport Session, Signature, SignatureInput, session_find, session_plan, session_run
+from tfsrv._session cimport Session, session_find, session_plan, session_run
+from tfsrv._signature cimport Signature, SignatureInput
 from tfsrv._status cimport (
     CANCELLED,
     DEADLINE_EXCEEDED,

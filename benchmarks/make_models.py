@@ -1,0 +1,129 @@
+"""Writes the benchmarks' SavedModels, requests and right answers.
+
+Runs in a process of its own, because it imports TensorFlow. Below the directory it gets:
+
+    models/NAME/1/          a SavedModel, from tests/models.py, which tells what each does
+    requests/NAME.request   a serialized PredictRequest, as tensorflow-serving-api writes it
+    requests/NAME.response  the PredictResponse that TensorFlow Serving would answer
+    requests/NAME.json      model, and the names of its first input and output tensor
+
+One model more is `mixed`, which has others as signatures; the requests to those are mixed.NAME.
+"""
+
+from __future__ import annotations
+
+import importlib
+import json
+import shutil
+import sys
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import tensorflow as tf
+from tensorflow.core.framework import types_pb2
+from tensorflow.python.tools import saved_model_utils
+from tensorflow_serving.apis import predict_pb2
+
+ROOT = Path(__file__).resolve().parent.parent
+DEFAULT_SIGNATURE = "serving_default"
+LONG_SECONDS = 30.0  # what the request to spinner asks for
+
+Inputs = dict[str, np.ndarray[Any, Any]]
+
+
+def floats(*values: float) -> np.ndarray[Any, Any]:
+    return np.array(values, np.float32)
+
+
+def requests() -> dict[str, tuple[Inputs, Inputs]]:
+    """Inputs and right outputs, by model."""
+    row = np.arange(100, dtype=np.float32).reshape(1, 100)
+    words = np.array([b"value number %d" % number for number in range(8)], object)
+    pixels = np.linspace(0, 1, 224 * 224 * 3, dtype=np.float32).reshape(1, -1)
+    return {
+        "half_plus_two": ({"x": floats(1)}, {"y": floats(2.5)}),
+        "four_inputs": (
+            {name: row * factor for factor, name in enumerate("abcd", 1)},
+            {"sum": row * 10},
+        ),
+        "string_identity": ({"x": words}, {"y": words}),
+        "identity_image": ({"x": pixels}, {"y": pixels}),
+        "slow": ({"x": floats(1)}, {"y": floats(1)}),
+        "spinner": ({"seconds": floats(LONG_SECONDS)}, {"y": np.float32(LONG_SECONDS)}),
+    }
+
+
+MIXED = ("half_plus_two", "slow", "spinner")
+
+
+class Writer:
+    """Writes into one directory; see the module's text for what goes where."""
+
+    def __init__(self, directory: Path) -> None:
+        self.models = directory / "models"
+        self.requests = directory / "requests"
+        self.requests.mkdir(parents=True)
+
+    def write_models(self, names: list[str]) -> None:
+        sys.path.insert(0, str(ROOT))
+        tests_models = importlib.import_module("tests.models")
+        for name in names:
+            getattr(tests_models, name)(self.models / name)
+            for version in (self.models / name).iterdir():
+                if version.name != "1":
+                    shutil.rmtree(version)  # the latest is served, and answers by version 1
+        mixed = tf.Module()
+        mixed.parts = {name: tf.saved_model.load(str(self.models / name / "1")) for name in MIXED}
+        signatures = {name: mixed.parts[name].signatures[DEFAULT_SIGNATURE] for name in MIXED}
+        tf.saved_model.save(mixed, str(self.models / "mixed" / "1"), signatures=signatures)
+
+    def write_request(
+        self, name: str, model: str, signature: str, inputs: Inputs, outputs: Inputs
+    ) -> None:
+        request = predict_pb2.PredictRequest()
+        request.model_spec.name = model
+        if signature != DEFAULT_SIGNATURE:
+            request.model_spec.signature_name = signature
+        for alias, array in inputs.items():
+            request.inputs[alias].CopyFrom(tf.make_tensor_proto(array))
+        response = predict_pb2.PredictResponse()
+        response.model_spec.name = model
+        response.model_spec.version.value = 1
+        response.model_spec.signature_name = signature
+        for alias, array in outputs.items():
+            response.outputs[alias].CopyFrom(tensor_in_typed_fields(array))
+        meta_graph = saved_model_utils.get_meta_graph_def(str(self.models / model / "1"), "serve")
+        definition = meta_graph.signature_def[signature]
+        facts = {
+            "model": model,
+            "input": next(iter(definition.inputs.values())).name,
+            "output": next(iter(definition.outputs.values())).name,
+        }
+        (self.requests / f"{name}.request").write_bytes(request.SerializeToString())
+        (self.requests / f"{name}.response").write_bytes(response.SerializeToString())
+        (self.requests / f"{name}.json").write_text(json.dumps(facts))
+
+
+def tensor_in_typed_fields(array: np.ndarray[Any, Any]) -> Any:
+    """The TensorProto with its values where TensorFlow Serving puts them in an answer."""
+    tensor = tf.make_tensor_proto(array)
+    if tensor.dtype == types_pb2.DT_FLOAT:
+        tensor.ClearField("tensor_content")
+        del tensor.float_val[:]
+        tensor.float_val.extend(array.flatten().tolist())
+    return tensor
+
+
+def main() -> None:
+    writer = Writer(Path(sys.argv[1]))
+    wanted = requests()
+    writer.write_models(list(wanted))
+    for name, (inputs, outputs) in wanted.items():
+        writer.write_request(name, name, DEFAULT_SIGNATURE, inputs, outputs)
+    for name in MIXED:
+        writer.write_request(f"mixed.{name}", "mixed", name, *wanted[name])
+
+
+if __name__ == "__main__":
+    main()

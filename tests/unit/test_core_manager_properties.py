@@ -1,0 +1,199 @@
+"""What holds for a manager whatever sources, loads, requests and time do to it.
+
+Hypothesis moves a manager without threads in random steps: wishes, tasks that run or fail,
+handles that are taken and released, time that passes.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+from hypothesis import settings
+from hypothesis import strategies as st
+from hypothesis.stateful import (
+    RuleBasedStateMachine,
+    initialize,
+    invariant,
+    precondition,
+    rule,
+)
+
+from tests.unit.puppets import FakeHandle, PuppetLoader, PuppetServable, Stage, data
+from tests.unit.puppets import permanent as permanent_error
+from tests.unit.puppets import transient as transient_error
+from tfsrv.core.loader import Loader
+from tfsrv.core.servable import ManagerState, ServableData, ServableId, ServableState
+
+NAMES = ("a", "b")
+VERSIONS = range(1, 4)
+
+START, LOADING, AVAILABLE, UNLOADING, END = ManagerState
+NEXT_EVENTS: dict[ManagerState | None, set[ManagerState]] = {
+    None: {START, END},
+    START: {LOADING, END},
+    LOADING: {AVAILABLE, END},
+    AVAILABLE: {UNLOADING},
+    UNLOADING: {END},
+    END: {START, END},
+}
+
+SOURCE_ERROR = "source error"
+FATES: list[list[str] | str] = [
+    *([], [], []),  # loads at the first try
+    *(["transient"], ["transient", "permanent"], ["permanent"]),
+    SOURCE_ERROR,
+]
+Wish = dict[int, list[str] | str]
+wishes = st.dictionaries(st.sampled_from(VERSIONS), st.sampled_from(FATES), max_size=2)
+names = st.sampled_from(NAMES)
+
+
+class ManagerMachine(RuleBasedStateMachine):
+    @initialize()
+    def set_up(self) -> None:
+        self.stage = Stage()
+        self.stage.bus.subscribe(self.check_event)
+        self.last_event: dict[ServableId, ManagerState] = {}
+        self.handles: list[FakeHandle] = []
+        self.during_load: Callable[[], None] = lambda: None
+        self.wished: dict[str, set[int]] = {name: set() for name in NAMES}
+        self.was_available: dict[str, bool] = dict.fromkeys(NAMES, False)
+
+    # -- what happens
+
+    @rule(name=names, wish=wishes, steps=st.booleans())
+    def aspire(self, name: str, wish: Wish, steps: bool) -> None:
+        versions = [self.version(ServableId(name, each), fate) for each, fate in wish.items()]
+        self.stage.manager.set_aspired_versions(name, versions)
+        self.wished[name] = set(wish)
+        if steps:
+            self.stage.manager.step()
+
+    def version(self, id: ServableId, fate: list[str] | str) -> ServableData[Loader]:
+        if isinstance(fate, str):
+            return ServableData(id, error=permanent_error(fate))
+        failures = [
+            transient_error() if each == "transient" else permanent_error() for each in fate
+        ]
+        loader = PuppetLoader(id, failures, during_load=lambda: self.during_load())
+        self.stage.loaders.append(loader)
+        return data(loader)
+
+    @precondition(lambda self: self.stage.loads.tasks)
+    @rule(choice=st.integers(0, 99), steps=st.booleans())
+    def run_a_load(self, choice: int, steps: bool) -> None:
+        self.stage.loads.run_next(choice % len(self.stage.loads.tasks))
+        if steps:
+            self.stage.manager.step()
+
+    @precondition(lambda self: self.stage.loads.tasks)
+    @rule(choice=st.integers(0, 99), name=names, wish=wishes)
+    def change_a_wish_during_a_load(self, choice: int, name: str, wish: Wish) -> None:
+        self.during_load = lambda: self.aspire(name, wish, True)
+        self.run_a_load(choice, True)
+        self.during_load = lambda: None
+
+    @precondition(lambda self: self.stage.unloads.tasks)
+    @rule(choice=st.integers(0, 99))
+    def run_an_unload(self, choice: int) -> None:
+        self.stage.unloads.run_next(choice % len(self.stage.unloads.tasks))
+        self.stage.manager.step()
+
+    @rule(seconds=st.sampled_from([0, 30, 61]))
+    def let_time_pass(self, seconds: int) -> None:
+        self.stage.advance(seconds)
+
+    @rule(name=names, choice=st.integers(0, 9))
+    def take_a_handle(self, name: str, choice: int) -> None:
+        available = self.stage.available(name)
+        if available:
+            version = available[choice % len(available)]
+            self.handles.append(self.stage.serving_map.acquire(name, version))
+
+    @precondition(lambda self: self.handles)
+    @rule(choice=st.integers(0, 99))
+    def release_a_handle(self, choice: int) -> None:
+        self.handles.pop(choice % len(self.handles)).release()
+
+    # -- what holds
+
+    def check_event(self, state: ServableState) -> None:
+        last = self.last_event.get(state.id)
+        assert state.manager_state in NEXT_EVENTS[last], f"{state} after {last}"
+        self.last_event[state.id] = state.manager_state
+        is_shown = state.id.version in self.stage.available(state.id.name)
+        if state.manager_state in (AVAILABLE, UNLOADING):
+            assert is_shown, f"{state} while it is not in the map"
+        else:
+            assert not is_shown, f"{state} while it is in the map"
+
+    @invariant()
+    def what_is_shown_or_held_is_loaded(self) -> None:
+        for versions in self.stage.serving_map.servables.values():
+            for servable in versions.values():
+                assert isinstance(servable, PuppetServable)
+                assert servable.is_loaded
+        for handle in self.handles:
+            assert isinstance(handle.servable, PuppetServable)
+            assert handle.servable.is_loaded
+
+    @invariant()
+    def something_stays_available_while_anything_is_wished(self) -> None:
+        for name in NAMES:
+            is_available = bool(self.stage.available(name))
+            if not self.wished[name]:
+                self.was_available[name] = False
+            elif self.was_available[name]:
+                assert is_available, f"{name} lost its last version"
+            else:
+                self.was_available[name] = is_available
+
+    @invariant()
+    def every_load_is_unloaded_at_most_once(self) -> None:
+        for loader in self.stage.loaders:
+            check_calls(loader)
+
+    def teardown(self) -> None:
+        """Let everything settle: what is wished is there or failed; then stop: nothing is left."""
+        if not hasattr(self, "stage"):
+            return
+        for handle in self.handles:
+            handle.release()
+        self.handles.clear()
+        self.settle()
+        for name in NAMES:
+            available = set(self.stage.available(name))
+            for version in self.wished[name]:
+                failed = self.stage.error(name, version) is not None
+                assert (version in available) != failed, f"{name} {version} did not settle"
+            if available & self.wished[name]:
+                assert available <= self.wished[name], "an old version is left"
+        self.stage.manager.begin_stop()
+        self.settle()
+        assert self.stage.serving_map.servables == {}
+        assert set(self.last_event.values()) <= {END}
+        for loader in self.stage.loaders:
+            check_calls(loader)
+            assert loader.calls.count("warm_up") == loader.calls.count("unload")
+
+    def settle(self) -> None:
+        for _ in range(10):
+            self.stage.run_all()
+            self.stage.advance(61)
+        assert not self.stage.loads.tasks
+        assert not self.stage.unloads.tasks
+
+
+def check_calls(loader: PuppetLoader) -> None:
+    """A loader tries to load until it works, and is unloaded once at most after that."""
+    tries = loader.calls.count("load")
+    assert loader.calls in (
+        ["load"] * tries,
+        [*["load"] * tries, "warm_up"],
+        [*["load"] * tries, "warm_up", "unload"],
+    )
+    assert tries <= 6
+
+
+TestManagerProperties = ManagerMachine.TestCase
+TestManagerProperties.settings = settings(max_examples=200, stateful_step_count=40, deadline=None)

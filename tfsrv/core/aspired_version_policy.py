@@ -1,0 +1,72 @@
+"""Which version should be loaded or unloaded next.
+
+A policy is a pure function: it sees a snapshot of every version of one servable and names at
+most one action. Asked again, it answers the same. The manager carries the action out, which
+changes the snapshot, and asks again until there is nothing to do.
+"""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Sequence
+from dataclasses import dataclass
+from enum import Enum
+
+from tfsrv.core.loader_harness import State
+from tfsrv.core.servable import ServableId
+
+
+class Action(Enum):
+    LOAD = "load"
+    UNLOAD = "unload"
+
+
+@dataclass(frozen=True)
+class AspiredServableStateSnapshot:
+    """One version as a policy sees it."""
+
+    id: ServableId
+    state: State
+    is_aspired: bool
+
+
+@dataclass(frozen=True)
+class ServableAction:
+    action: Action
+    id: ServableId
+
+
+class AspiredVersionPolicy(ABC):
+    """Decides over the versions of one servable."""
+
+    @abstractmethod
+    def get_next_action(
+        self, versions: Sequence[AspiredServableStateSnapshot]
+    ) -> ServableAction | None:
+        """What to do next, None if nothing.
+
+        Only versions in State.NEW may be loaded, and only those in State.READY unloaded.
+        """
+
+
+class AvailabilityPreservingPolicy(AspiredVersionPolicy):
+    """Load what is new before unloading what is old.
+
+    While the wish names any version, one that is available stays until another one is: both
+    are in memory for a while. A new version that fails to load leaves the old one serving.
+    """
+
+    def get_next_action(
+        self, versions: Sequence[AspiredServableStateSnapshot]
+    ) -> ServableAction | None:
+        aspired = [version for version in versions if version.is_aspired]
+        leaving = [
+            version.id
+            for version in versions
+            if not version.is_aspired and version.state is State.READY
+        ]
+        replaced = not aspired or any(version.state is State.READY for version in aspired)
+        if leaving and (replaced or len(leaving) > 1):
+            return ServableAction(Action.UNLOAD, min(leaving))
+        new = [version.id for version in aspired if version.state is State.NEW]
+        return ServableAction(Action.LOAD, max(new)) if new else None

@@ -1,0 +1,234 @@
+"""Makes what is loaded follow what is wanted.
+
+Sources say which versions of a servable they aspire to; the manager compares this wish with
+what it has, asks its policy for the next step, and lets BasicManager carry it out. It acts when
+something happens, a new wish or the end of a load, and sleeps otherwise.
+"""
+
+from __future__ import annotations
+
+import logging
+import os
+import threading
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+
+from tfsrv.core.aspired_version_policy import (
+    Action,
+    AspiredServableStateSnapshot,
+    AspiredVersionPolicy,
+    AvailabilityPreservingPolicy,
+)
+from tfsrv.core.event_bus import EventBus
+from tfsrv.core.executor import Executor, SlotExecutor
+from tfsrv.core.loader import Loader
+from tfsrv.core.loader_harness import BEFORE_READY, LoaderHarness, State
+from tfsrv.core.manager import BasicManager, LoadRetryOptions, Publisher
+from tfsrv.core.servable import ServableData, ServableState
+from tfsrv.errors import Code, ServingError
+
+LAST_RESORT_SECONDS = 2.0  # for requests to end after they were cancelled at a stop
+
+logger = logging.getLogger("tfsrv")
+
+
+@dataclass(frozen=True)
+class AspiredVersionsManagerOptions:
+    policy: AspiredVersionPolicy = field(default_factory=AvailabilityPreservingPolicy)
+    retry: LoadRetryOptions = field(default_factory=LoadRetryOptions)
+    num_load_threads: int = 0  # 0: half of the processors
+    num_unload_threads: int = 0
+
+
+class AspiredVersionsManager:
+    """A target for loaders: loads the versions that are aspired to, unloads the others.
+
+    Thread-safety: any thread may call set_aspired_versions, set_num_load_threads and stop. All
+    else happens on the control thread, which start() begins; without it, whoever calls step()
+    is the control thread.
+    """
+
+    def __init__(
+        self,
+        publisher: Publisher,
+        event_bus: EventBus[ServableState],
+        options: AspiredVersionsManagerOptions | None = None,
+        *,
+        load_executor: Executor | None = None,
+        unload_executor: Executor | None = None,
+        clock: Callable[[], float] = time.monotonic,
+        on_memory_freed: Callable[[], None] = lambda: None,
+    ) -> None:
+        options = options or AspiredVersionsManagerOptions()
+        self._policy = options.policy
+        self._load_executor = load_executor or SlotExecutor(
+            "tfsrv-load", _num_threads(options.num_load_threads)
+        )
+        self._unload_executor = unload_executor or SlotExecutor(
+            "tfsrv-unload", _num_threads(options.num_unload_threads)
+        )
+        self._wake = threading.Event()
+        self._basic_manager = BasicManager(
+            publisher,
+            event_bus,
+            self._load_executor,
+            self._unload_executor,
+            self._wake.set,
+            retry=options.retry,
+            clock=clock,
+            on_memory_freed=on_memory_freed,
+        )
+        self._lock = threading.Lock()  # for _new_wishes and _stopping
+        self._new_wishes: dict[str, dict[int, ServableData[Loader]]] = {}  # not looked at yet
+        self._wishes: dict[str, dict[int, ServableData[Loader]]] = {}  # the control thread's
+        self._stopping = False
+        self._cancel_servables = threading.Event()
+        self._finish = threading.Event()  # the control thread should end
+        self._empty = threading.Event()  # stopping, and nothing is left
+        self._thread: threading.Thread | None = None
+
+    def set_aspired_versions(self, name: str, versions: Sequence[ServableData[Loader]]) -> None:
+        """Replace the set of versions wanted of `name`. Loaders passed in belong to the manager.
+
+        set_aspired_versions("a", [a1])        # load a1
+        set_aspired_versions("a", [a2])        # load a2, then unload a1
+        set_aspired_versions("a", [])          # unload everything of a
+
+        A version that is there, or failed to load, stays as it is: its new loader is dropped.
+        One that is on its way out is loaded again when it has gone.
+        """
+        for version in versions:
+            if version.id.name != name:
+                raise ServingError(
+                    Code.INVALID_ARGUMENT, f"{version.id} is no version of servable {name}"
+                )
+        with self._lock:
+            if self._stopping:
+                return
+            self._new_wishes[name] = {version.id.version: version for version in versions}
+        self._wake.set()
+
+    def set_num_load_threads(self, num_load_threads: int) -> None:
+        """How many loads may run at a time from now on; 0 is half of the processors."""
+        self._load_executor.set_slots(_num_threads(num_load_threads))
+
+    def start(self) -> None:
+        self._thread = threading.Thread(target=self._run, name="tfsrv-manager", daemon=True)
+        self._thread.start()
+
+    def stop(self, timeout_seconds: float) -> bool:
+        """Unload everything and end all threads.
+
+        Requests get `timeout_seconds` to let go of what they use, then they are cancelled.
+        Returns False if something hangs all the same; it is left behind.
+        """
+        self.begin_stop()
+        if self._thread is not None and not self._empty.wait(timeout_seconds):
+            self._cancel_servables.set()
+            self._wake.set()
+            self._empty.wait(LAST_RESORT_SECONDS)
+        self._finish.set()
+        self._basic_manager.give_up()
+        self._wake.set()
+        if self._thread is not None:
+            self._thread.join(LAST_RESORT_SECONDS)
+        ended = self._unload_executor.stop(LAST_RESORT_SECONDS)
+        ended = self._load_executor.stop(0.1) and ended  # only a load that hangs is left there
+        left = self._left()
+        if left:
+            logger.error("stopped, but these did not end: %s", ", ".join(left))
+        return ended and not left
+
+    def begin_stop(self) -> None:
+        """Want nothing any more, and ignore later wishes."""
+        with self._lock:
+            self._stopping = True
+            self._new_wishes = {name: {} for name in {*self._wishes, *self._new_wishes}}
+        self._wake.set()
+
+    def step(self) -> None:
+        """Do all that can be done now. Called by the control thread when it was woken."""
+        names = self._basic_manager.take_in()
+        with self._lock:
+            new_wishes, self._new_wishes = self._new_wishes, {}
+            stopping = self._stopping
+        for name, wish in new_wishes.items():
+            self._wishes[name] = wish
+        for name in names | new_wishes.keys():
+            try:
+                self._reconcile(name)
+            except Exception:
+                # A policy's fault in one servable must not end the care for the others.
+                logger.exception("the manager failed on servable %s", name)
+        self._basic_manager.push_out()
+        if self._cancel_servables.is_set():
+            self._basic_manager.cancel_servables()
+        if stopping and not self._basic_manager.names:
+            self._empty.set()
+
+    def _run(self) -> None:
+        while not self._finish.is_set():
+            self._wake.wait(self._basic_manager.next_due_seconds())
+            self._wake.clear()
+            try:
+                self.step()
+            except Exception:
+                logger.exception("the manager failed at a step")
+
+    def _reconcile(self, name: str) -> None:
+        """Bring one servable nearer to its wish."""
+        wish = self._wishes.get(name, {})
+        harnesses = self._basic_manager.harnesses(name)
+        for version, harness in list(harnesses.items()):
+            harness.is_aspired = version in wish
+            if not harness.is_aspired and harness.state in BEFORE_READY:
+                self._basic_manager.cancel_load(harness)
+            if harness.ended and not _stays_failed(harness, wish.get(version)):
+                self._basic_manager.forget(harness)
+        for version, data in wish.items():
+            if version not in self._basic_manager.harnesses(name):
+                self._basic_manager.manage(data)
+        self._follow_policy(name)
+        if not wish and not self._basic_manager.harnesses(name):
+            self._wishes.pop(name, None)
+
+    def _follow_policy(self, name: str) -> None:
+        harnesses = self._basic_manager.harnesses(name)
+        while harnesses:
+            snapshots = [
+                AspiredServableStateSnapshot(harness.id, harness.state, harness.is_aspired)
+                for harness in harnesses.values()
+            ]
+            action = self._policy.get_next_action(snapshots)
+            if action is None:
+                return
+            harness = harnesses[action.id.version]
+            if action.action is Action.LOAD:
+                self._basic_manager.load(harness)
+            else:
+                self._basic_manager.unload(harness)
+
+    def _left(self) -> list[str]:
+        return [
+            f"{harness.id} ({harness.state.value})"
+            for name in self._basic_manager.names
+            for harness in self._basic_manager.harnesses(name).values()
+        ]
+
+
+def _stays_failed(harness: LoaderHarness, wanted: ServableData[Loader] | None) -> bool:
+    """Whether a version that ended keeps its place, so that it is not loaded again.
+
+    One that failed to load would only fail again. One whose source had no loader for it gets
+    another chance when the source has news.
+    """
+    if wanted is None or harness.state is not State.ERROR:
+        return False
+    if harness.cancelled or harness.was_loaded:
+        return False
+    return harness.version.error is None or harness.version == wanted
+
+
+def _num_threads(configured: int) -> int:
+    return configured if configured > 0 else max(1, (os.cpu_count() or 1) // 2)

@@ -1,0 +1,39 @@
+"""How one version gets into memory and out of it again.
+
+A loader is made cheaply, for every version that is wanted; nothing happens before load().
+"""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+
+
+class Loader(ABC):
+    """The life of one version's servable. Methods are called on threads that may block.
+
+    The order is: load, warm_up, servable (any number of times), unload. A load that raised has
+    cleaned up after itself, and may be called again; unload follows each load that did not
+    raise, exactly once, and never while a request still holds the servable.
+    """
+
+    @abstractmethod
+    def load(self) -> None:
+        """Build the servable, or raise; `tfsrv.core.failure` tells what is tried again."""
+
+    def warm_up(self) -> None:  # noqa: B027 - a hook: most servables need nothing here
+        """Called after load and before the first request. Raising makes the load a failure."""
+
+    @abstractmethod
+    def servable(self) -> object:
+        """What requests get; the same object from load to unload."""
+
+    @abstractmethod
+    def unload(self) -> None:
+        """Free all that load took."""
+
+    def cancel(self) -> None:  # noqa: B027 - optional: not all servables can
+        """End what still runs on the servable, with CANCELLED: the last resort at a stop.
+
+        May come on any thread, more than once, and beside unload; without a servable it does
+        nothing.
+        """
