@@ -131,12 +131,15 @@ def test_runs_that_never_end_do_not_outlive_the_grace(models: Path, transport: s
 def test_a_second_signal_ends_the_process_at_once(models: Path) -> None:
     with launched(*start(models, "blocker")) as server, client(server.address()) as ask:
         server.line_with("is available")
-        ask.predict_future(f'model_spec {{ name: "blocker" }} inputs {{ key: "x" {VECTOR_OF_1} }}')
+        future = ask.predict_future(
+            f'model_spec {{ name: "blocker" }} inputs {{ key: "x" {VECTOR_OF_1} }}'
+        )
         time.sleep(0.3)  # see above
         server.process.send_signal(signal.SIGTERM)
         server.line_with("SIGTERM: accepting nothing more")
         time.sleep(0.2)  # two signals at once are one
         assert server.stop() == 128 + signal.SIGTERM
+        assert future.exception(SECONDS) is not None
 
 
 def test_a_signal_during_the_start_is_a_clean_end(models: Path) -> None:

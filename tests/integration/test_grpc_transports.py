@@ -21,7 +21,10 @@ from tfsrv.frontends._http2 import available
 from tfsrv.frontends.grpc_native import NativeGrpcServer
 from tfsrv.frontends.grpc_portable import PortableGrpcServer
 
-TRANSPORTS = {"native": NativeGrpcServer, "grpcio": PortableGrpcServer}
+TRANSPORTS: dict[str, type[NativeGrpcServer] | type[PortableGrpcServer]] = {
+    "native": NativeGrpcServer,
+    "grpcio": PortableGrpcServer,
+}
 
 
 @pytest.fixture(params=list(TRANSPORTS))
@@ -36,6 +39,7 @@ class Fixture:
     """A server with /t/Echo, /t/Slow and /t/Fail, and a client's channel to it."""
 
     def __init__(self, options: ServerOptions) -> None:
+        self.channel: grpc.aio.Channel | None = None
         self.call_loop = CallLoop(asyncio.get_running_loop())
         self.started = asyncio.Event()
         self.release = asyncio.Event()
@@ -64,6 +68,7 @@ class Fixture:
         raise self.error
 
     def call(self, path: str) -> Callable[..., Any]:
+        assert self.channel is not None
         multicallable: Callable[..., Any] = self.channel.unary_unary(path)
         return multicallable
 
@@ -248,7 +253,7 @@ def test_says_why_a_port_cannot_be_opened(transport: str, tmp_path: Path) -> Non
             taken.listen()
             with pytest.raises(OSError, match="in use"):
                 await Fixture(options(transport, port=taken.getsockname()[1])).server.start()
-        with pytest.raises(OSError, match="No such file|cannot listen"):
+        with pytest.raises(OSError, match=r"No such file|cannot listen"):
             await Fixture(
                 options(transport, port=None, grpc_socket_path="/nosuch/s")
             ).server.start()
