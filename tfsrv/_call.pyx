@@ -753,7 +753,7 @@ cdef class CallLoop:
         self.arm()
 
     def _on_completed(self) -> None:
-        cdef uint64_t count
+        cdef uint64_t count = 0
         cdef Call* call
         cdef Call* oldest = NULL
         cdef Call* following
@@ -774,7 +774,7 @@ cdef class CallLoop:
         self.flush()
 
     def _on_published(self) -> None:
-        cdef uint64_t count
+        cdef uint64_t count = 0
         read(self.publish_fd, &count, sizeof(count))
         restart_parked(&self.state)
         self.flush()

@@ -395,17 +395,15 @@ cdef class WorkerPool:
 
     def start(self) -> None:
         """Start the threads. OSError if the system gives none."""
-        cdef int i, error = 0
+        cdef int error = 0
         if self.started:
             return
         self.started = True
         with nogil:
             pthread_mutex_lock(&self.pool.mutex)
             self.pool.stop = False
-            for i in range(self.pool.base):
+            while self.pool.threads < self.pool.base and error == 0:
                 error = start_worker(self.pool)
-                if error != 0:
-                    break
             if error == 0:
                 self.pool.watcher_alive = True
                 error = start_thread(watch, self.pool)

@@ -27,9 +27,13 @@ def inflate(data: bytes, limit: int) -> bytes:
             if not part and not data and not stream.eof:
                 raise ServingError(Code.INTERNAL, "The compressed message is cut off.")
             if size + len(part) > limit:
-                raise ServingError(Code.RESOURCE_EXHAUSTED, f"Received message larger than max ({limit})")
+                raise ServingError(
+                    Code.RESOURCE_EXHAUSTED, f"Received message larger than max ({limit})"
+                )
             if not take_in_flight_bytes(len(part)):
-                raise ServingError(Code.RESOURCE_EXHAUSTED, "Too many bytes are in flight (--max_in_flight_bytes).")
+                raise ServingError(
+                    Code.RESOURCE_EXHAUSTED, "Too many bytes are in flight (--max_in_flight_bytes)."
+                )
             size += len(part)
             parts.append(part)
         if stream.unused_data:
@@ -45,4 +49,5 @@ def inflate(data: bytes, limit: int) -> bytes:
 
 def deflate(data: bytes) -> bytes:
     """`data` as gzip."""
-    return zlib.compress(data, wbits=_GZIP)
+    stream = zlib.compressobj(wbits=_GZIP)
+    return stream.compress(data) + stream.flush()

@@ -35,7 +35,9 @@ class NativeGrpcServer:
     async def start(self) -> None:
         """Open the ports. OSError says why one could not be opened."""
         loop = asyncio.get_running_loop()
-        self._http2 = Http2Server(self._call_loop, loop, self._methods, grpc_settings(self._options))
+        self._http2 = Http2Server(
+            self._call_loop, loop, self._methods, grpc_settings(self._options)
+        )
         try:
             if self._options.port is not None:
                 await self._listen_tcp(loop, self._http2)
