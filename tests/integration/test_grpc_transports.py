@@ -39,7 +39,7 @@ class Fixture:
     """A server with /t/Echo, /t/Slow and /t/Fail, and a client's channel to it."""
 
     def __init__(self, options: ServerOptions) -> None:
-        self.channel: grpc.aio.Channel | None = None
+        self.channel: Any = None
         self.call_loop = CallLoop(asyncio.get_running_loop())
         self.started = asyncio.Event()
         self.release = asyncio.Event()
@@ -68,7 +68,6 @@ class Fixture:
         raise self.error
 
     def call(self, path: str) -> Callable[..., Any]:
-        assert self.channel is not None
         multicallable: Callable[..., Any] = self.channel.unary_unary(path)
         return multicallable
 
@@ -91,7 +90,7 @@ async def serving(server_options: ServerOptions) -> AsyncIterator[Fixture]:
         await fixture.server.stop(0)
 
 
-async def status(call: Awaitable[bytes]) -> tuple[grpc.StatusCode, str]:
+async def status(call: Awaitable[Any]) -> tuple[grpc.StatusCode, str | None]:
     with pytest.raises(grpc.aio.AioRpcError) as caught:
         await call
     return caught.value.code(), caught.value.details()
@@ -224,7 +223,8 @@ def test_stopping_finishes_what_is_in_flight_and_accepts_nothing_more(transport:
             await asyncio.wait_for(fixture.started.wait(), 10)
             stopping = asyncio.ensure_future(fixture.server.stop(30))
             await asyncio.sleep(0)
-            async with grpc.aio.insecure_channel(fixture.server.addresses[0]) as other:
+            other: Any = grpc.aio.insecure_channel(fixture.server.addresses[0])
+            async with other:
                 code, _ = await status(other.unary_unary("/t/Echo")(b""))
                 assert code == grpc.StatusCode.UNAVAILABLE
             fixture.release.set()
