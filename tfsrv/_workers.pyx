@@ -21,12 +21,10 @@ from libc.stdlib cimport calloc, free
 from libc.string cimport memset
 
 from tfsrv._atomic cimport (
-    add_relaxed_i64,
     exchange_int,
     fence,
     load_relaxed_i64,
     load_relaxed_int,
-    load_seq_cst_int,
     store_relaxed_i64,
     store_relaxed_int,
     store_seq_cst_int,

@@ -49,7 +49,6 @@ from tfsrv._status cimport (
 )
 from tfsrv.frontends._grpc cimport encode_message, has_token, is_grpc_content_type, parse_timeout
 from tfsrv.frontends._nghttp2 cimport (
-    NGHTTP2_CANCEL,
     NGHTTP2_DATA,
     NGHTTP2_DATA_FLAG_EOF,
     NGHTTP2_DATA_FLAG_NO_COPY,
@@ -903,7 +902,13 @@ cdef class Http2Server:
     factory of any listening socket of the loop.
     """
 
-    def __cinit__(self, calls: CallLoop, loop: asyncio.AbstractEventLoop, methods: Mapping[str, Method], settings: GrpcSettings) -> None:
+    def __cinit__(
+        self,
+        calls: CallLoop,
+        loop: asyncio.AbstractEventLoop,
+        methods: Mapping[str, Method],
+        settings: GrpcSettings,
+    ) -> None:
         cdef int i
         cdef bytes path
         _nghttp2.open_library()

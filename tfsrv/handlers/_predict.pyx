@@ -27,7 +27,7 @@ from tfsrv._call cimport (
 )
 from tfsrv._atomic cimport load_relaxed_i64
 from tfsrv._clock cimport NS_PER_MS, now_ns
-from tfsrv._counters cimport Counters, counters_of
+from tfsrv._counters cimport counters_of
 from tfsrv._message cimport message_clear, message_seal
 from tfsrv._serving_map cimport (
     FOUND,
@@ -77,7 +77,7 @@ from tfsrv._workers cimport (
     run_queue_sweep,
 )
 
-from google.protobuf.message import DecodeError, Message
+from google.protobuf.message import DecodeError
 
 from tfsrv import _proto
 from tfsrv.errors import Code, ServingError
@@ -228,7 +228,9 @@ cdef int make_plan(Context* context, Call* call) noexcept nogil:
             return tell_bad_tensor(&call.status, input.alias)
         if <size_t>size > context.max_message_bytes - <size_t>plan.input_bytes:
             # The repeat rule lets a request of 40 bytes ask for gigabytes.
-            return status_set(&call.status, RESOURCE_EXHAUSTED, "The request's tensors are larger than a message may be.")
+            return status_set(
+                &call.status, RESOURCE_EXHAUSTED,
+                "The request's tensors are larger than a message may be.")
         plan.input_bytes += size
     if used != view.inputs_size:
         return tell_unknown_input(&call.status, view, signature)
