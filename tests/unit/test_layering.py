@@ -16,6 +16,9 @@ from tests.conftest import ROOT
 LAYERS = [
     {"__main__"},
     {"cli"},
+    {"flags"},
+    {"flag_table"},
+    {"parts"},
     {"server"},
     {"frontends"},
     {"handlers"},
