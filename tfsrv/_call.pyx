@@ -307,7 +307,7 @@ cdef void launch(Call* call, PythonMethod method) noexcept:
         request = PyBytes_FromStringAndSize(call.body.data, <Py_ssize_t>call.body.size)
         coroutine = _Coroutine.__new__(_Coroutine)
         coroutine.call = call
-        task = (<CallLoop>call.loop.call_loop).loop.create_task(answer(method.handler, request, coroutine))
+        task = (<CallLoop>call.loop.call_loop).loop.create_task(_answer(method.handler, request, coroutine))
     except BaseException as error:
         set_error(call, INTERNAL, f"{type(error).__name__}: {error}")
         finish(call)
@@ -340,7 +340,7 @@ cdef class _Coroutine:
         loop.flush()
 
 
-async def answer(handler: object, request: bytes, _Coroutine coroutine) -> None:
+async def _answer(handler: object, request: bytes, _Coroutine coroutine) -> None:
     """Run a Python handler for one call; never raises."""
     try:
         response = await handler(request)

@@ -405,7 +405,7 @@ cdef class Connection:
         """The client has gone: nobody reads answers any more."""
         return False
 
-    def connection_lost(self, error: Exception | None) -> None:
+    def connection_lost(self, exc: Exception | None) -> None:
         """End: give up every stream."""
         cdef Stream* stream
         self.closing = True
