@@ -26,7 +26,8 @@ class Graph:
     """A MetaGraphDef in the making."""
 
     def __init__(self) -> None:
-        self.meta: Any = message_class("tensorflow.MetaGraphDef")()
+        meta: Any = message_class("tensorflow.MetaGraphDef")()
+        self.meta = meta
         self.meta.meta_info_def.tags.append("serve")
         self.meta.graph_def.versions.producer = 1882
 
@@ -91,13 +92,18 @@ def floats(*values: float) -> Any:
     return tensor
 
 
-def request(signature: str = "", outputs: tuple[str, ...] = (), **inputs: Any) -> bytes:
+def request(
+    signature: str = "",
+    outputs: tuple[str, ...] = (),
+    feed: dict[str, Any] | None = None,
+    **inputs: Any,
+) -> bytes:
     """A serialized PredictRequest; inputs are TensorProtos or sequences of floats."""
     message = PredictRequest()
     message.model_spec.name = "model"
     message.model_spec.signature_name = signature
     message.output_filter.extend(outputs)
-    for alias, value in inputs.items():
+    for alias, value in {**(feed or {}), **inputs}.items():
         tensor = value if hasattr(value, "dtype") else floats(*value)
         message.inputs[alias].CopyFrom(tensor)
     serialized: bytes = message.SerializeToString()

@@ -30,7 +30,7 @@ from tfsrv._atomic cimport (
     store_relaxed_i64,
     store_release_int,
 )
-from tfsrv._buffer cimport Bytes, buffer_append, buffer_free, buffer_init
+from tfsrv._buffer cimport Buffer, Bytes, buffer_append, buffer_free, buffer_init
 from tfsrv._clock cimport NS_PER_S, now_ns
 from tfsrv._counters cimport Counters, counters_add
 from tfsrv._message cimport message_clear, message_free, message_init, message_read, message_seal
@@ -55,6 +55,7 @@ from tfsrv.errors import ServingError
 
 cdef int FREE_CALLS = 1024                   # kept for reuse by each loop
 cdef size_t KEPT_BYTES = 16384               # of a buffer of a call that is kept
+cdef size_t SPARE_BYTES = 4 << 20            # one large request's memory is kept as well, up to this
 cdef int64_t PARK_NS = 30 * NS_PER_S         # how long a request waits for its model's first version
 
 # Bytes that requests and answers of all connections hold now, against what they may hold.
@@ -137,7 +138,7 @@ cdef void call_free(Call* call) noexcept nogil:
         free_memory(call)
         return
     if call.request.capacity > KEPT_BYTES:
-        buffer_free(&call.request)
+        keep_spare(call)
     if call.response.head.capacity > KEPT_BYTES:
         message_free(&call.response)
     if call.status.message.capacity > KEPT_BYTES:
@@ -172,6 +173,31 @@ cdef void call_free(Call* call) noexcept nogil:
     call.next = loop.free_calls
     loop.free_calls = call
     loop.free_size += 1
+
+
+cdef void keep_spare(Call* call) noexcept nogil:
+    """Take the memory of a large request off the call; the largest one so far is kept."""
+    cdef Buffer smaller = call.request
+    if SPARE_BYTES >= smaller.capacity > call.loop.spare.capacity:
+        smaller = call.loop.spare
+        call.loop.spare = call.request
+    buffer_free(&smaller)
+    buffer_init(&call.request)
+
+
+cdef void call_take_spare(Call* call, size_t needed) noexcept nogil:
+    """Move a request that grows beyond what small ones need to memory that is there already.
+
+    Growing by steps copies everything received once more, and touches fresh pages.
+    """
+    cdef Buffer spare = call.loop.spare
+    if needed <= KEPT_BYTES or spare.capacity < needed:
+        return
+    spare.size = 0
+    buffer_append(&spare, call.request.data, call.request.size)
+    buffer_free(&call.request)
+    call.request = spare
+    buffer_init(&call.loop.spare)
 
 
 cdef void free_memory(Call* call) noexcept nogil:
@@ -701,6 +727,7 @@ cdef class CallLoop:
         self.maps.clear()
         self.loop.remove_reader(self.state.event_fd)
         self.loop.remove_reader(self.publish_fd)
+        buffer_free(&self.state.spare)
         while self.state.free_calls != NULL:
             call = self.state.free_calls
             self.state.free_calls = call.next

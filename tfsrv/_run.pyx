@@ -49,11 +49,11 @@ def run(
     Signature, inputs and output filter come from the request. `timeout_ms` stops the run only
     where TensorFlow heeds it, on its own pool. A ServingError tells what went wrong.
     """
-    cdef Run made = Run.__new__(Run)
+    cdef _Run made = _Run.__new__(_Run)
     return made.answer(session, request, in_callers_thread, timeout_ms)
 
 
-cdef class Run:
+cdef class _Run:
     """One run: owns all that it needs, and frees it with itself."""
 
     cdef PredictView view

@@ -17,7 +17,9 @@ cdef struct Session:
     bint uses_gpu           # some device is no CPU
 
 cdef Signature* session_find(Session* session, Bytes name) noexcept nogil
-cdef int session_plan(Session* session, Signature* signature, const int* wanted, int wanted_size, bint* first_time) noexcept nogil
+cdef int session_plan(
+    Session* session, Signature* signature, const int* wanted, int wanted_size, bint* first_time
+) noexcept nogil
 cdef int session_run(
     Session* session, Signature* signature, TF_Tensor* const* inputs, const int* wanted,
     int wanted_size, TF_Tensor** outputs, bint in_callers_thread, int64_t timeout_ms,

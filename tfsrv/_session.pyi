@@ -1,19 +1,10 @@
 from collections.abc import Sequence
+from typing import Any
 
 from google.protobuf.message import Message
-from typing_extensions import TypedDict, disjoint_base
+from typing_extensions import disjoint_base
 
 from tfsrv._serving_map import NativeServable
-
-class SignatureDescription(TypedDict):
-    method_name: str
-    inputs: dict[str, tuple[str, int]]  # by alias: tensor name, dtype
-    outputs: dict[str, tuple[str, int]]
-    defaults: list[str]  # aliases of inputs
-    may_run_in_place: bool
-    built: bool  # TensorFlow has compiled the graph for all outputs
-    other_sets: int  # of outputs, asked for so far
-    broken: str  # why it cannot be served; "" if it can
 
 @disjoint_base
 class SavedModelSession(NativeServable):
@@ -39,4 +30,4 @@ class SavedModelSession(NativeServable):
     ) -> SavedModelSession: ...
     def close(self) -> None: ...
     def cancel(self) -> None: ...
-    def describe(self) -> dict[str, SignatureDescription]: ...
+    def describe(self) -> dict[str, dict[str, Any]]: ...

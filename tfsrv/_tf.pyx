@@ -51,7 +51,7 @@ cdef void delete_status(void* status) noexcept nogil:
 
 
 cdef TF_Status* thread_status() noexcept nogil:
-    """The calling thread's TF_Status, to be used until the next call of any of our functions.
+    """The calling thread's TF_Status, OK, to be used until the next call of any of our functions.
 
     Owned by the thread, native or Python's, and deleted when it ends. NULL without memory.
     """
@@ -61,6 +61,8 @@ cdef TF_Status* thread_status() noexcept nogil:
         if status != NULL and pthread_setspecific(status_key, status) != 0:
             api.DeleteStatus(<TF_Status*>status)
             return NULL
+    if status != NULL:  # not every function of TensorFlow's sets it when all went well
+        api.SetStatus(<TF_Status*>status, 0, "")
     return <TF_Status*>status
 
 
@@ -86,6 +88,7 @@ cdef const char* resolve(void* library, Api* into) noexcept nogil:
     want(library, "TF_DataTypeSize", <void**>&into.DataTypeSize, &missing)
     want(library, "TF_NewStatus", <void**>&into.NewStatus, &missing)
     want(library, "TF_DeleteStatus", <void**>&into.DeleteStatus, &missing)
+    want(library, "TF_SetStatus", <void**>&into.SetStatus, &missing)
     want(library, "TF_GetCode", <void**>&into.GetCode, &missing)
     want(library, "TF_Message", <void**>&into.Message, &missing)
     want(library, "TF_NewBuffer", <void**>&into.NewBuffer, &missing)

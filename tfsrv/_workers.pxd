@@ -6,6 +6,7 @@ from tfsrv._queue cimport Queue
 from tfsrv._thread cimport pthread_cond_t, pthread_mutex_t
 
 ctypedef void (*run_fn)(void* item) noexcept nogil
+ctypedef bint (*keep_fn)(void* item) noexcept nogil
 
 cdef enum:
     MAX_THREADS = 128       # base threads and spares together
@@ -27,6 +28,7 @@ cdef struct RunQueue:
     int fast_streak         # runs in a row under IN_PLACE_NS
     int streak_needed       # until they may run in place (again)
     int in_place            # 1: they may
+    int64_t swept_ns        # when run_queue_sweep last went through it; the pusher's
 
 
 # One thread's entry; a member of Pool, reused when its thread has ended.
@@ -62,6 +64,7 @@ cdef struct Pool:
 cdef RunQueue* run_queue_new(Pool* pool, run_fn run) noexcept nogil
 cdef void run_queue_free(void* queue) noexcept nogil
 cdef bint run_queue_push(RunQueue* queue, void* item) noexcept nogil
+cdef void run_queue_sweep(RunQueue* queue, keep_fn keep) noexcept nogil
 cdef void run_queue_note(RunQueue* queue, int64_t run_ns, bint in_place) noexcept nogil
 cdef bint run_queue_may_run_in_place(RunQueue* queue) noexcept nogil
 

@@ -21,12 +21,10 @@ from libc.stdlib cimport calloc, free
 from libc.string cimport memset
 
 from tfsrv._atomic cimport (
-    add_relaxed_i64,
     exchange_int,
     fence,
     load_relaxed_i64,
     load_relaxed_int,
-    load_seq_cst_int,
     store_relaxed_i64,
     store_relaxed_int,
     store_seq_cst_int,
@@ -68,6 +66,7 @@ cdef int64_t STUCK_NS = NS_PER_S             # a run this long is taken to wait,
 cdef int64_t WATCH_NS = 10 * NS_PER_MS       # how often the watcher looks
 cdef int64_t WATCH_IDLE_NS = NS_PER_S        # nothing ran for so long: the watcher sleeps for good
 cdef int64_t SPARE_IDLE_NS = 5 * NS_PER_S    # a spare with nothing to do ends after this
+cdef int64_t SWEEP_NS = NS_PER_MS
 cdef int64_t IN_PLACE_NS = 200 * NS_PER_US   # faster runs may run in place
 cdef int64_t BACK_NS = NS_PER_MS             # one slower run in place ends that
 cdef int FIRST_STREAK = 4                    # fast runs before a new signature runs in place
@@ -121,6 +120,27 @@ cdef bint run_queue_push(RunQueue* queue, void* item) noexcept nogil:
         wake_one(queue.pool)
         pthread_mutex_unlock(&queue.pool.mutex)
     return True
+
+
+cdef void run_queue_sweep(RunQueue* queue, keep_fn keep) noexcept nogil:
+    """Take out every waiting item that `keep` answers False for; it owns those from then on.
+
+    The others keep their order. Called by the thread that pushes, and at most once in SWEEP_NS:
+    going through a full queue takes some 100 µs.
+    """
+    cdef size_t left = queue_size(&queue.waiting) if queue.waiting.slots != NULL else 0
+    cdef int64_t now = now_ns()
+    cdef void* item
+    if now - queue.swept_ns < SWEEP_NS:
+        return
+    queue.swept_ns = now
+    while left > 0:
+        item = queue_pop(&queue.waiting)
+        if item == NULL:
+            return
+        if keep(item):
+            run_queue_push(queue, item)  # has room: one was taken out, and nobody else pushes
+        left -= 1
 
 
 cdef void run_queue_note(RunQueue* queue, int64_t run_ns, bint in_place) noexcept nogil:

@@ -139,13 +139,14 @@ def test_missing_model_is_not_found(tmp_path: Path) -> None:
 
 
 def test_unknown_tags_are_not_found(models: Path) -> None:
-    with pytest.raises(ServingError, match="tags.*gpu") as caught:
+    with pytest.raises(ServingError, match=r"tags.*gpu") as caught:
         SavedModelSession.load(str(models / "half_plus_two" / "1"), tags=["serve", "gpu"])
     assert caught.value.code == Code.NOT_FOUND
 
 
 @pytest.mark.parametrize(
-    "file", ["saved_model.pb", "variables/variables.index", "variables/variables.data-00000-of-00001"]
+    "file",
+    ["saved_model.pb", "variables/variables.index", "variables/variables.data-00000-of-00001"],
 )
 def test_half_copied_model_is_an_error(models: Path, tmp_path: Path, file: str) -> None:
     copy = tmp_path / "1"
@@ -164,8 +165,9 @@ def test_unreadable_config_is_an_error(models: Path) -> None:
     assert caught.value.code == Code.INVALID_ARGUMENT
 
 
-def test_config_reaches_tensorflow(load: Load) -> None:
+def test_config_reaches_tensorflow_whatever_the_thread_did_before(load: Load) -> None:
     config: Any = message_class("tensorflow.ConfigProto")(operation_timeout_in_ms=50)
+    load("half_plus_two")
     session = load("blocker", config=config.SerializeToString())
     with pytest.raises(ServingError) as caught:
         run(session, request(x=[1]), in_callers_thread=False)
@@ -179,7 +181,7 @@ def test_odd_folder_names_are_errors(folder: str) -> None:
 
 
 def test_is_made_by_load_only() -> None:
-    with pytest.raises(TypeError, match="use SavedModelSession.load"):
+    with pytest.raises(TypeError, match=r"use SavedModelSession\.load"):
         SavedModelSession()
 
 
@@ -256,7 +258,7 @@ def test_what_tensorflow_refuses_is_an_error_of_the_run(
     session = load(graph.save(tmp_path / "1"))
     assert not session.describe()["serving_default"]["built"]
     with pytest.raises(ServingError) as caught:
-        run(session, request(**dict.fromkeys(inputs, [1.0])))
+        run(session, request(feed={alias: [1.0] for alias in inputs}))
     assert caught.value.code == Code.INVALID_ARGUMENT
 
 
@@ -421,7 +423,10 @@ def test_assigned_memory_stays_until_it_is_read(load: Load) -> None:
     large = [float(i) for i in range(10_000)]
     run(session, request("assign", x=large))
     for i in range(50):  # would take the memory over, had it been freed
-        run(session, request("assign", ("size",), x=[float(i)] * 10_000) if i % 2 else request("read"))
+        run(
+            session,
+            request("assign", ("size",), x=[float(i)] * 10_000) if i % 2 else request("read"),
+        )
     run(session, request("assign", x=large))
     assert answers(run(session, request("read"))) == {"y": large}
 
@@ -476,9 +481,10 @@ def test_timeout_ends_a_run_on_the_pool(load: Load, tmp_path: Path) -> None:
         assert caught.value.code == Code.DEADLINE_EXCEEDED
 
 
-def test_long_timeout_changes_nothing(load: Load) -> None:
+@pytest.mark.parametrize("timeout_ms", [2**62, 2**63 // 1000 + 1, 2**63 - 1])
+def test_long_timeout_changes_nothing(load: Load, timeout_ms: int) -> None:
     sent = request(x=[1])
-    response = run(load("half_plus_two"), sent, in_callers_thread=False, timeout_ms=2**62)
+    response = run(load("half_plus_two"), sent, in_callers_thread=False, timeout_ms=timeout_ms)
     assert answers(response) == {"y": [2.5]}
 
 
@@ -526,7 +532,7 @@ def test_eight_threads_run_one_session(load: Load, in_callers_thread: bool) -> N
 def test_threads_that_bring_new_sets_at_once_share_the_slots(load: Load, tmp_path: Path) -> None:
     session = load(many_outputs(tmp_path / "1", 6))
     start = threading.Barrier(8)
-    sets = [wanted for wanted in itertools.combinations([f"y00{i}" for i in range(6)], 3)][:10]
+    sets = list(itertools.combinations([f"y00{i}" for i in range(6)], 3))[:10]
 
     def bring(_: int) -> None:
         start.wait()
@@ -553,4 +559,4 @@ def test_loading_and_closing_gives_memory_back(models: Path) -> None:
     before = resident_kilobytes()
     cycle(50)
     # A copy that stays loaded takes 550 KB.
-    assert resident_kilobytes() - before < 50 * 100
+    assert resident_kilobytes() - before < 50 * 40

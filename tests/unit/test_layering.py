@@ -25,8 +25,9 @@ LAYERS = [
     {"server_core"},
     {"servables", "sources"},
     {"core"},
+    {"metrics"},  # reads the engine's counters
     {"engine"},
-    {"errors", "config", "metrics", "_proto", "__init__"},
+    {"errors", "config", "_proto", "__init__"},
 ]
 GROUND = len(LAYERS) - 1
 

@@ -14,15 +14,13 @@ from pathlib import Path
 import pytest
 
 from tests.conftest import ROOT, tensorflow_version
-from tfsrv import _buffer, _tf
+from tfsrv import _meta_graph, _tf
 from tfsrv.errors import Code, ServingError
 
 needs_tensorflow = pytest.mark.skipif(tensorflow_version() is None, reason="needs TensorFlow")
 
 
-def python(
-    script: str, *arguments: str, **environment: str
-) -> subprocess.CompletedProcess[str]:
+def python(script: str, *arguments: str, **environment: str) -> subprocess.CompletedProcess[str]:
     """Run a script in a new process, without our own settings of TensorFlow's log."""
     inherited: Mapping[str, str] = {
         key: value for key, value in os.environ.items() if not key.startswith("TF_")
@@ -84,7 +82,7 @@ def test_file_that_is_no_library_is_refused(tmp_path: Path) -> None:
 
 
 def test_library_without_a_function_that_is_used_is_refused() -> None:
-    other = _buffer.__file__
+    other = str(_meta_graph.__file__)
     script = OPEN_AND_PRINT_ERROR.replace("open_library()", "open_library(sys.argv[2])")
     script += "\nassert not _tf.is_open() and _tf.version() == ''"
     done = python(script, "", other)
@@ -134,9 +132,7 @@ def test_log_is_quiet_and_errors_come_by_status_and_python_package_stays_out(
 
 @needs_tensorflow
 def test_log_speaks_when_the_user_wants_it(models: Path) -> None:
-    done = python(
-        LOAD_AND_FAIL, str(models / "fails_for_negative" / "1"), TF_CPP_MIN_LOG_LEVEL="0"
-    )
+    done = python(LOAD_AND_FAIL, str(models / "fails_for_negative" / "1"), TF_CPP_MIN_LOG_LEVEL="0")
     assert "SavedModel load for tags { serve }" in done.stderr
 
 

@@ -34,6 +34,7 @@ from tfsrv._call cimport (
     call_dispatch,
     call_free,
     call_new,
+    call_take_spare,
 )
 from tfsrv._clock cimport NS_PER_MS, NS_PER_S, now_ns
 from tfsrv._message cimport message_clear, message_read, message_seal
@@ -48,7 +49,6 @@ from tfsrv._status cimport (
 )
 from tfsrv.frontends._grpc cimport encode_message, has_token, is_grpc_content_type, parse_timeout
 from tfsrv.frontends._nghttp2 cimport (
-    NGHTTP2_CANCEL,
     NGHTTP2_DATA,
     NGHTTP2_DATA_FLAG_EOF,
     NGHTTP2_DATA_FLAG_NO_COPY,
@@ -528,6 +528,7 @@ cdef class Connection:
             if request.capacity - request.size < size:
                 # Grow with what came: by as much as there is, but not beyond what is announced.
                 room = min(max(size, request.size), PREFIX + length - request.size)
+                call_take_spare(stream.call, request.size + room)
                 if buffer_reserve(request, room) != 0:
                     self.refuse(stream, RESOURCE_EXHAUSTED, b"out of memory")
                     return False
@@ -901,7 +902,13 @@ cdef class Http2Server:
     factory of any listening socket of the loop.
     """
 
-    def __cinit__(self, calls: CallLoop, loop: asyncio.AbstractEventLoop, methods: Mapping[str, Method], settings: GrpcSettings) -> None:
+    def __cinit__(
+        self,
+        calls: CallLoop,
+        loop: asyncio.AbstractEventLoop,
+        methods: Mapping[str, Method],
+        settings: GrpcSettings,
+    ) -> None:
         cdef int i
         cdef bytes path
         _nghttp2.open_library()

@@ -120,17 +120,26 @@ cdef enum:
 cdef struct Api:
     int (*session_callbacks_new)(nghttp2_session_callbacks** made)
     void (*session_callbacks_del)(nghttp2_session_callbacks* callbacks)
-    void (*session_callbacks_set_on_begin_headers_callback)(nghttp2_session_callbacks* callbacks, on_frame callback)
-    void (*session_callbacks_set_on_header_callback)(nghttp2_session_callbacks* callbacks, on_header callback)
-    void (*session_callbacks_set_on_frame_recv_callback)(nghttp2_session_callbacks* callbacks, on_frame callback)
-    void (*session_callbacks_set_on_frame_send_callback)(nghttp2_session_callbacks* callbacks, on_frame callback)
-    void (*session_callbacks_set_on_data_chunk_recv_callback)(nghttp2_session_callbacks* callbacks, on_data_chunk callback)
-    void (*session_callbacks_set_on_stream_close_callback)(nghttp2_session_callbacks* callbacks, on_stream_close callback)
-    void (*session_callbacks_set_send_data_callback)(nghttp2_session_callbacks* callbacks, send_data callback)
+    void (*session_callbacks_set_on_begin_headers_callback)(
+        nghttp2_session_callbacks* callbacks, on_frame callback)
+    void (*session_callbacks_set_on_header_callback)(
+        nghttp2_session_callbacks* callbacks, on_header callback)
+    void (*session_callbacks_set_on_frame_recv_callback)(
+        nghttp2_session_callbacks* callbacks, on_frame callback)
+    void (*session_callbacks_set_on_frame_send_callback)(
+        nghttp2_session_callbacks* callbacks, on_frame callback)
+    void (*session_callbacks_set_on_data_chunk_recv_callback)(
+        nghttp2_session_callbacks* callbacks, on_data_chunk callback)
+    void (*session_callbacks_set_on_stream_close_callback)(
+        nghttp2_session_callbacks* callbacks, on_stream_close callback)
+    void (*session_callbacks_set_send_data_callback)(
+        nghttp2_session_callbacks* callbacks, send_data callback)
     int (*option_new)(nghttp2_option** made)
     void (*option_del)(nghttp2_option* option)
     void (*option_set_no_auto_window_update)(nghttp2_option* option, int value)
-    int (*session_server_new2)(nghttp2_session** made, const nghttp2_session_callbacks* callbacks, void* user_data, const nghttp2_option* option)
+    int (*session_server_new2)(
+        nghttp2_session** made, const nghttp2_session_callbacks* callbacks, void* user_data,
+        const nghttp2_option* option)
     void (*session_del)(nghttp2_session* session)
     ssize_t (*session_mem_recv)(nghttp2_session* session, const uint8_t* data, size_t size)
     ssize_t (*session_mem_send)(nghttp2_session* session, const uint8_t** data)
@@ -140,15 +149,23 @@ cdef struct Api:
     int (*session_consume_connection)(nghttp2_session* session, size_t size)
     void* (*session_get_stream_user_data)(nghttp2_session* session, int32_t stream_id)
     int (*session_set_stream_user_data)(nghttp2_session* session, int32_t stream_id, void* data)
-    int (*session_set_local_window_size)(nghttp2_session* session, uint8_t flags, int32_t stream_id, int32_t size)
+    int (*session_set_local_window_size)(
+        nghttp2_session* session, uint8_t flags, int32_t stream_id, int32_t size)
     int32_t (*session_get_last_proc_stream_id)(nghttp2_session* session)
     int (*session_resume_data)(nghttp2_session* session, int32_t stream_id)
-    int (*submit_settings)(nghttp2_session* session, uint8_t flags, const nghttp2_settings_entry* entries, size_t size)
-    int (*submit_response)(nghttp2_session* session, int32_t stream_id, const nghttp2_nv* headers, size_t size, const nghttp2_data_provider* provider)
-    int (*submit_trailer)(nghttp2_session* session, int32_t stream_id, const nghttp2_nv* headers, size_t size)
-    int (*submit_rst_stream)(nghttp2_session* session, uint8_t flags, int32_t stream_id, uint32_t error_code)
+    int (*submit_settings)(
+        nghttp2_session* session, uint8_t flags, const nghttp2_settings_entry* entries, size_t size)
+    int (*submit_response)(
+        nghttp2_session* session, int32_t stream_id, const nghttp2_nv* headers, size_t size,
+        const nghttp2_data_provider* provider)
+    int (*submit_trailer)(
+        nghttp2_session* session, int32_t stream_id, const nghttp2_nv* headers, size_t size)
+    int (*submit_rst_stream)(
+        nghttp2_session* session, uint8_t flags, int32_t stream_id, uint32_t error_code)
     int (*submit_ping)(nghttp2_session* session, uint8_t flags, const uint8_t* opaque)
     int (*submit_shutdown_notice)(nghttp2_session* session)
-    int (*submit_goaway)(nghttp2_session* session, uint8_t flags, int32_t last_stream_id, uint32_t error_code, const uint8_t* opaque, size_t size)
+    int (*submit_goaway)(
+        nghttp2_session* session, uint8_t flags, int32_t last_stream_id, uint32_t error_code,
+        const uint8_t* opaque, size_t size)
 
 cdef Api nghttp2

@@ -27,7 +27,7 @@ from tfsrv._call cimport (
 )
 from tfsrv._atomic cimport load_relaxed_i64
 from tfsrv._clock cimport NS_PER_MS, now_ns
-from tfsrv._counters cimport Counters, counters_of
+from tfsrv._counters cimport counters_of
 from tfsrv._message cimport message_clear, message_seal
 from tfsrv._serving_map cimport (
     FOUND,
@@ -74,16 +74,19 @@ from tfsrv._workers cimport (
     run_queue_new,
     run_queue_note,
     run_queue_push,
+    run_queue_sweep,
 )
 
-from google.protobuf.message import DecodeError, Message
+from google.protobuf.message import DecodeError
 
 from tfsrv import _proto
 from tfsrv.errors import Code, ServingError
 
-cdef size_t IN_PLACE_BYTES = 65536           # larger requests run on a worker: copying them takes time too
+cdef size_t IN_PLACE_BYTES = 65536           # larger requests go to a worker: copying takes time too
+cdef size_t ALONE_BYTES = 1 << 20            # … unless no other request is in flight that would wait
 cdef int64_t IN_PLACE_SLICE_NS = 2 * NS_PER_MS   # of one I/O event; then the other connections' turn
 cdef int64_t SLOW_NS = 50 * NS_PER_MS        # slower signatures run on TensorFlow's pool if a deadline is set
+cdef int64_t SWEEP_FROM = 64                 # abandoned calls that make a look through a full queue worth it
 cdef size_t SPLICE_FROM = 16384              # bytes; smaller payloads are cheaper to copy
 
 cdef Bytes DEFAULT_SIGNATURE = Bytes(b"serving_default", 15)
@@ -225,7 +228,9 @@ cdef int make_plan(Context* context, Call* call) noexcept nogil:
             return tell_bad_tensor(&call.status, input.alias)
         if <size_t>size > context.max_message_bytes - <size_t>plan.input_bytes:
             # The repeat rule lets a request of 40 bytes ask for gigabytes.
-            return status_set(&call.status, RESOURCE_EXHAUSTED, "The request's tensors are larger than a message may be.")
+            return status_set(
+                &call.status, RESOURCE_EXHAUSTED,
+                "The request's tensors are larger than a message may be.")
         plan.input_bytes += size
     if used != view.inputs_size:
         return tell_unknown_input(&call.status, view, signature)
@@ -465,17 +470,34 @@ cdef int run_or_queue(Context* context, Call* call) noexcept nogil:
         signature.may_run_in_place
         and not first_time  # TensorFlow builds an executor first, which takes milliseconds
         and run_queue_may_run_in_place(queue)
-        and call.body.size < IN_PLACE_BYTES
-        and <size_t>plan.input_bytes < IN_PLACE_BYTES
+        and max(call.body.size, <size_t>plan.input_bytes) < (
+            IN_PLACE_BYTES if call.loop.waiting > 1 else ALONE_BYTES)
         and (call.loop.event_ns == 0 or now_ns() - call.loop.event_ns < IN_PLACE_SLICE_NS)
     ):
         execute(call, True)
         return STARTED_DONE
-    if not run_queue_push(queue, call):
+    if not run_queue_push(queue, call) and not push_after_sweep(queue, call):
         call_release_servable(call)
         status_set(&call.status, UNAVAILABLE, "The queue of the signature is full; try again.")
         return STARTED_DONE
     return STARTED_RUNNING
+
+
+cdef bint push_after_sweep(RunQueue* queue, Call* call) noexcept nogil:
+    """The queue is full: make room of calls that nobody waits for any more, and try again."""
+    if call.loop.in_flight - call.loop.waiting < SWEEP_FROM:
+        return False
+    run_queue_sweep(queue, is_wanted)
+    return run_queue_push(queue, call)
+
+
+cdef bint is_wanted(void* item) noexcept nogil:
+    """Whether a waiting call still has an owner; one without is completed at once."""
+    cdef Call* call = <Call*>item
+    if not call_is_abandoned(call):
+        return True
+    call_complete(call)
+    return False
 
 
 cdef void run(void* item) noexcept nogil:
