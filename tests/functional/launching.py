@@ -7,7 +7,8 @@ import signal
 import subprocess
 import sys
 import threading
-from collections.abc import Iterator
+import time
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -18,6 +19,14 @@ from tests.conftest import ROOT
 from tfsrv._proto import message_class, parse_text
 
 SECONDS = 30  # for anything that should happen soon
+
+
+def until(condition: Callable[[], bool]) -> None:
+    """Ask again and again until it is so."""
+    deadline = time.monotonic() + SECONDS
+    while not condition():
+        assert time.monotonic() < deadline, "it never came to be"
+        time.sleep(0.02)
 
 
 class Launched:
@@ -100,7 +109,9 @@ def launched(
 @contextmanager
 def client(address: str) -> Iterator[Client]:
     """A client of the server at `address`."""
-    with grpc.insecure_channel(address) as channel:
+    # A connection of its own: gRPC shares those of one process otherwise.
+    options = [("grpc.use_local_subchannel_pool", 1)]
+    with grpc.insecure_channel(address, options) as channel:
         yield Client(channel)
 
 
@@ -123,11 +134,19 @@ class Client:
             timeout=timeout,
         )
 
-    def model_status(self, name: str) -> Any:
+    def states(self, name: str) -> list[int]:
+        """The states of a model's versions, as GetModelStatus numbers them; [] if it has none."""
         response_class: Any = message_class("tensorflow.serving.GetModelStatusResponse")
         request: Any = message_class("tensorflow.serving.GetModelStatusRequest")()
         request.model_spec.name = name
-        return self._channel.unary_unary(
+        get_model_status = self._channel.unary_unary(
             "/tensorflow.serving.ModelService/GetModelStatus",
             response_deserializer=response_class.FromString,
-        )(request.SerializeToString(), timeout=SECONDS)
+        )
+        try:
+            response = get_model_status(request.SerializeToString(), timeout=SECONDS)
+        except grpc.RpcError as error:
+            if "Could not find any versions" in str(error):
+                return []
+            raise
+        return [version.state for version in response.model_version_status]

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import signal
 import socket
+import struct
 import subprocess
 import sys
 import time
@@ -12,7 +13,7 @@ from pathlib import Path
 import grpc
 import pytest
 
-from tests.functional.launching import SECONDS, Launched, client, launched
+from tests.functional.launching import SECONDS, Launched, client, launched, until
 
 ASK_2 = """
 model_spec { name: "half_plus_two" }
@@ -53,8 +54,7 @@ def test_a_first_request_waits_for_the_model(models: Path) -> None:
 def test_opens_its_port_when_the_models_are_ready_if_told_so(models: Path) -> None:
     with launched(*start(models, "half_plus_two", "--open_ports=when_ready")) as server:
         with client(server.address()) as ask:
-            (status,) = ask.model_status("half_plus_two").model_version_status
-            assert status.state == 30  # AVAILABLE
+            assert ask.states("half_plus_two") == [30]  # AVAILABLE
         assert server.stop() == 0
         log = "\n".join(server.log)
         assert log.index("is available") < log.index("Serving gRPC at")
@@ -99,15 +99,20 @@ def test_sigterm_finishes_what_is_in_flight_and_accepts_nothing_more(
         server.line_with("is available")
         future = ask.predict_future(
             'model_spec { name: "sleeper" } inputs { key: "seconds"'
-            " value { dtype: DT_FLOAT tensor_shape { dim { size: 1 } } float_val: 1.5 } }"
+            " value { dtype: DT_FLOAT tensor_shape { dim { size: 1 } } float_val: 2 } }"
         )
         time.sleep(0.3)  # for the request to leave; how much sooner does not matter
         server.process.send_signal(signal.SIGTERM)
         server.line_with("SIGTERM: accepting nothing more")
-        with client(server.address()) as other:
-            refused = other.predict_future(ASK_2, timeout=5)
-            assert refused.exception().code() == grpc.StatusCode.UNAVAILABLE
-        assert list(future.result(SECONDS).outputs["y"].float_val) == [1.5]
+
+        def refuses() -> bool:
+            with client(server.address()) as other:
+                error = other.predict_future(ASK_2, timeout=5).exception()
+                return bool(error.code() == grpc.StatusCode.UNAVAILABLE)
+
+        until(refuses)
+        assert not future.done()
+        assert list(future.result(SECONDS).outputs["y"].float_val) == [2.0]
         assert server.wait() == 0
 
 
@@ -144,10 +149,7 @@ def test_a_second_signal_ends_the_process_at_once(models: Path) -> None:
 
 def test_a_signal_during_the_start_is_a_clean_end(models: Path) -> None:
     with launched(*start(models, "half_plus_two")) as server:
-        deadline = time.monotonic() + SECONDS
-        while not caught_signals(server) & 1 << signal.SIGTERM - 1:
-            assert time.monotonic() < deadline
-            time.sleep(0.001)
+        until(lambda: bool(caught_signals(server) & 1 << signal.SIGTERM - 1))
         assert server.stop() == 0
 
 
@@ -194,13 +196,28 @@ def test_a_broken_model_leaves_the_server_up(tmp_path: Path) -> None:
     (tmp_path / "m" / "1" / "saved_model.pb").write_bytes(b"\xff nonsense")
     with launched(tmp_path / "m", "--port=0") as server:
         with client(server.address()) as ask:
-            deadline = time.monotonic() + SECONDS
-            while True:
-                states = [v.state for v in ask.model_status("m").model_version_status]
-                if states == [50]:  # END
-                    break
-                assert time.monotonic() < deadline
-                time.sleep(0.05)
+            until(lambda: ask.states("m") == [50])  # END
+        assert server.stop() == 0
+        assert len([line for line in server.log if "ERROR" in line]) == 1
+
+
+def test_flags_reach_predict_and_the_loader(models: Path) -> None:
+    flags = ["--enable_serialization_as_tensor_content", "--enable_signature_method_name_check"]
+    with launched(*start(models, "half_plus_two", *flags)) as server:
+        with client(server.address()) as ask:
+            output = ask.predict(ASK_2).outputs["y"]
+            assert output.tensor_content == struct.pack("<f", 5.0)
+        assert server.stop() == 0
+    ask_odd = ASK_2.replace("half_plus_two", "odd_method_names")
+    with launched(*start(models, "odd_method_names", *flags)) as server:
+        with client(server.address()) as ask:
+            error = ask.predict_future(ask_odd).exception()
+            assert error.code() == grpc.StatusCode.INTERNAL
+            assert "Was: odd/method" in error.details()
+        assert server.stop() == 0
+    with launched(*start(models, "half_plus_two", "--saved_model_tags=nosuch")) as server:
+        with client(server.address()) as ask:
+            until(lambda: ask.states("half_plus_two") == [50])  # END
         assert server.stop() == 0
 
 
