@@ -40,6 +40,7 @@ from tfsrv._status cimport (
     DEADLINE_EXCEEDED,
     INTERNAL,
     OK,
+    RESOURCE_EXHAUSTED,
     UNAVAILABLE,
     status_add_bytes,
     status_clear,
@@ -250,7 +251,8 @@ cdef void call_dispatch(Call* call, Method method) noexcept:
     loop.in_flight += 1
     loop.waiting += 1
     if call.deadline_ns != 0:
-        if call.deadline_ns <= call.received_ns:
+        # `received_ns` may be long ago: the first byte's time.
+        if call.deadline_ns <= now_ns():
             status_set(&call.status, DEADLINE_EXCEEDED, "Deadline Exceeded")
             finish(call)
             return
@@ -308,9 +310,12 @@ cdef void launch(Call* call, PythonMethod method) noexcept:
         coroutine = _Coroutine.__new__(_Coroutine)
         coroutine.call = call
         task = (<CallLoop>call.loop.call_loop).loop.create_task(_answer(method.handler, request, coroutine))
+        task.add_done_callback(coroutine.ended)
     except BaseException as error:
         set_error(call, INTERNAL, f"{type(error).__name__}: {error}")
         finish(call)
+        return
+    if coroutine.call == NULL:  # an eager task: answered already, and the call is gone
         return
     Py_INCREF(task)  # the call's reference, given back in finish()
     call.task = <void*>task
@@ -319,7 +324,12 @@ cdef void launch(Call* call, PythonMethod method) noexcept:
 cdef class _Coroutine:
     """What a coroutine holds of the call that it answers."""
 
-    cdef Call* call
+    cdef Call* call         # NULL once it was answered
+
+    def ended(self, task: asyncio.Task[None]) -> None:
+        """The task is over. One that was cancelled before its first step has run nothing of answer()."""
+        if self.call != NULL:
+            self.end(CANCELLED, "CANCELLED", b"")
 
     cdef void end(self, int code, str message, bytes response) noexcept:
         cdef Call* call = self.call
@@ -328,6 +338,9 @@ cdef class _Coroutine:
         status_clear(&call.status)
         if code != OK:
             set_error(call, code, message)
+        elif not call_charge(call, <int64_t>len(response)):
+            status_set(
+                &call.status, RESOURCE_EXHAUSTED, "Too many bytes are in flight (--max_in_flight_bytes).")
         elif (
             buffer_append(&call.response.head, b"\0\0\0\0\0\0\0\0", call.headroom) != 0
             or buffer_append(&call.response.head, PyBytes_AS_STRING(response), <size_t>len(response)) != 0
@@ -494,9 +507,13 @@ cdef void restart_parked(LoopState* loop) noexcept:
         call.next = NULL
         call.previous = NULL
         timer_remove(call)
-        if call.deadline_ns != 0:
-            wake_at(call, call.deadline_ns)
         predict_view_clear(&call.view)
+        if call.deadline_ns != 0:
+            if call.deadline_ns <= now_ns():
+                status_set(&call.status, DEADLINE_EXCEEDED, "Deadline Exceeded")
+                finish(call)
+                continue
+            wake_at(call, call.deadline_ns)
         start(call)
 
 
@@ -713,7 +730,7 @@ cdef class CallLoop:
             raise
 
     def close(self) -> None:
-        """Let go of the loop. Calls that workers still have are leaked, not freed under them."""
+        """Let go of the loop. What workers still have, and what they write to, is leaked."""
         cdef Call* call
         if self.state.closed:
             return
@@ -732,6 +749,8 @@ cdef class CallLoop:
             call = self.state.free_calls
             self.state.free_calls = call.next
             free_memory(call)
+        if self.state.in_flight > 0:
+            Py_INCREF(self)  # for ever: call_complete writes to the list and the eventfd that are ours
 
     cdef void add_flusher(self, flush_fn flush, void* argument) noexcept:
         """Call `flush` after each batch of answers, so that a frontend writes once for many."""

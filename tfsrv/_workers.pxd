@@ -51,6 +51,7 @@ cdef struct Pool:
     RunQueue* ready_last
     size_t queue_capacity
     int queues              # RunQueues that were made and are not freed yet
+    int64_t spare_idle_ns   # how long a spare waits for something to do before it ends
     int base                # threads that exist from the start
     int threads             # that exist now, the watcher not counted
     int idle

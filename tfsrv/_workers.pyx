@@ -21,6 +21,9 @@ from libc.stdlib cimport calloc, free
 from libc.string cimport memset
 
 from tfsrv._atomic cimport (
+    add_relaxed_i64,
+    add_relaxed_int,
+    cas_weak_i64,
     exchange_int,
     fence,
     load_relaxed_i64,
@@ -31,6 +34,7 @@ from tfsrv._atomic cimport (
 )
 from tfsrv._clock cimport CLOCK_MONOTONIC, NS_PER_MS, NS_PER_S, NS_PER_US, now_ns, timespec
 from tfsrv._queue cimport queue_close, queue_open, queue_pop, queue_push, queue_size
+from tfsrv._stress cimport gate_wait, run_together
 from tfsrv._thread cimport (
     PTHREAD_CREATE_DETACHED,
     SIG_SETMASK,
@@ -59,14 +63,17 @@ from tfsrv._thread cimport (
     sigset_t,
 )
 
+cdef extern from "<unistd.h>" nogil:
+    int usleep(unsigned int microseconds)
+
 cdef int MAX_SPARES = 64
 cdef size_t QUEUE_CAPACITY = 4096            # requests of one signature; 64 KiB, taken at the first push
 cdef int64_t DOUBLE_NS = 50 * NS_PER_MS      # a run this long gets a spare to stand in
 cdef int64_t STUCK_NS = NS_PER_S             # a run this long is taken to wait, not to compute
 cdef int64_t WATCH_NS = 10 * NS_PER_MS       # how often the watcher looks
 cdef int64_t WATCH_IDLE_NS = NS_PER_S        # nothing ran for so long: the watcher sleeps for good
-cdef int64_t SPARE_IDLE_NS = 5 * NS_PER_S    # a spare with nothing to do ends after this
 cdef int64_t SWEEP_NS = NS_PER_MS
+cdef double SPARE_IDLE_SECONDS = 5.0         # a spare with nothing to do ends after this
 cdef int64_t IN_PLACE_NS = 200 * NS_PER_US   # faster runs may run in place
 cdef int64_t BACK_NS = NS_PER_MS             # one slower run in place ends that
 cdef int FIRST_STREAK = 4                    # fast runs before a new signature runs in place
@@ -258,9 +265,11 @@ cdef void* work(void* argument) noexcept nogil:
             pool.idle += 1
             waited = wait_for_work(pool)
             pool.idle -= 1
-            if waited != 0 and pool.threads > pool.base + pool.doubled and not pool.stop:
+            if waited == 0 or pool.stop or pool.threads <= pool.base + pool.doubled:
+                continue
+            queue = take_queue(pool)  # a signal and the end of the wait may have met
+            if queue == NULL:
                 break  # a spare that nobody needs any more
-            continue
         begin_run(pool, self, queue)
         pthread_mutex_unlock(&pool.mutex)
         item = take_item(pool, queue)
@@ -276,11 +285,11 @@ cdef void* work(void* argument) noexcept nogil:
 
 
 cdef int wait_for_work(Pool* pool) noexcept nogil:
-    """Sleep until there may be work; not 0 when a spare has slept for SPARE_IDLE_NS."""
+    """Sleep until there may be work; not 0 when a spare has slept for `spare_idle_ns`."""
     if pool.threads <= pool.base + pool.doubled:
         pthread_cond_wait(&pool.work, &pool.mutex)
         return 0
-    return wait_for(&pool.work, pool, SPARE_IDLE_NS)
+    return wait_for(&pool.work, pool, pool.spare_idle_ns)
 
 
 cdef int wait_for(pthread_cond_t* condition, Pool* pool, int64_t nanoseconds) noexcept nogil:
@@ -344,11 +353,10 @@ cdef void look_for_long_runs(Pool* pool, int64_t now) noexcept nogil:
         if not worker.used or worker.queue == NULL:
             continue
         if not worker.doubled and now - worker.since_ns > DOUBLE_NS and pool.doubled < MAX_SPARES:
-            worker.doubled = True
-            pool.doubled += 1
-            if pool.threads < pool.base + pool.doubled:
-                start_worker(pool)
-            else:
+            # Without a thread there is no stand-in: try again at the next look.
+            if pool.threads > pool.base + pool.doubled or start_worker(pool) == 0:
+                worker.doubled = True
+                pool.doubled += 1
                 wake_one(pool)
         if not worker.counted_stuck and now - worker.since_ns > STUCK_NS:
             worker.counted_stuck = True
@@ -398,13 +406,17 @@ cdef class WorkerPool:
     Thread-safety: one thread pushes to a given queue; everything else may run anywhere.
     """
 
-    def __cinit__(self, cores: int | None = None, queue_capacity: int = QUEUE_CAPACITY) -> None:
+    def __cinit__(
+        self, cores: int | None = None, queue_capacity: int = QUEUE_CAPACITY,
+        spare_idle_seconds: float = SPARE_IDLE_SECONDS,
+    ) -> None:
         cdef pthread_condattr_t monotonic
         self.pool = <Pool*>calloc(1, sizeof(Pool))
         if self.pool == NULL:
             raise MemoryError
         self.pool.base = max(2, min((cores or len(os.sched_getaffinity(0))) + 1, MAX_THREADS - MAX_SPARES))
         self.pool.queue_capacity = queue_capacity
+        self.pool.spare_idle_ns = <int64_t>(spare_idle_seconds * NS_PER_S)
         pthread_mutex_init(&self.pool.mutex, NULL)
         pthread_condattr_init(&monotonic)
         pthread_condattr_setclock(&monotonic, CLOCK_MONOTONIC)
@@ -453,12 +465,20 @@ cdef class WorkerPool:
     @property
     def threads(self) -> int:
         """Worker threads that exist now."""
-        return self.pool.threads
+        cdef int threads
+        pthread_mutex_lock(&self.pool.mutex)
+        threads = self.pool.threads
+        pthread_mutex_unlock(&self.pool.mutex)
+        return threads
 
     @property
     def running(self) -> int:
         """Workers in a run now."""
-        return self.pool.running
+        cdef int running
+        pthread_mutex_lock(&self.pool.mutex)
+        running = self.pool.running
+        pthread_mutex_unlock(&self.pool.mutex)
+        return running
 
     def __dealloc__(self):
         if self.pool == NULL or self.started or self.pool.queues > 0:
@@ -468,3 +488,210 @@ cdef class WorkerPool:
         pthread_cond_destroy(&self.pool.watch)
         pthread_mutex_destroy(&self.pool.mutex)
         free(self.pool)
+
+
+# ---- for tests ---------------------------------------------------------------------------------------
+
+cdef struct Job:
+    Probe* probe
+    int64_t pushed_ns
+    int64_t run_ns          # how long it runs; negative: until it is let go
+    int times               # atomic: how often it ran
+
+
+# What jobs and the object that pushes them share; outlives both.
+cdef struct Probe:
+    Job* jobs               # owned, `size` of them; an element is the queue's from its push on
+    int64_t size
+    int64_t pushed
+    int64_t done            # atomic
+    int64_t running         # atomic
+    int64_t most_running    # atomic
+    int64_t longest_wait_ns     # atomic; from push to run
+    int let_go              # atomic
+
+
+cdef void run_job(void* item) noexcept nogil:
+    """Sleep as the job says, and count."""
+    cdef Job* job = <Job*>item
+    cdef Probe* probe = job.probe
+    cdef int64_t begun_ns = now_ns()
+    cdef int64_t running = add_relaxed_i64(&probe.running, 1) + 1
+    cdef int64_t most = load_relaxed_i64(&probe.most_running)
+    cdef int64_t longest = load_relaxed_i64(&probe.longest_wait_ns)
+    while running > most and not cas_weak_i64(&probe.most_running, &most, running):
+        pass
+    while begun_ns - job.pushed_ns > longest and not cas_weak_i64(
+        &probe.longest_wait_ns, &longest, begun_ns - job.pushed_ns
+    ):
+        pass
+    if job.run_ns < 0:
+        while load_relaxed_int(&probe.let_go) == 0:
+            usleep(5000)
+    elif job.run_ns > 0:
+        usleep(<unsigned int>(job.run_ns // NS_PER_US))
+    add_relaxed_int(&job.times, 1)
+    add_relaxed_i64(&probe.running, -1)
+    add_relaxed_i64(&probe.done, 1)
+
+
+cdef bint push_job(RunQueue* queue, Probe* probe, int64_t run_ns) noexcept nogil:
+    cdef Job* job = &probe.jobs[probe.pushed]
+    job.probe = probe
+    job.run_ns = run_ns
+    job.pushed_ns = now_ns()
+    if not run_queue_push(queue, job):
+        return False
+    probe.pushed += 1
+    return True
+
+
+cdef class ProbeQueue:
+    """A queue of a pool whose items sleep and are counted. For tests.
+
+    Takes `size` items in all. close() it before the pool goes.
+    """
+
+    cdef WorkerPool workers
+    cdef RunQueue* queue    # owned
+    cdef Probe* probe       # owned
+
+    def __cinit__(self, workers: WorkerPool, size: int = 1024) -> None:
+        self.workers = workers
+        self.probe = <Probe*>calloc(1, sizeof(Probe))
+        if self.probe == NULL:
+            raise MemoryError
+        self.probe.size = size
+        self.probe.jobs = <Job*>calloc(<size_t>self.probe.size + 1, sizeof(Job))
+        self.queue = run_queue_new(workers.pool, run_job)
+        if self.probe.jobs == NULL or self.queue == NULL:
+            raise MemoryError
+
+    def push(self, run_seconds: float | None = 0.0) -> bool:
+        """An item that runs so long, or with None until let_go(). False when the queue is full."""
+        if self.queue == NULL or self.probe.pushed == self.probe.size:
+            raise ValueError("closed, or more items than it was made for")
+        return push_job(self.queue, self.probe, -1 if run_seconds is None else <int64_t>(run_seconds * NS_PER_S))
+
+    def let_go(self) -> None:
+        """End the runs of items that were pushed with None, now and later."""
+        store_relaxed_int(&self.probe.let_go, 1)
+
+    def note(self, run_seconds: float, in_place: bool) -> None:
+        """Let the queue learn from a run that took so long."""
+        run_queue_note(self.queue, <int64_t>(run_seconds * NS_PER_S), in_place)
+
+    @property
+    def may_run_in_place(self) -> bool:
+        """Whether the loop may run the next item itself."""
+        return run_queue_may_run_in_place(self.queue)
+
+    @property
+    def done(self) -> int:
+        """Items that were run."""
+        return load_relaxed_i64(&self.probe.done)
+
+    @property
+    def running(self) -> int:
+        """Items that are running."""
+        return load_relaxed_i64(&self.probe.running)
+
+    @property
+    def most_running(self) -> int:
+        """The most items that ever ran at the same time."""
+        return load_relaxed_i64(&self.probe.most_running)
+
+    @property
+    def longest_wait_seconds(self) -> float:
+        """The longest time that an item waited between its push and its run."""
+        return load_relaxed_i64(&self.probe.longest_wait_ns) / 1e9
+
+    @property
+    def times(self) -> list[int]:
+        """How often each item that was pushed was run."""
+        cdef int64_t i
+        return [load_relaxed_int(&self.probe.jobs[i].times) for i in range(self.probe.pushed)]
+
+    def close(self) -> None:
+        """Let everything go, wait for what runs, and free the queue; what waits is lost."""
+        cdef RunQueue* queue = self.queue
+        if queue == NULL:
+            return
+        self.let_go()
+        self.queue = NULL
+        with nogil:
+            run_queue_free(queue)
+
+    def __dealloc__(self):
+        self.close()
+        if self.probe != NULL:
+            free(self.probe.jobs)
+            free(self.probe)
+
+
+cdef struct StressRun:
+    int gate
+    int64_t deadline_ns
+
+
+cdef struct StressThread:
+    StressRun* run
+    RunQueue* queue
+    Probe* probe
+    int64_t refused         # pushes into a full queue
+
+
+cdef void* push_all(void* argument) noexcept nogil:
+    cdef StressThread* self = <StressThread*>argument
+    if not gate_wait(&self.run.gate):
+        return NULL
+    while self.probe.pushed < self.probe.size and now_ns() < self.run.deadline_ns:
+        if not push_job(self.queue, self.probe, 0):
+            self.refused += 1
+            usleep(50)
+    return NULL
+
+
+def stress(workers: WorkerPool, queues: int, items: int, timeout_seconds: float = 20.0) -> dict[str, int]:
+    """Let one native thread a queue push `items` each, and account for their runs. For tests.
+
+    `lost` items never ran, `repeated` ones ran more than once; `refused` counts pushes into a full
+    queue, which were tried again; `nanoseconds` is how long it all took.
+    """
+    cdef unsigned int count = queues
+    cdef unsigned int i
+    cdef int rc
+    cdef StressRun run
+    cdef StressThread* threads = <StressThread*>calloc(<size_t>count + 1, sizeof(StressThread))
+    cdef ProbeQueue probe
+    if threads == NULL:
+        raise MemoryError
+    try:
+        probes = [ProbeQueue(workers, items) for i in range(count)]
+        for i, probe in enumerate(probes):
+            threads[i].run = &run
+            threads[i].queue = probe.queue
+            threads[i].probe = probe.probe
+        begun_ns = now_ns()
+        run.gate = 0
+        run.deadline_ns = now_ns() + <int64_t>(timeout_seconds * NS_PER_S)
+        with nogil:
+            rc = run_together(push_all, threads, sizeof(StressThread), count, &run.gate)
+        if rc != 0:
+            raise RuntimeError("the threads could not be started")
+        while sum(probe.done for probe in probes) < queues * items and now_ns() < run.deadline_ns:
+            with nogil:
+                usleep(200)
+        nanoseconds = now_ns() - begun_ns
+        times = [ran for probe in probes for ran in probe.times]
+        refused = sum(threads[i].refused for i in range(count))
+        for probe in probes:
+            probe.close()
+        return {
+            "lost": queues * items - len(times) + times.count(0),
+            "repeated": sum(ran > 1 for ran in times),
+            "refused": refused,
+            "nanoseconds": nanoseconds,
+        }
+    finally:
+        free(threads)

@@ -39,7 +39,8 @@ cdef struct Stream:
     int64_t timeout_ns      # -1: none
     int64_t received_ns
     int64_t charged         # of the connection's share
-    int64_t last_data_ns
+    int64_t last_data_ns    # when the request last made progress
+    size_t new_bytes        # since then
 
 
 cdef struct MethodEntry:
@@ -66,9 +67,17 @@ cdef class Http2Server:
     cdef object ticker
     cdef object idle        # asyncio.Event: no connection left
     cdef bint draining
+    cdef bint dropping      # the grace of drain() is over
     cdef readonly object settings
     cdef size_t max_message_bytes
     cdef int64_t connection_share
+    cdef int64_t preface_ns     # the settings' patience
+    cdef int64_t unread_ns
+    cdef int64_t upload_ns
+    cdef int64_t stall_ns
+    cdef int64_t last_word_ns
+    cdef double tick_seconds
+    cdef int64_t relieved_ns    # when relieve() last looked
     cdef Stream* new_stream(self) noexcept
     cdef void free_stream(self, Stream* stream) noexcept
     cdef bint relieve(self, Connection asking) noexcept
@@ -85,7 +94,9 @@ cdef class Connection:
     cdef int64_t unsent     # bytes of answers that nghttp2 has not taken
     cdef int64_t begun_ns
     cdef int64_t received_ns
-    cdef int64_t sent_ns    # when answers last made progress
+    cdef int64_t sent_ns    # when what we send last made progress
+    cdef size_t sent_bytes  # since then
+    cdef size_t backlog     # bytes that the transport held at the last progress
     cdef int64_t pinged_ns  # keepalive: when a PING left that is not answered; 0: none
     cdef int64_t age_limit_ns   # when its age makes it go; 0: never
     cdef int64_t goaway_ns  # when it was told to go; 0: not yet
@@ -110,6 +121,7 @@ cdef class Connection:
     cdef void dispatch(self, Stream* stream) noexcept
     cdef void inflate_request(self, Stream* stream) noexcept
     cdef object coding(self, Stream* stream)
+    cdef void deflate_answer(self, Stream* stream) noexcept
     cdef void answer(self, Stream* stream, Call* call) noexcept
     cdef void submit_message(self, Stream* stream) noexcept
     cdef void refuse(self, Stream* stream, int code, const char* text) noexcept
@@ -122,6 +134,8 @@ cdef class Connection:
     cdef void fill(self) noexcept
     cdef bint make_room(self, size_t size) noexcept
     cdef void write_out(self) noexcept
+    cdef bint is_stuck(self, int64_t now, int64_t patience_ns) noexcept
+    cdef void drop_streams(self) noexcept
     cdef void finish_goaway(self) noexcept
     cdef void tell_bad_bytes(self, ssize_t error) noexcept
     cdef void abort(self) noexcept

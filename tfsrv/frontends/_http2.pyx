@@ -36,7 +36,7 @@ from tfsrv._call cimport (
     call_new,
     call_take_spare,
 )
-from tfsrv._clock cimport NS_PER_MS, NS_PER_S, now_ns
+from tfsrv._clock cimport NS_PER_MS, now_ns
 from tfsrv._message cimport message_clear, message_read, message_seal
 from tfsrv._status cimport (
     CANCELLED,
@@ -99,13 +99,11 @@ cdef size_t HEADERS_HARD_LIMIT = 65536       # the stream is reset then
 cdef int32_t STREAM_WINDOW = 4 << 20         # bytes that a client may send ahead of our reading
 cdef int32_t CONNECTION_WINDOW = 16 << 20
 cdef uint32_t FRAME_BYTES = 131072
+cdef size_t PROGRESS_BYTES = 4096            # what moves less between two looks does not move
+cdef size_t OUTBOUND_FRAMES = 1000           # that may wait for a client that does not read, and 2 a stream
+cdef int64_t RELIEVE_NS = 100 * NS_PER_MS    # how often memory is looked for; it takes a walk over all
+cdef size_t LONGEST_MESSAGE = 0xFFFFFFFF     # what the prefix can say
 cdef size_t GZIP_FROM = 1024                 # smaller answers do not get smaller
-cdef int64_t PREFACE_NS = 20 * NS_PER_S      # a connection that has not said HTTP/2 by then is closed
-cdef int64_t UNREAD_NS = 60 * NS_PER_S       # a client that reads nothing of its answers for so long, too
-cdef int64_t UPLOAD_NS = 120 * NS_PER_S      # a request that does not go on for so long is refused
-cdef int64_t STALL_NS = 5 * NS_PER_S         # the same when others need the memory
-cdef int64_t GOAWAY_NS = NS_PER_S            # between the notice and the last word, at most
-cdef double TICK_SECONDS = 1.0
 
 
 def available() -> bool:
@@ -129,6 +127,7 @@ cdef nghttp2_nv field(const char* name, size_t name_size, const char* value, siz
     made.flags = NGHTTP2_NV_FLAG_NO_COPY_NAME | NGHTTP2_NV_FLAG_NO_COPY_VALUE
     return made
 
+cdef char* GOAWAY_PING = b"go away."  # a PING's eight bytes; those of keepalive are zeros
 cdef char* DIGITS = b"0123456789"
 cdef char* TEENS = b"10111213141516"
 
@@ -163,6 +162,8 @@ cdef int on_header(
     const uint8_t* value, size_t value_size, uint8_t flags, void* user_data
 ) noexcept:
     cdef Stream* stream = stream_of(session, frame.hd.stream_id)
+    if frame.hd.type == NGHTTP2_HEADERS and frame.headers.cat != NGHTTP2_HCAT_REQUEST:
+        return 0  # a client's trailers say nothing to a unary method
     if stream == NULL:
         return NGHTTP2_ERR_TEMPORAL_CALLBACK_FAILURE
     return (<Connection>user_data).header(
@@ -176,8 +177,10 @@ cdef int on_frame_recv(nghttp2_session* session, const nghttp2_frame* frame, voi
         connection.got_settings = True
     elif frame.hd.type == NGHTTP2_PING:
         if frame.hd.flags & NGHTTP2_FLAG_ACK:
-            connection.pinged_ns = 0
-            connection.goaway_seen = connection.goaway_ns != 0
+            if memcmp(frame.ping.opaque_data, GOAWAY_PING, 8) == 0:
+                connection.goaway_seen = connection.goaway_ns != 0
+            else:
+                connection.pinged_ns = 0
     elif frame.hd.type == NGHTTP2_HEADERS or frame.hd.type == NGHTTP2_DATA:
         stream = stream_of(session, frame.hd.stream_id)
         if stream == NULL:
@@ -233,7 +236,8 @@ cdef ssize_t read_answer(
     if left <= size:
         data_flags[0] |= NGHTTP2_DATA_FLAG_EOF | NGHTTP2_DATA_FLAG_NO_END_STREAM
         trailer = status_field(OK)
-        nghttp2.submit_trailer(session, stream_id, &trailer, 1)
+        if nghttp2.submit_trailer(session, stream_id, &trailer, 1) != 0:
+            return NGHTTP2_ERR_TEMPORAL_CALLBACK_FAILURE
         return <ssize_t>left
     return <ssize_t>size
 
@@ -251,7 +255,10 @@ cdef int send_answer(
     message_read(&stream.call.response, connection.target + connection.filled + FRAME_HEAD, size)
     connection.filled += FRAME_HEAD + size
     connection.unsent -= <int64_t>size
-    connection.sent_ns = now_ns()
+    connection.sent_bytes += size
+    if connection.sent_bytes >= PROGRESS_BYTES or connection.unsent == 0:
+        connection.sent_bytes = 0
+        connection.sent_ns = now_ns()
     return 0
 
 
@@ -281,6 +288,19 @@ cdef class _Coding:
             Py_DECREF(self)  # the stream's reference
         return stream
 
+    cdef void refuse(self, Stream* stream, object error) noexcept:
+        """Answer with what went wrong, if anybody waits for it."""
+        cdef bytes text
+        if stream == NULL:
+            return
+        if isinstance(error, ServingError):
+            text = error.message.encode()
+            self.connection.refuse_bytes(stream, error.code, Bytes(<const char*>text, <size_t>len(text)), b"200")
+        else:
+            self.connection.refuse(stream, INTERNAL, b"gzip failed.")
+        self.connection.touch()
+        self.connection.server.calls.flush()
+
     def inflated(self, future: asyncio.Future[bytes]) -> None:
         """The request is unpacked: dispatch it."""
         cdef Stream* stream = self.end()
@@ -288,19 +308,16 @@ cdef class _Coding:
         cdef bytes body
         try:
             body = future.result()
-        except ServingError as error:
-            if stream != NULL:
-                text = error.message.encode()
-                self.connection.refuse_bytes(
-                    stream, error.code, Bytes(<const char*>text, <size_t>len(text)), b"200")
-                self.connection.touch()
-                self.connection.server.calls.flush()
+        except BaseException as error:
+            self.refuse(stream, error)
             return
         if stream == NULL:
             budget_give(<int64_t>len(body))
             return
         call = stream.call
         call.charged_bytes += len(body)
+        self.connection.held += len(body)
+        stream.charged += len(body)
         call.request.size = 0
         if buffer_append(&call.request, PyBytes_AS_STRING(body), <size_t>len(body)) != 0:
             self.connection.refuse(stream, RESOURCE_EXHAUSTED, b"out of memory")
@@ -313,8 +330,13 @@ cdef class _Coding:
     def deflated(self, future: asyncio.Future[bytes]) -> None:
         """The answer is packed: send it."""
         cdef Stream* stream = self.end()
-        cdef bytes body = future.result()
+        cdef bytes body
         cdef Call* call
+        try:
+            body = future.result()
+        except BaseException as error:
+            self.refuse(stream, error)
+            return
         if stream == NULL:
             return
         call = stream.call
@@ -341,11 +363,8 @@ cdef class Connection:
     Everything happens in the loop's thread.
     """
 
-    def __init__(self, server: Http2Server) -> None:
+    def __cinit__(self, server: Http2Server) -> None:
         self.server = server
-        self.session = NULL
-        self.streams = NULL
-        self.chunk = NULL
 
     # What uvloop calls.
 
@@ -360,7 +379,7 @@ cdef class Connection:
         if age:
             # Ten per cent either way, so that connections made together do not go together.
             self.age_limit_ns = self.begun_ns + <int64_t>(age * random.uniform(0.9, 1.1))
-        if nghttp2.session_server_new2(
+        if self.server.dropping or nghttp2.session_server_new2(
             &self.session, self.server.callbacks, <void*>self, self.server.option
         ) != 0:
             self.session = NULL
@@ -375,7 +394,8 @@ cdef class Connection:
         entries[3] = nghttp2_settings_entry(NGHTTP2_SETTINGS_MAX_HEADER_LIST_SIZE, <uint32_t>HEADERS_LIMIT)
         nghttp2.submit_settings(self.session, NGHTTP2_FLAG_NONE, entries, 4)
         nghttp2.session_set_local_window_size(self.session, NGHTTP2_FLAG_NONE, 0, CONNECTION_WINDOW)
-        self.flush()
+        # All that leaves with the first answer: clients speak first, and one that speaks
+        # HTTP/1 can read what it is told.
         if self.server.draining:
             self.start_goaway()
 
@@ -397,9 +417,16 @@ cdef class Connection:
         if taken < 0:
             self.tell_bad_bytes(taken)
             return
+        if self.writing_paused and nghttp2.session_get_outbound_queue_size(self.session) > (
+            OUTBOUND_FRAMES + 2 * <size_t>self.server.settings.max_concurrent_streams
+        ):
+            # It makes us answer (refused streams, resets) and does not read.
+            self.abort()
+            return
         if self.goaway_seen:
             self.finish_goaway()
         self.flush()
+        flush_dirty(<void*>self.server)  # other connections' requests may have been refused for this one
 
     def eof_received(self) -> bool:
         """The client has gone: nobody reads answers any more."""
@@ -407,13 +434,8 @@ cdef class Connection:
 
     def connection_lost(self, exc: Exception | None) -> None:
         """End: give up every stream."""
-        cdef Stream* stream
         self.closing = True
-        while self.streams != NULL:  # nghttp2_session_del calls no on_stream_close
-            stream = self.streams
-            if self.session != NULL:
-                nghttp2.session_set_stream_user_data(self.session, stream.id, NULL)
-            self.stream_closed(stream)
+        self.drop_streams()  # nghttp2_session_del calls no on_stream_close
         if self.session != NULL:
             nghttp2.session_del(self.session)
             self.session = NULL
@@ -425,6 +447,7 @@ cdef class Connection:
     def pause_writing(self) -> None:
         """The socket is full: leave the answers where they are."""
         self.writing_paused = True
+        self.sent_ns = now_ns()
 
     def resume_writing(self) -> None:
         """The socket has room again."""
@@ -505,7 +528,10 @@ cdef class Connection:
         """Take bytes of a request; what comes after its answer is dropped."""
         if stream.phase != COLLECTING or size == 0:
             return
-        stream.last_data_ns = self.received_ns
+        stream.new_bytes += size
+        if stream.new_bytes >= PROGRESS_BYTES:
+            stream.new_bytes = 0
+            stream.last_data_ns = self.received_ns
         if stream.call == NULL:
             stream.call = call_new(&self.server.calls.state)
             if stream.call == NULL:
@@ -584,9 +610,15 @@ cdef class Connection:
 
     cdef void inflate_request(self, Stream* stream) noexcept:
         cdef Call* call = stream.call
-        body = PyBytes_FromStringAndSize(call.body.data, <Py_ssize_t>call.body.size)
+        cdef _Coding coding
+        try:
+            body = PyBytes_FromStringAndSize(call.body.data, <Py_ssize_t>call.body.size)
+            future = self.server.loop.run_in_executor(
+                None, inflate, body, self.server.max_message_bytes)
+        except BaseException:  # no memory, or no thread
+            self.refuse(stream, RESOURCE_EXHAUSTED, b"The request cannot be decompressed now.")
+            return
         coding = self.coding(stream)
-        future = self.server.loop.run_in_executor(None, inflate, body, self.server.max_message_bytes)
         future.add_done_callback(coding.inflated)
 
     cdef object coding(self, Stream* stream):
@@ -606,14 +638,27 @@ cdef class Connection:
             self.refuse_bytes(
                 stream, call.status.code, Bytes(call.status.message.data, call.status.message.size), b"200")
             return
-        if stream.gzip_request and stream.gzip_accepted and call.response.left > GZIP_FROM:
-            body = PyBytes_FromStringAndSize(NULL, <Py_ssize_t>call.response.left)
+        if call.response.left - PREFIX > LONGEST_MESSAGE:
+            self.refuse(stream, RESOURCE_EXHAUSTED, b"The answer is longer than a gRPC message can be.")
+        elif stream.gzip_request and stream.gzip_accepted and call.response.left > GZIP_FROM:
+            self.deflate_answer(stream)
+        else:
+            self.submit_message(stream)
+
+    cdef void deflate_answer(self, Stream* stream) noexcept:
+        cdef Call* call = stream.call
+        cdef char prefix[5]
+        cdef _Coding coding
+        try:
+            body = PyBytes_FromStringAndSize(NULL, <Py_ssize_t>(call.response.left - PREFIX))
+            message_read(&call.response, prefix, PREFIX)
             message_read(&call.response, PyBytes_AS_STRING(body), call.response.left)
-            coding = self.coding(stream)
-            future = self.server.loop.run_in_executor(None, deflate, body[PREFIX:])
-            future.add_done_callback(coding.deflated)
+            future = self.server.loop.run_in_executor(None, deflate, body)
+        except BaseException:  # no memory, or no thread
+            self.refuse(stream, RESOURCE_EXHAUSTED, b"The answer cannot be compressed now.")
             return
-        self.submit_message(stream)
+        coding = self.coding(stream)
+        future.add_done_callback(coding.deflated)
 
     cdef void submit_message(self, Stream* stream) noexcept:
         """Queue headers and the message; its trailers follow from read_answer."""
@@ -778,17 +823,39 @@ cdef class Connection:
                     self.transport.write(PyBytes_FromStringAndSize(self.target, <Py_ssize_t>filled))
                 return
             if filled and not self.closing:
-                resize_bytes(&raw, <Py_ssize_t>filled)
-                data = <object>raw
-                self.transport.write(data)
-            Py_DECREF(<object>raw)
+                resize_bytes(&raw, <Py_ssize_t>filled)  # without memory `raw` is NULL and freed
+                self.transport.write(<object>raw)
         except BaseException:
             self.abort()
         finally:
+            if raw != NULL:
+                Py_DECREF(<object>raw)  # make_room's reference
             self.target = self.server.output
             self.room = OUTPUT_BYTES
 
     # Ending.
+
+    cdef bint is_stuck(self, int64_t now, int64_t patience_ns) noexcept:
+        """The client has taken nothing for so long of what is there for it."""
+        cdef size_t backlog
+        if self.unsent == 0 and not self.writing_paused and not self.closing:
+            return False
+        if self.transport is not None:
+            # The transport tells of its progress only at the end of what it holds.
+            backlog = self.transport.get_write_buffer_size()
+            if backlog > self.backlog or backlog + PROGRESS_BYTES <= self.backlog:
+                self.backlog = backlog
+                self.sent_ns = now
+        return now - self.sent_ns > patience_ns
+
+    cdef void drop_streams(self) noexcept:
+        """Give up every stream; not from within nghttp2, and it is not used afterwards."""
+        cdef Stream* stream
+        while self.streams != NULL:
+            stream = self.streams
+            if self.session != NULL:
+                nghttp2.session_set_stream_user_data(self.session, stream.id, NULL)
+            self.stream_closed(stream)
 
     def start_goaway(self) -> None:
         """Ask the client to go elsewhere; what is in flight goes on."""
@@ -797,7 +864,7 @@ cdef class Connection:
         self.goaway_ns = now_ns()
         nghttp2.submit_shutdown_notice(self.session)
         # When this comes back the client has seen the notice, and so has sent its last requests.
-        nghttp2.submit_ping(self.session, NGHTTP2_FLAG_NONE, NULL)
+        nghttp2.submit_ping(self.session, NGHTTP2_FLAG_NONE, <const uint8_t*>GOAWAY_PING)
         self.flush()
 
     cdef void finish_goaway(self) noexcept:
@@ -817,6 +884,8 @@ cdef class Connection:
             nghttp2.session_want_read(self.session) or nghttp2.session_want_write(self.session)
         ):
             self.closing = True
+            self.sent_ns = now_ns()
+            self.drop_streams()
             self.transport.close()
 
     cdef void abort(self) noexcept:
@@ -842,17 +911,24 @@ cdef class Connection:
         cdef Stream* following
         cdef int64_t keepalive_ns = settings.keepalive_time_ms * NS_PER_MS
         cdef bint changed = False
-        if self.session == NULL or self.closing:
+        if self.session == NULL:
             return
-        if not self.got_settings and now - self.begun_ns > PREFACE_NS:
+        if self.is_stuck(now, self.server.unread_ns):
             self.abort()
             return
-        if self.unsent > 0 and now - self.sent_ns > UNREAD_NS:
+        if self.closing:
+            return
+        if not self.got_settings and now - self.begun_ns > self.server.preface_ns:
             self.abort()
             return
         while stream != NULL:
             following = stream.next
-            if stream.phase == COLLECTING and now - stream.last_data_ns > UPLOAD_NS:
+            if (stream.phase == COLLECTING or stream.phase == CODING) and stream.timeout_ns >= 0 and (
+                now - stream.received_ns > stream.timeout_ns
+            ):
+                self.refuse(stream, DEADLINE_EXCEEDED, b"Deadline Exceeded")
+                changed = True
+            elif stream.phase == COLLECTING and now - stream.last_data_ns > self.server.upload_ns:
                 self.refuse(stream, CANCELLED, b"The request did not go on.")
                 changed = True
             stream = following
@@ -871,10 +947,15 @@ cdef class Connection:
             ):
                 self.abort()
                 return
-        if self.goaway_ns and not self.final_goaway and now - self.goaway_ns >= GOAWAY_NS:
+        if self.goaway_ns and not self.final_goaway and now - self.goaway_ns >= self.server.last_word_ns:
             self.finish_goaway()
         if changed:
             self.flush()
+
+    def __dealloc__(self):
+        # Only when the loop died without a word. Calls may still know the streams: leak those.
+        if self.session != NULL:
+            nghttp2.session_del(self.session)
 
 
 cdef size_t message_length(const char* prefix) noexcept:
@@ -917,6 +998,12 @@ cdef class Http2Server:
         self.methods = dict(methods)
         self.settings = settings
         self.max_message_bytes = settings.max_receive_message_bytes
+        self.preface_ns = settings.preface_timeout_ms * NS_PER_MS
+        self.unread_ns = settings.unread_timeout_ms * NS_PER_MS
+        self.upload_ns = settings.upload_timeout_ms * NS_PER_MS
+        self.stall_ns = settings.stall_timeout_ms * NS_PER_MS
+        self.last_word_ns = settings.goaway_timeout_ms * NS_PER_MS
+        self.tick_seconds = settings.tick_ms / 1000
         self.connection_share = max(settings.max_in_flight_bytes // 2, 1)
         self.connections = set()
         self.dirty = []
@@ -939,7 +1026,7 @@ cdef class Http2Server:
         self.table_size = len(self.methods)
         self.make_callbacks()
         calls.add_flusher(flush_dirty, <void*>self)
-        self.ticker = loop.call_later(TICK_SECONDS, self._tick)
+        self.ticker = loop.call_later(self.tick_seconds, self._tick)
 
     cdef int make_callbacks(self) except -1:
         if nghttp2.session_callbacks_new(&self.callbacks) != 0 or nghttp2.option_new(&self.option) != 0:
@@ -966,7 +1053,8 @@ cdef class Http2Server:
     async def drain(self, grace_seconds: float) -> bool:
         """Ask every client to go, and wait until they have; then drop who is still there.
 
-        False if connections had to be dropped. New connections are told to go as well.
+        False if connections had to be dropped. New connections are told to go as well, and
+        dropped at once when the grace is over.
         """
         cdef Connection connection
         self.draining = True
@@ -978,6 +1066,7 @@ cdef class Http2Server:
             pass
         else:
             return True
+        self.dropping = True
         for connection in list(self.connections):
             connection.abort()
         await self.idle.wait()
@@ -994,7 +1083,7 @@ cdef class Http2Server:
         cdef Connection connection
         cdef int64_t now = now_ns()
         self.ticker = self.loop.call_later(
-            TICK_SECONDS if not self.draining else TICK_SECONDS / 10, self._tick)
+            self.tick_seconds if not self.draining else self.tick_seconds / 10, self._tick)
         for connection in list(self.connections):
             connection.tick(now)
 
@@ -1005,21 +1094,21 @@ cdef class Http2Server:
         cdef Stream* following
         cdef int64_t now = now_ns()
         cdef bint relieved = False
+        if now - self.relieved_ns < RELIEVE_NS:
+            return False
+        self.relieved_ns = now
         for connection in list(self.connections):
-            if connection is asking or connection.held == 0 or connection.closing:
+            if connection is asking or connection.held == 0:
                 continue
-            if connection.unsent > 0 and now - connection.sent_ns > STALL_NS:
+            if connection.closing or connection.is_stuck(now, self.stall_ns):
                 connection.abort()
-                while connection.streams != NULL:
-                    stream = connection.streams
-                    nghttp2.session_set_stream_user_data(connection.session, stream.id, NULL)
-                    connection.stream_closed(stream)
+                connection.drop_streams()
                 relieved = True
                 continue
             stream = connection.streams
             while stream != NULL:
                 following = stream.next
-                if stream.phase == COLLECTING and stream.charged and now - stream.last_data_ns > STALL_NS:
+                if stream.phase == COLLECTING and stream.charged and now - stream.last_data_ns > self.stall_ns:
                     connection.refuse(stream, RESOURCE_EXHAUSTED, b"The request did not go on while memory was short.")
                     connection.touch()
                     relieved = True

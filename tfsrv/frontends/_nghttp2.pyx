@@ -66,6 +66,9 @@ cdef int resolve() except -1:
         <void**>&nghttp2.session_get_last_proc_stream_id,
         "nghttp2_session_get_last_proc_stream_id")
     find(<void**>&nghttp2.session_resume_data, "nghttp2_session_resume_data")
+    find(
+        <void**>&nghttp2.session_get_outbound_queue_size,
+        "nghttp2_session_get_outbound_queue_size")
     find(<void**>&nghttp2.submit_settings, "nghttp2_submit_settings")
     find(<void**>&nghttp2.submit_response, "nghttp2_submit_response")
     find(<void**>&nghttp2.submit_trailer, "nghttp2_submit_trailer")

@@ -7,7 +7,8 @@ import zlib
 from tfsrv._call import give_in_flight_bytes, take_in_flight_bytes
 from tfsrv.errors import Code, ServingError
 
-_CHUNK_BYTES = 1 << 20
+_CHUNK_BYTES = 1 << 20  # unpacked at a time
+_PIECE_BYTES = 1 << 16  # given to zlib at a time; it hands back a copy of what it has not taken
 _GZIP = 31  # zlib's wbits for a gzip header and the largest window
 
 
@@ -20,11 +21,16 @@ def inflate(data: bytes, limit: int) -> bytes:
     stream = zlib.decompressobj(_GZIP)
     parts: list[bytes] = []
     size = 0
+    taken = 0
+    piece = b""
     try:
         while not stream.eof:
-            part = stream.decompress(data, _CHUNK_BYTES)
-            data = stream.unconsumed_tail
-            if not part and not data and not stream.eof:
+            if not piece:
+                piece = data[taken : taken + _PIECE_BYTES]
+                taken += len(piece)
+            part = stream.decompress(piece, _CHUNK_BYTES)
+            piece = stream.unconsumed_tail
+            if not part and taken == len(data) and not piece and not stream.eof:
                 raise ServingError(Code.INTERNAL, "The compressed message is cut off.")
             if size + len(part) > limit:
                 raise ServingError(
@@ -36,7 +42,7 @@ def inflate(data: bytes, limit: int) -> bytes:
                 )
             size += len(part)
             parts.append(part)
-        if stream.unused_data:
+        if stream.unused_data or taken < len(data):
             raise ServingError(Code.INTERNAL, "The compressed message has bytes behind its end.")
         return b"".join(parts)
     except zlib.error as error:

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 @dataclass(frozen=True)
 class GrpcSettings:
-    """Limits of a gRPC server. Times of 0 are off; names are those of gRPC's channel arguments."""
+    """Limits of a gRPC server. Those that gRPC knows have its channel arguments' names; 0 is off."""
 
     max_receive_message_bytes: int = 2**31 - 1
     max_concurrent_streams: int = 1000
@@ -16,3 +16,10 @@ class GrpcSettings:
     keepalive_time_ms: int = 0
     keepalive_timeout_ms: int = 20_000
     max_in_flight_bytes: int = 2**62
+    # The native transport's patience. Connections and requests are looked at every `tick_ms`.
+    preface_timeout_ms: int = 20_000  # until a connection has said HTTP/2
+    unread_timeout_ms: int = 60_000  # for a client that reads nothing of what it is sent
+    upload_timeout_ms: int = 120_000  # for a request that does not go on
+    stall_timeout_ms: int = 5_000  # for both of these while others need the memory
+    goaway_timeout_ms: int = 1_000  # between the notice that a client should go and the last word
+    tick_ms: int = 1_000
