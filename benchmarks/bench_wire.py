@@ -7,10 +7,12 @@ Compiles its loops (_bench_wire.pyx) into a temporary folder first.
 
 from __future__ import annotations
 
+import importlib
 import importlib.util
 import statistics
 import sys
 import tempfile
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -24,32 +26,32 @@ if TYPE_CHECKING:
 
 ROOT = Path(__file__).resolve().parents[1]
 RUNS = 9
+SPLICE_FROM = 65536  # bytes
 RUN_NS = 30_000_000  # about as long is one run
 
 
 def compile_loops(folder: str) -> Any:
-    from Cython.Build import cythonize
-    from setuptools import Distribution, Extension
-
-    extension = Extension(
+    build = importlib.import_module("Cython.Build")
+    setuptools = importlib.import_module("setuptools")
+    extension = setuptools.Extension(
         "_bench_wire",
         [str(ROOT / "benchmarks" / "_bench_wire.pyx")],
         include_dirs=[str(ROOT / "tfsrv")],
         extra_compile_args=["-O3", "-Wno-discarded-qualifiers"],
     )
-    modules = cythonize(
+    modules = build.cythonize(
         [extension],
         build_dir=folder,
         include_path=[str(ROOT)],
         compiler_directives={"language_level": 3, "boundscheck": False, "wraparound": False},
         quiet=True,
     )
-    build = Distribution({"ext_modules": modules}).get_command_obj("build_ext")
-    build.build_lib = build.build_temp = folder
-    build.ensure_finalized()
-    build.run()
+    command = setuptools.Distribution({"ext_modules": modules}).get_command_obj("build_ext")
+    command.build_lib = command.build_temp = folder
+    command.ensure_finalized()
+    command.run()
     spec = importlib.util.spec_from_file_location(
-        "_bench_wire", build.get_ext_fullpath("_bench_wire")
+        "_bench_wire", command.get_ext_fullpath("_bench_wire")
     )
     assert spec is not None
     assert spec.loader is not None
@@ -88,13 +90,11 @@ def main() -> None:
         }
         cases: dict[str, Callable[[int], float]] = {}
         for name, data in requests.items():
-            cases[f"parse {name}"] = lambda times, data=data: loops.parse_ns(data, times)
-            cases[f"tensors {name}"] = lambda times, data=data: loops.tensors_ns(data, times)
-        for outputs, floats, splice_from in ((1, 1, 65536), (4, 100, 65536), (1, 150_528, 65536)):
-            cases[f"write {outputs} × {floats} floats"] = (
-                lambda times, outputs=outputs, floats=floats, splice_from=splice_from: (
-                    loops.write_ns(outputs, bytes(4 * floats), splice_from, times)
-                )
+            cases[f"parse {name}"] = partial(loops.parse_ns, data)
+            cases[f"tensors {name}"] = partial(loops.tensors_ns, data)
+        for outputs, floats in ((1, 1), (4, 100), (1, 150_528)):
+            cases[f"write {outputs} × {floats} floats"] = partial(
+                loops.write_ns, outputs, bytes(4 * floats), SPLICE_FROM
             )
         times = {name: max(10, int(RUN_NS / max(1.0, run(100)))) for name, run in cases.items()}
         results: dict[str, list[float]] = {name: [] for name in cases}
