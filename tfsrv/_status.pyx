@@ -59,3 +59,22 @@ cdef object status_error(const Status* status):
     """The ServingError that says what `status` says."""
     text = status.message.data[: status.message.size] if status.message.size else b""
     return ServingError(status.code, text.decode("utf-8", "replace"))
+
+
+def make_error(code: int, text: bytes, *parts: int | bytes) -> ServingError:
+    """The error that native code makes of a code and the pieces of a message."""
+    cdef Status status
+    cdef Bytes view
+    status_init(&status)
+    try:
+        status_set(&status, code, text)
+        for part in parts:
+            if isinstance(part, int):
+                status_add_int(&status, part)
+            else:
+                view.data = part
+                view.size = len(part)
+                status_add_bytes(&status, view)
+        return status_error(&status)
+    finally:
+        status_free(&status)

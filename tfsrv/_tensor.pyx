@@ -58,7 +58,8 @@ cdef int64_t tensor_view_bytes(const PredictView* view, const TensorView* tensor
 
 
 cdef int tensor_from_view(
-    const PredictView* view, const TensorView* tensor, TF_Tensor** made) noexcept nogil:
+    const PredictView* view, const TensorView* tensor, TF_Tensor** made
+) noexcept nogil:
     """Make the tensor that a request's TensorProto stands for; it is the caller's.
 
     0, -1 if TensorFlow's Tensor::FromProto would refuse it, -2 when there is no memory.
@@ -114,7 +115,8 @@ cdef struct Filling:
 
 cdef int fill_strings(
     const PredictView* view, const TensorView* tensor, TString* strings,
-    int64_t elements) noexcept nogil:
+    int64_t elements
+) noexcept nogil:
     """Every element is set or empty afterwards, whatever the result."""
     cdef Filling filling
     filling.strings = strings

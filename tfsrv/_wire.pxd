@@ -26,9 +26,9 @@ cdef struct TensorView:
     int dims_start          # the dims are PredictView.dims[dims_start : dims_start + rank]
     Bytes content           # tensor_content; the last one wins
     # The fields below are for _tensor_values: where the typed values stand.
-    int bodies_start        # the TensorProto's bytes: PredictView.bodies[bodies_start : + bodies_size]
-    int bodies_size
-    Bytes run               # the values of the dtype's own field if they stand in one run, else NULL
+    int bodies_start        # the TensorProto's bytes: PredictView.bodies[bodies_start:] ...
+    int bodies_size         # ... so many of them
+    Bytes run               # the values of the dtype's own field if in one run, else NULL
     int64_t values_size     # number of values in the dtype's own field; bytes for float8_val
 
 
@@ -64,7 +64,7 @@ cdef struct TensorData:
     int64_t elements        # their product
     const void* data        # `size` bytes; for DT_STRING an array of TStrings
     size_t size
-    void* holder            # what keeps `data` alive: spliced payloads take it over, see wire_write_predict
+    void* holder            # keeps `data` alive; a spliced payload takes it over
     bint taken              # set when the message took `holder` over
 
 
