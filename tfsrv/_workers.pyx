@@ -667,7 +667,7 @@ def stress(workers: WorkerPool, queues: int, items: int, timeout_seconds: float 
     if threads == NULL:
         raise MemoryError
     try:
-        probes = [ProbeQueue(workers, items) for i in range(count)]
+        probes = [ProbeQueue(workers, items) for _ in range(count)]
         for i, probe in enumerate(probes):
             threads[i].run = &run
             threads[i].queue = probe.queue
