@@ -101,7 +101,7 @@ def test_sigterm_finishes_what_is_in_flight_and_accepts_nothing_more(
             'model_spec { name: "sleeper" } inputs { key: "seconds"'
             " value { dtype: DT_FLOAT tensor_shape { dim { size: 1 } } float_val: 2 } }"
         )
-        time.sleep(0.3)  # for the request to leave; how much sooner does not matter
+        ask.states("sleeper")  # on the same connection, so the request before has arrived
         server.process.send_signal(signal.SIGTERM)
         server.line_with("SIGTERM: accepting nothing more")
 
@@ -126,7 +126,7 @@ def test_runs_that_never_end_do_not_outlive_the_grace(models: Path, transport: s
         future = ask.predict_future(
             f'model_spec {{ name: "blocker" }} inputs {{ key: "x" {VECTOR_OF_1} }}'
         )
-        time.sleep(0.3)  # see above
+        ask.states("blocker")  # see above
         began = time.monotonic()
         assert server.stop() == 0
         assert time.monotonic() - began < 10
@@ -139,7 +139,7 @@ def test_a_second_signal_ends_the_process_at_once(models: Path) -> None:
         future = ask.predict_future(
             f'model_spec {{ name: "blocker" }} inputs {{ key: "x" {VECTOR_OF_1} }}'
         )
-        time.sleep(0.3)  # see above
+        ask.states("blocker")  # see above
         server.process.send_signal(signal.SIGTERM)
         server.line_with("SIGTERM: accepting nothing more")
         time.sleep(0.2)  # two signals at once are one
