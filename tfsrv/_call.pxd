@@ -99,7 +99,7 @@ cdef void budget_give(int64_t bytes) noexcept nogil
 
 cdef class Method:
     cdef start_fn start
-    cdef void* context      # owned by the subclass
+    cdef void* context      # the subclass says whose it is
     cdef readonly str name
 
 

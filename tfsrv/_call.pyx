@@ -32,7 +32,7 @@ from tfsrv._atomic cimport (
 )
 from tfsrv._buffer cimport Buffer, Bytes, buffer_append, buffer_free, buffer_init
 from tfsrv._clock cimport NS_PER_S, now_ns
-from tfsrv._counters cimport Counters, counters_add
+from tfsrv._counters cimport Counters, counters_add, counters_of
 from tfsrv._message cimport message_clear, message_free, message_init, message_read, message_seal
 from tfsrv._serving_map cimport servable_release
 from tfsrv._status cimport (
@@ -606,6 +606,7 @@ cdef class Method:
 
 
 cdef int start_python(void* context, Call* call) noexcept nogil:
+    call.counters = context
     return STARTED_PYTHON
 
 
@@ -619,6 +620,7 @@ cdef class PythonMethod(Method):
     def __init__(self, name: str, handler: Callable[[bytes], Awaitable[bytes]]) -> None:
         self.name = name
         self.handler = handler
+        self.context = counters_of("", 0, "", name)  # which model is asked for, it does not know
         self.start = start_python
 
 
