@@ -8,8 +8,8 @@ import subprocess
 import sys
 import threading
 import time
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
@@ -32,12 +32,17 @@ def until(condition: Callable[[], bool]) -> None:
 class Launched:
     """A server's process. What it logs is collected as it comes."""
 
-    def __init__(self, *arguments: str | Path, environment: dict[str, str] | None = None) -> None:
+    def __init__(
+        self,
+        *arguments: str | Path,
+        environment: dict[str, str] | None = None,
+        program: Sequence[str | Path] = ("-m", "tfsrv"),
+    ) -> None:
         self.log: list[str] = []
         self._news = threading.Condition()
         self._ended = False
         self.process = subprocess.Popen(
-            [sys.executable, "-m", "tfsrv", *map(str, arguments)],
+            [sys.executable, *map(str, program), *map(str, arguments)],
             cwd=ROOT,
             env={**os.environ, **(environment or {})},
             stdout=subprocess.DEVNULL,
@@ -73,6 +78,19 @@ class Launched:
         """Where it serves, as soon as it does."""
         return self.line_with("Serving gRPC at ").rsplit(" ", 1)[1]
 
+    def children(self) -> list[int]:
+        """The processes that this one has started."""
+        found: list[int] = []
+        for task in Path(f"/proc/{self.process.pid}/task").iterdir():
+            with suppress(FileNotFoundError):  # a thread that has just ended
+                found += map(int, (task / "children").read_text().split())
+        return found
+
+    def memory_bytes(self) -> int:
+        """Resident memory."""
+        pages = int(Path(f"/proc/{self.process.pid}/statm").read_text().split()[1])
+        return pages * os.sysconf("SC_PAGE_SIZE")
+
     def wait(self) -> int:
         """The exit status."""
         status = self.process.wait(SECONDS)
@@ -96,10 +114,12 @@ class Launched:
 
 @contextmanager
 def launched(
-    *arguments: str | Path, environment: dict[str, str] | None = None
+    *arguments: str | Path,
+    environment: dict[str, str] | None = None,
+    program: Sequence[str | Path] = ("-m", "tfsrv"),
 ) -> Iterator[Launched]:
     """A server, killed at the end if it still runs."""
-    server = Launched(*arguments, environment=environment)
+    server = Launched(*arguments, environment=environment, program=program)
     try:
         yield server
     finally:
@@ -109,44 +129,53 @@ def launched(
 @contextmanager
 def client(address: str) -> Iterator[Client]:
     """A client of the server at `address`."""
-    # A connection of its own: gRPC shares those of one process otherwise.
-    options = [("grpc.use_local_subchannel_pool", 1)]
+    options = [
+        ("grpc.use_local_subchannel_pool", 1),  # gRPC shares connections of one process otherwise
+        ("grpc.max_receive_message_length", -1),
+    ]
     with grpc.insecure_channel(address, options) as channel:
         yield Client(channel)
 
 
 class Client:
-    """Asks in text format, and gets messages."""
+    """Asks in text format, in messages or in bytes, and gets messages."""
 
     def __init__(self, channel: Any) -> None:
-        self._channel = channel
+        self.channel = channel
 
-    def predict(self, request: str, timeout: float = SECONDS) -> Any:
+    def predict(self, request: str | bytes | Any, timeout: float = SECONDS) -> Any:
         return self.predict_future(request, timeout).result()
 
-    def predict_future(self, request: str, timeout: float = SECONDS) -> Any:
+    def predict_future(self, request: str | bytes | Any, timeout: float = SECONDS) -> Any:
+        if isinstance(request, str):
+            request = parse_text("tensorflow.serving.PredictRequest", request, "")
+        if not isinstance(request, bytes):
+            request = request.SerializeToString()
         response_class: Any = message_class("tensorflow.serving.PredictResponse")
-        return self._channel.unary_unary(
+        return self.channel.unary_unary(
             "/tensorflow.serving.PredictionService/Predict",
             response_deserializer=response_class.FromString,
-        ).future(
-            parse_text("tensorflow.serving.PredictRequest", request, "").SerializeToString(),
-            timeout=timeout,
-        )
+        ).future(request, timeout=timeout)
 
-    def states(self, name: str) -> list[int]:
-        """The states of a model's versions, as GetModelStatus numbers them; [] if it has none."""
-        response_class: Any = message_class("tensorflow.serving.GetModelStatusResponse")
+    def model_status(self, name: str, version: int | None = None) -> list[Any]:
+        """GetModelStatus's answer: the versions of a model, highest first."""
         request: Any = message_class("tensorflow.serving.GetModelStatusRequest")()
         request.model_spec.name = name
-        get_model_status = self._channel.unary_unary(
+        if version is not None:
+            request.model_spec.version.value = version
+        response_class: Any = message_class("tensorflow.serving.GetModelStatusResponse")
+        get_model_status = self.channel.unary_unary(
             "/tensorflow.serving.ModelService/GetModelStatus",
             response_deserializer=response_class.FromString,
         )
+        response = get_model_status(request.SerializeToString(), timeout=SECONDS)
+        return list(response.model_version_status)
+
+    def states(self, name: str) -> list[int]:
+        """The states of a model's versions, as GetModelStatus numbers them; [] if it has none."""
         try:
-            response = get_model_status(request.SerializeToString(), timeout=SECONDS)
+            return [version.state for version in self.model_status(name)]
         except grpc.RpcError as error:
             if "Could not find any versions" in str(error):
                 return []
             raise
-        return [version.state for version in response.model_version_status]
