@@ -27,9 +27,17 @@ ROOT = Path(__file__).resolve().parents[1]
 SUPPRESSIONS = ROOT / "tests" / "sanitizers"
 
 TESTS = (
+    "tests/unit/test_buffer.py",
+    "tests/unit/test_call.py",
     "tests/unit/test_counters.py",
+    "tests/unit/test_grpc_text.py",
+    "tests/unit/test_memory.py",
+    "tests/unit/test_message.py",
     "tests/unit/test_queue.py",
     "tests/unit/test_serving_map.py",
+    "tests/unit/test_status.py",
+    "tests/unit/test_wire.py",
+    "tests/unit/test_workers.py",
 )
 
 FINDING = 66  # exit status of a process in which a sanitizer found something
