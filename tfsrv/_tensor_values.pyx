@@ -262,6 +262,23 @@ cdef int read_values(
     return 0
 
 
+cdef bint values_parse(const PredictView* view, const TensorView* tensor) noexcept nogil:
+    """Whether read_values or read_strings would take the tensor; writes nothing."""
+    cdef int64_t elements = count_elements(view, tensor)
+    cdef int field = dtype_field(tensor.dtype)
+    if expanded_bytes(view, tensor) < 0:
+        return False
+    if elements == 0 or tensor.content.size == 0:
+        return True
+    if field == STRING_VAL:
+        return read_string_list(tensor.content, elements, pass_over, NULL) == 0
+    return field != BOOL_VAL or are_bools(<const uint8_t*>tensor.content.data, elements)
+
+
+cdef int pass_over(void* arg, int64_t index, Bytes value) noexcept nogil:
+    return 0
+
+
 cdef bint are_bools(const uint8_t* values, int64_t count) noexcept nogil:
     """TensorFlow refuses a content of booleans that are neither 0 nor 1."""
     cdef uint8_t seen = 0

@@ -32,6 +32,9 @@ cdef struct TensorView:
     int64_t values_size     # number of values in the dtype's own field; bytes for float8_val
 
 
+cdef enum:
+    FEW_INPUTS = 16         # more than these stand in the order of their aliases
+
 # A PredictRequest, as views into its bytes. The arrays are owned and reused.
 cdef struct PredictView:
     bint has_model_spec
@@ -70,6 +73,7 @@ cdef struct TensorData:
 
 cdef void predict_view_init(PredictView* view) noexcept nogil
 cdef void predict_view_clear(PredictView* view) noexcept nogil
+cdef size_t predict_view_bytes(const PredictView* view) noexcept nogil
 cdef void predict_view_free(PredictView* view) noexcept nogil
 cdef int wire_read_predict(const char* data, size_t size, PredictView* view) noexcept nogil
 

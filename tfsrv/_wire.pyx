@@ -76,9 +76,8 @@ from tfsrv._wire_format cimport (
 from tfsrv.errors import Code, ServingError
 
 cdef enum:
-    FEW_INPUTS = 16                 # up to here equal keys are looked for one by one
-    KEPT_BYTES = 64 * 1024          # of each array of a view, from one request to the next
-    LARGEST_ARRAY = 64 * 1024 * 1024  # bytes; 800,000 inputs: a request of more is no request
+    KEPT_BYTES = 16 * 1024          # of each array of a view, from one request to the next
+    LARGEST_ARRAY = 8 * 1024 * 1024  # bytes; 80,000 inputs: a request of more is no request
 
 
 cdef void predict_view_init(PredictView* view) noexcept nogil:
@@ -105,6 +104,23 @@ cdef void predict_view_clear(PredictView* view) noexcept nogil:
     shrink(<void**>&view.output_filter, &view.output_filter_capacity, sizeof(Bytes))
     shrink(<void**>&view.dims, &view.dims_capacity, sizeof(int64_t))
     shrink(<void**>&view.bodies, &view.bodies_capacity, sizeof(Bytes))
+
+
+cdef size_t predict_view_bytes(const PredictView* view) noexcept nogil:
+    """Memory of arrays that an ordinary request does not need.
+
+    Those of a request that is nothing but entries and dims take 15 times its size.
+    """
+    return (
+        beyond_kept(<size_t>view.inputs_capacity * sizeof(TensorView))
+        + beyond_kept(<size_t>view.output_filter_capacity * sizeof(Bytes))
+        + beyond_kept(<size_t>view.dims_capacity * sizeof(int64_t))
+        + beyond_kept(<size_t>view.bodies_capacity * sizeof(Bytes))
+    )
+
+
+cdef inline size_t beyond_kept(size_t size) noexcept nogil:
+    return size if size > KEPT_BYTES else 0
 
 
 cdef void predict_view_free(PredictView* view) noexcept nogil:
@@ -295,7 +311,7 @@ cdef int read_input(PredictView* view, Bytes message) noexcept nogil:
         return WIRE_OK
     if dtype_came_late:
         find_values(view, tensor)
-    if view.inputs_size < FEW_INPUTS:
+    if view.inputs_size < FEW_INPUTS:  # up to here equal keys are looked for one by one
         replace_or_add(view)
     else:
         view.inputs_size += 1

@@ -18,3 +18,8 @@ def test_bytes_that_are_not_utf8_are_replaced() -> None:
 
 def test_unknown_code_is_unknown() -> None:
     assert make_error(77, b"?").code is Code.UNKNOWN
+
+
+def test_a_message_is_cut_at_64_kib() -> None:
+    assert len(make_error(5, b"no ", b"x" * 100_000).message) == 65536
+    assert len(make_error(5, b"no ", b"x" * 65_000, b"y" * 65_000).message) == 65536

@@ -84,3 +84,9 @@ def test_refuses_bytes_that_are_no_request() -> None:
     with pytest.raises(ServingError) as caught:
         asyncio.run(GetModelStatus(FakeMonitor())(b"\xff"))
     assert caught.value.code == Code.INTERNAL
+
+
+def test_refuses_to_parse_megabytes() -> None:
+    with pytest.raises(ServingError) as caught:
+        asyncio.run(GetModelStatus(FakeMonitor())(b"\x98\x06\x01" * 30_000))
+    assert caught.value.code is Code.RESOURCE_EXHAUSTED

@@ -55,14 +55,23 @@ from tfsrv._status cimport (
     status_add_int,
     status_set,
 )
-from tfsrv._tensor cimport MAX_RANK, tensor_data, tensor_from_view, tensor_release, tensor_view_bytes
+from tfsrv._tensor cimport (
+    MAX_RANK,
+    tensor_data,
+    tensor_from_view,
+    tensor_release,
+    tensor_view_bytes,
+    tensor_view_parses,
+)
 from tfsrv._tf cimport TF_Tensor
 from tfsrv._wire cimport (
+    FEW_INPUTS,
     WIRE_OK,
     WIRE_RARE,
     PredictView,
     TensorData,
     TensorView,
+    predict_view_bytes,
     wire_read_predict,
     wire_write_predict,
 )
@@ -236,7 +245,7 @@ cdef int make_plan(Context* context, Call* call) noexcept nogil:
         return tell_unknown_input(&call.status, view, signature)
     if find_outputs(call) != OK:
         return call.status.code
-    if not call_charge(call, plan.input_bytes):
+    if not call_charge(call, plan.input_bytes + <int64_t>predict_view_bytes(view)):
         return status_set(&call.status, RESOURCE_EXHAUSTED, "Too many bytes are in flight (--max_in_flight_bytes).")
     return OK
 
@@ -272,10 +281,22 @@ cdef Plan* lay_out_plan(Context* context, Call* call) noexcept nogil:
 
 cdef const TensorView* find_view(const PredictView* view, Bytes alias) noexcept nogil:
     """The request's input of that name; NULL when there is none."""
+    cdef int low = 0, high = view.inputs_size, middle, order
     cdef int i
-    for i in range(view.inputs_size):
-        if bytes_equal(view.inputs[i].alias, alias):
-            return &view.inputs[i]
+    if view.inputs_size <= FEW_INPUTS:
+        for i in range(view.inputs_size):
+            if bytes_equal(view.inputs[i].alias, alias):
+                return &view.inputs[i]
+        return NULL
+    while low < high:
+        middle = (low + high) // 2
+        order = bytes_compare(view.inputs[middle].alias, alias)
+        if order == 0:
+            return &view.inputs[middle]
+        if order < 0:
+            low = middle + 1
+        else:
+            high = middle
     return NULL
 
 
@@ -330,11 +351,17 @@ cdef int find_outputs(Call* call) noexcept nogil:
 
 
 cdef int check_tensors(Call* call) noexcept nogil:
-    """Tell of a tensor that does not parse, as TensorFlow Serving does before it looks at outputs."""
+    """Tell of a tensor that does not parse, as TensorFlow Serving does before it looks at outputs.
+
+    Makes none: a few bytes can stand for gigabytes, and nobody will run them.
+    """
+    cdef Signature* signature = <Signature*>call.signature
     cdef Plan* plan = <Plan*>call.scratch
-    cdef int code = make_feeds(call, plan)
-    drop_feeds(call, plan)
-    return code
+    cdef int i
+    for i in range(signature.inputs_size):
+        if plan.views[i] != NULL and not tensor_view_parses(&call.view, plan.views[i]):
+            return tell_bad_tensor(&call.status, signature.inputs[i].alias)
+    return OK
 
 
 # ---- texts ----------------------------------------------------------------------------------------------
@@ -346,12 +373,12 @@ cdef void add_name(Status* status, Bytes name, int index) noexcept nogil:
 
 
 cdef const TensorView* next_view(const PredictView* view, const TensorView* after) noexcept nogil:
-    """The request's inputs in the order of their names, one after the other; NULL at the end.
-
-    Quadratic, and only for error texts; NAMES_LIMIT bounds how many are looked at.
-    """
+    """The request's inputs in the order of their names, one after the other; NULL at the end."""
     cdef const TensorView* best = NULL
     cdef int i
+    if view.inputs_size > FEW_INPUTS:  # they are in order
+        best = view.inputs if after == NULL else after + 1
+        return best if best < view.inputs + view.inputs_size else NULL
     for i in range(view.inputs_size):
         if after != NULL and bytes_compare(view.inputs[i].alias, after.alias) <= 0:
             continue
@@ -364,10 +391,16 @@ cdef int NAMES_LIMIT = 200  # names told in one error; the text is cut at 1,024 
 
 
 cdef bint has_input(const Signature* signature, Bytes alias) noexcept nogil:
-    cdef int i
-    for i in range(signature.inputs_size):
-        if bytes_equal(signature.inputs[i].alias, alias):
+    cdef int low = 0, high = signature.inputs_size, middle, order
+    while low < high:
+        middle = (low + high) // 2
+        order = bytes_compare(signature.inputs[middle].alias, alias)
+        if order == 0:
             return True
+        if order < 0:
+            low = middle + 1
+        else:
+            high = middle
     return False
 
 
@@ -515,11 +548,16 @@ cdef void run(void* item) noexcept nogil:
 cdef void execute(Call* call, bint in_place) noexcept nogil:
     """Tensors in, run, tensors out; sets status and response and lets the servable go."""
     cdef Plan* plan = <Plan*>call.scratch
-    if make_feeds(call, plan) == OK:
+    cdef RunQueue* queue = <RunQueue*>(<Signature*>call.signature).queue
+    cdef int64_t begun_ns = now_ns()
+    cdef bint ran = make_feeds(call, plan) == OK
+    if ran:
         run_session(call, plan, in_place)
     drop_feeds(call, plan)
     if call.status.code == OK:
         encode(call, plan)
+    if ran:  # with the writing: an answer of many strings takes longer than the run behind it
+        run_queue_note(queue, now_ns() - begun_ns, in_place)
     call_release_servable(call)
 
 
@@ -558,7 +596,6 @@ cdef bint may_take_long(Session* session, Call* call) noexcept nogil:
 
 cdef void run_session(Call* call, Plan* plan, bint in_place) noexcept nogil:
     cdef Session* session = <Session*>call.servable.impl
-    cdef RunQueue* queue = <RunQueue*>(<Signature*>call.signature).queue
     cdef int64_t timeout_ms = 0
     cdef bint in_callers_thread = not session.uses_gpu
     call.run_start_ns = now_ns()
@@ -570,7 +607,6 @@ cdef void run_session(Call* call, Plan* plan, bint in_place) noexcept nogil:
         session, <Signature*>call.signature, plan.feeds, call.wanted, call.wanted_size, plan.fetched,
         in_callers_thread, timeout_ms, &call.status)
     call.run_ns = now_ns() - call.run_start_ns
-    run_queue_note(queue, call.run_ns, in_place)
 
 
 cdef void encode(Call* call, Plan* plan) noexcept nogil:

@@ -17,6 +17,8 @@ from tfsrv.errors import Code, ServingError
 if TYPE_CHECKING:
     from tfsrv.core.servable import ServableState
 
+MAX_REQUEST_BYTES = 65536  # it is parsed in the loop; a name and a version take some 50
+
 
 class StateMonitor(Protocol):
     """The part of ServableStateMonitor that is used here."""
@@ -34,6 +36,11 @@ class GetModelStatus:
 
     async def __call__(self, request: bytes) -> bytes:
         """Answer one request. Raises ServingError."""
+        if len(request) > MAX_REQUEST_BYTES:
+            raise ServingError(
+                Code.RESOURCE_EXHAUSTED,
+                f"The GetModelStatusRequest is larger than {MAX_REQUEST_BYTES} bytes.",
+            )
         message: Any = message_class("tensorflow.serving.GetModelStatusRequest")()
         try:
             message.ParseFromString(request)
