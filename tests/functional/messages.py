@@ -130,7 +130,9 @@ def predict_request(
     if label is not None:
         request.model_spec.version_label = label
     for alias, value in (inputs or {}).items():
-        request.inputs[alias].CopyFrom(tensor(value) if isinstance(value, numpy.ndarray) else value)
+        if isinstance(value, numpy.ndarray | numpy.generic):
+            value = tensor(numpy.asarray(value))
+        request.inputs[alias].CopyFrom(value)
     request.output_filter.extend(output_filter)
     return request
 
