@@ -95,6 +95,7 @@ cdef bint call_charge(Call* call, int64_t bytes) noexcept nogil
 
 cdef bint budget_take(int64_t bytes) noexcept nogil
 cdef void budget_give(int64_t bytes) noexcept nogil
+cdef bint budget_ran_out() noexcept nogil
 
 
 cdef class Method:

@@ -23,11 +23,14 @@ from libc.string cimport memset
 from tfsrv._atomic cimport (
     add_relaxed_i64,
     cas_weak_ptr,
+    exchange_int,
     exchange_ptr,
     load_acquire_int,
     load_relaxed_i64,
+    load_relaxed_int,
     load_relaxed_ptr,
     store_relaxed_i64,
+    store_relaxed_int,
     store_release_int,
 )
 from tfsrv._buffer cimport Buffer, Bytes, buffer_append, buffer_free, buffer_init
@@ -62,6 +65,7 @@ cdef int64_t PARK_NS = 30 * NS_PER_S         # how long a request waits for its 
 # Bytes that requests and answers of all connections hold now, against what they may hold.
 cdef int64_t budget_used = 0
 cdef int64_t budget_limit = 0x7FFFFFFFFFFFFFFF
+cdef int budget_short = 0   # atomic; 1: somebody was refused since budget_ran_out() was asked
 
 
 # ---- the in-flight budget -------------------------------------------------------------------
@@ -70,12 +74,18 @@ cdef bint budget_take(int64_t bytes) noexcept nogil:
     """Count `bytes` more as in flight; False, and nothing changed, when that is over the limit."""
     if add_relaxed_i64(&budget_used, bytes) + bytes > load_relaxed_i64(&budget_limit):
         add_relaxed_i64(&budget_used, -bytes)
+        store_relaxed_int(&budget_short, 1)
         return False
     return True
 
 
 cdef void budget_give(int64_t bytes) noexcept nogil:
     add_relaxed_i64(&budget_used, -bytes)
+
+
+cdef bint budget_ran_out() noexcept nogil:
+    """Whether somebody was refused since this was asked the last time."""
+    return load_relaxed_int(&budget_short) != 0 and exchange_int(&budget_short, 0) != 0
 
 
 cdef bint call_charge(Call* call, int64_t bytes) noexcept nogil:

@@ -29,6 +29,7 @@ from tfsrv._call cimport (
     CallLoop,
     Method,
     budget_give,
+    budget_ran_out,
     call_abandon,
     call_charge,
     call_dispatch,
@@ -83,6 +84,12 @@ from tfsrv.errors import ServingError
 from tfsrv.frontends import _nghttp2
 from tfsrv.frontends.compression import deflate, inflate
 from tfsrv.frontends.settings import GrpcSettings
+
+cdef extern from "<sys/ioctl.h>":
+    int ioctl(int file, unsigned long request, int* size)
+
+cdef extern from "<linux/sockios.h>":
+    unsigned long SIOCOUTQ
 
 cdef extern from "Python.h":
     int PyBUF_WRITE
@@ -272,6 +279,15 @@ cdef void call_done(void* owner, Call* call) noexcept:
     else:
         connection.answer(stream, call)
     connection.touch()
+
+
+cdef size_t unacknowledged(object transport):
+    """Bytes that the socket holds for a client that has not taken them yet."""
+    cdef int size = 0
+    cdef int file = transport.get_extra_info("socket").fileno()
+    if ioctl(file, SIOCOUTQ, &size) != 0 or size < 0:
+        return 0
+    return <size_t>size
 
 
 cdef class _Coding:
@@ -841,8 +857,8 @@ cdef class Connection:
         if self.unsent == 0 and not self.writing_paused and not self.closing:
             return False
         if self.transport is not None:
-            # The transport tells of its progress only at the end of what it holds.
-            backlog = self.transport.get_write_buffer_size()
+            # The transport tells of its progress only when it has little left.
+            backlog = self.transport.get_write_buffer_size() + unacknowledged(self.transport)
             if backlog > self.backlog or backlog + PROGRESS_BYTES <= self.backlog:
                 self.backlog = backlog
                 self.sent_ns = now
@@ -1086,9 +1102,15 @@ cdef class Http2Server:
             self.tick_seconds if not self.draining else self.tick_seconds / 10, self._tick)
         for connection in list(self.connections):
             connection.tick(now)
+        if budget_ran_out():  # for an answer, say: those who want room for requests ask themselves
+            self.relieve(None)
+            flush_dirty(<void*>self)
 
     cdef bint relieve(self, Connection asking) noexcept:
-        """Memory has run out: let go of connections that hold some and do not move."""
+        """Memory has run out: let go of connections that hold some and do not move.
+
+        `asking` is in the middle of a read, and left alone; None: nobody is.
+        """
         cdef Connection connection
         cdef Stream* stream
         cdef Stream* following

@@ -9,6 +9,8 @@ from tfsrv.errors import Code, ServingError
 
 _CHUNK_BYTES = 1 << 20  # unpacked at a time
 _PIECE_BYTES = 1 << 16  # given to zlib at a time; it hands back a copy of what it has not taken
+_TOO_LONG = "Received message larger than max"
+_TOO_MANY_BYTES = "Too many bytes are in flight (--max_in_flight_bytes)."
 _GZIP = 31  # zlib's wbits for a gzip header and the largest window
 
 
@@ -33,13 +35,9 @@ def inflate(data: bytes, limit: int) -> bytes:
             if not part and taken == len(data) and not piece and not stream.eof:
                 raise ServingError(Code.INTERNAL, "The compressed message is cut off.")
             if size + len(part) > limit:
-                raise ServingError(
-                    Code.RESOURCE_EXHAUSTED, f"Received message larger than max ({limit})"
-                )
+                raise ServingError(Code.RESOURCE_EXHAUSTED, f"{_TOO_LONG} ({limit})")
             if not take_in_flight_bytes(len(part)):
-                raise ServingError(
-                    Code.RESOURCE_EXHAUSTED, "Too many bytes are in flight (--max_in_flight_bytes)."
-                )
+                raise ServingError(Code.RESOURCE_EXHAUSTED, _TOO_MANY_BYTES)
             size += len(part)
             parts.append(part)
         if stream.unused_data or taken < len(data):
@@ -55,5 +53,5 @@ def inflate(data: bytes, limit: int) -> bytes:
 
 def deflate(data: bytes) -> bytes:
     """`data` as gzip."""
-    stream = zlib.compressobj(wbits=_GZIP)
+    stream = zlib.compressobj(wbits=_GZIP)  # zlib.compress() knows wbits only since Python 3.11
     return stream.compress(data) + stream.flush()

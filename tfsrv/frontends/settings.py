@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 @dataclass(frozen=True)
 class GrpcSettings:
-    """Limits of a gRPC server, named as gRPC's channel arguments where it has them; 0 is off."""
+    """Limits of a gRPC server, named as gRPC's channel arguments if it has them; 0 is off."""
 
     max_receive_message_bytes: int = 2**31 - 1
     max_concurrent_streams: int = 1000
