@@ -377,7 +377,9 @@ cdef const TensorView* next_view(const PredictView* view, const TensorView* afte
     cdef const TensorView* best = NULL
     cdef int i
     if view.inputs_size > FEW_INPUTS:  # they are in order
-        best = view.inputs if after == NULL else after + 1
+        best = view.inputs
+        if after != NULL:
+            best = after + 1
         return best if best < view.inputs + view.inputs_size else NULL
     for i in range(view.inputs_size):
         if after != NULL and bytes_compare(view.inputs[i].alias, after.alias) <= 0:
