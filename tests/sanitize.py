@@ -50,20 +50,22 @@ PRELOADED = {
     "address": ("libasan.so", "libstdc++.so"),
     "leak": ("libasan.so", "libstdc++.so"),
 }
+# Tests ask for more memory than there is, to see that it is refused.
+COMMON = f"exitcode={FINDING}:allocator_may_return_null=1"
 ENVIRONMENT = {
     "thread": {
-        "TSAN_OPTIONS": f"exitcode={FINDING}:allocator_may_return_null=1:second_deadlock_stack=1:history_size=4"
+        "TSAN_OPTIONS": f"{COMMON}:second_deadlock_stack=1:history_size=4"
         f":suppressions={SUPPRESSIONS / 'thread.supp'}",
     },
     "address": {
-        "ASAN_OPTIONS": f"exitcode={FINDING}:allocator_may_return_null=1:detect_leaks=0:detect_stack_use_after_return=1"
+        "ASAN_OPTIONS": f"{COMMON}:detect_leaks=0:detect_stack_use_after_return=1"
         ":strict_string_checks=1",
         # Each Python object by itself, so that a use after its end is seen.
         "PYTHONMALLOC": "malloc",
     },
     "leak": {
         # Stacks of two frames: who called the allocator decides, not who called Python.
-        "ASAN_OPTIONS": f"exitcode={FINDING}:allocator_may_return_null=1:detect_leaks=1:malloc_context_size=2",
+        "ASAN_OPTIONS": f"{COMMON}:detect_leaks=1:malloc_context_size=2",
         "LSAN_OPTIONS": f"exitcode={FINDING}:print_suppressions=0"
         f":suppressions={SUPPRESSIONS / 'leak.supp'}",
         # Python's own pool would hide the pointers that Python objects hold.
