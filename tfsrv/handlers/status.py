@@ -58,7 +58,7 @@ class GetModelStatus:
             status.status.SetInParent()  # there even if all is well
             if state.error is not None:
                 status.status.error_code = int(state.error.code)
-                status.status.error_message = state.error.message
+                status.status.error_message = _as_unicode(state.error.message)
         serialized: bytes = response.SerializeToString()
         return serialized
 
@@ -77,3 +77,8 @@ class GetModelStatus:
         if not versions:
             raise ServingError(Code.NOT_FOUND, f"Could not find any versions of model {name}")
         return list(versions.values())
+
+
+def _as_unicode(text: str) -> str:
+    """`text` without what no protobuf string may hold: file names need not be Unicode."""
+    return text.encode("utf-8", "replace").decode()
