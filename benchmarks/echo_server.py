@@ -21,7 +21,7 @@ UNLIMITED = [
 ]
 
 
-class Echo(grpc.GenericRpcHandler):  # type: ignore[misc]
+class Echo(grpc.GenericRpcHandler):
     """Takes every method as unary; without serializers, grpcio hands over the bytes."""
 
     def service(self, handler_call_details: Any) -> Any:

@@ -1,5 +1,6 @@
 """Growable byte buffers for code that runs without the GIL."""
 
+from cpython.bytes cimport PyBytes_AS_STRING
 from libc.stdint cimport int64_t
 from libc.stdio cimport snprintf
 from libc.stdlib cimport free, realloc
@@ -46,3 +47,60 @@ cdef int buffer_append_int(Buffer* buffer, int64_t value) noexcept nogil:
 cdef int buffer_append_text(Buffer* buffer, const char* text) noexcept nogil:
     """Append a C string without its terminating zero."""
     return buffer_append(buffer, text, strlen(text))
+
+
+cdef class ByteBuffer:
+    """A Buffer, for Python: for tests and tools. The memory is owned by the object."""
+    cdef Buffer buffer
+
+    def __cinit__(self):
+        buffer_init(&self.buffer)
+
+    def __dealloc__(self):
+        buffer_free(&self.buffer)
+
+    def append(self, data: bytes) -> None:
+        """Add bytes at the end."""
+        if buffer_append(&self.buffer, PyBytes_AS_STRING(data), len(data)) != 0:
+            raise MemoryError
+
+    def append_int(self, value: int) -> None:
+        """Add a number in decimal."""
+        if buffer_append_int(&self.buffer, value) != 0:
+            raise MemoryError
+
+    def append_text(self, text: bytes) -> None:
+        """Add bytes up to the first zero among them."""
+        if buffer_append_text(&self.buffer, text) != 0:
+            raise MemoryError
+
+    def reserve(self, extra: int) -> None:
+        """Make room for `extra` bytes more."""
+        if buffer_reserve(&self.buffer, extra) != 0:
+            raise MemoryError
+
+    def free(self) -> None:
+        """Give the memory back; the buffer is empty and usable afterwards."""
+        buffer_free(&self.buffer)
+
+    @property
+    def capacity(self) -> int:
+        """Bytes that it can hold without taking memory."""
+        return self.buffer.capacity
+
+    def __len__(self) -> int:
+        return <Py_ssize_t>self.buffer.size
+
+    def __bytes__(self) -> bytes:
+        return self.buffer.data[:self.buffer.size] if self.buffer.size else b""
+
+
+def compare_bytes(a: bytes, b: bytes) -> int:
+    """Less than, equal to or greater than zero, as the native modules order names."""
+    cdef Bytes first
+    cdef Bytes second
+    first.data = PyBytes_AS_STRING(a)
+    first.size = len(a)
+    second.data = PyBytes_AS_STRING(b)
+    second.size = len(b)
+    return 0 if bytes_equal(first, second) else bytes_compare(first, second)

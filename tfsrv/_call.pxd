@@ -71,6 +71,7 @@ cdef struct LoopState:
     Call* parked
     Call* free_calls
     int free_size
+    Buffer spare            # the last large request's memory, for the next one
     Call** timers           # owned; heap by wake_ns
     size_t timers_size
     size_t timers_capacity
@@ -87,6 +88,7 @@ cdef void call_dispatch(Call* call, Method method) noexcept
 cdef void call_complete(Call* call) noexcept nogil
 cdef void call_release_servable(Call* call) noexcept nogil
 cdef void call_abandon(Call* call) noexcept
+cdef void call_take_spare(Call* call, size_t needed) noexcept nogil
 cdef void* call_scratch(Call* call, size_t size) noexcept nogil
 cdef bint call_is_abandoned(Call* call) noexcept nogil
 cdef bint call_charge(Call* call, int64_t bytes) noexcept nogil
@@ -98,7 +100,7 @@ cdef bint budget_ran_out() noexcept nogil
 
 cdef class Method:
     cdef start_fn start
-    cdef void* context      # owned by the subclass
+    cdef void* context      # the subclass says whose it is
     cdef readonly str name
 
 

@@ -33,9 +33,9 @@ from tfsrv._atomic cimport (
     store_relaxed_int,
     store_release_int,
 )
-from tfsrv._buffer cimport Bytes, buffer_append, buffer_free, buffer_init
+from tfsrv._buffer cimport Buffer, Bytes, buffer_append, buffer_free, buffer_init
 from tfsrv._clock cimport NS_PER_S, now_ns
-from tfsrv._counters cimport Counters, counters_add
+from tfsrv._counters cimport Counters, counters_add, counters_of
 from tfsrv._message cimport message_clear, message_free, message_init, message_read, message_seal
 from tfsrv._serving_map cimport servable_release
 from tfsrv._status cimport (
@@ -59,6 +59,7 @@ from tfsrv.errors import ServingError
 
 cdef int FREE_CALLS = 1024                   # kept for reuse by each loop
 cdef size_t KEPT_BYTES = 16384               # of a buffer of a call that is kept
+cdef size_t SPARE_BYTES = 4 << 20            # one large request's memory is kept as well, up to this
 cdef int64_t PARK_NS = 30 * NS_PER_S         # how long a request waits for its model's first version
 
 # Bytes that requests and answers of all connections hold now, against what they may hold.
@@ -148,7 +149,7 @@ cdef void call_free(Call* call) noexcept nogil:
         free_memory(call)
         return
     if call.request.capacity > KEPT_BYTES:
-        buffer_free(&call.request)
+        keep_spare(call)
     if call.response.head.capacity > KEPT_BYTES:
         message_free(&call.response)
     if call.status.message.capacity > KEPT_BYTES:
@@ -183,6 +184,31 @@ cdef void call_free(Call* call) noexcept nogil:
     call.next = loop.free_calls
     loop.free_calls = call
     loop.free_size += 1
+
+
+cdef void keep_spare(Call* call) noexcept nogil:
+    """Take the memory of a large request off the call; the largest one so far is kept."""
+    cdef Buffer smaller = call.request
+    if SPARE_BYTES >= smaller.capacity > call.loop.spare.capacity:
+        smaller = call.loop.spare
+        call.loop.spare = call.request
+    buffer_free(&smaller)
+    buffer_init(&call.request)
+
+
+cdef void call_take_spare(Call* call, size_t needed) noexcept nogil:
+    """Move a request that grows beyond what small ones need to memory that is there already.
+
+    Growing by steps copies everything received once more, and touches fresh pages.
+    """
+    cdef Buffer spare = call.loop.spare
+    if needed <= KEPT_BYTES or spare.capacity < needed:
+        return
+    spare.size = 0
+    buffer_append(&spare, call.request.data, call.request.size)
+    buffer_free(&call.request)
+    call.request = spare
+    buffer_init(&call.loop.spare)
 
 
 cdef void free_memory(Call* call) noexcept nogil:
@@ -293,7 +319,7 @@ cdef void launch(Call* call, PythonMethod method) noexcept:
         request = PyBytes_FromStringAndSize(call.body.data, <Py_ssize_t>call.body.size)
         coroutine = _Coroutine.__new__(_Coroutine)
         coroutine.call = call
-        task = (<CallLoop>call.loop.call_loop).loop.create_task(answer(method.handler, request, coroutine))
+        task = (<CallLoop>call.loop.call_loop).loop.create_task(_answer(method.handler, request, coroutine))
         task.add_done_callback(coroutine.ended)
     except BaseException as error:
         set_error(call, INTERNAL, f"{type(error).__name__}: {error}")
@@ -337,7 +363,7 @@ cdef class _Coroutine:
         loop.flush()
 
 
-async def answer(handler: object, request: bytes, _Coroutine coroutine) -> None:
+async def _answer(handler: object, request: bytes, _Coroutine coroutine) -> None:
     """Run a Python handler for one call; never raises."""
     try:
         response = await handler(request)
@@ -590,6 +616,7 @@ cdef class Method:
 
 
 cdef int start_python(void* context, Call* call) noexcept nogil:
+    call.counters = context
     return STARTED_PYTHON
 
 
@@ -603,6 +630,7 @@ cdef class PythonMethod(Method):
     def __init__(self, name: str, handler: Callable[[bytes], Awaitable[bytes]]) -> None:
         self.name = name
         self.handler = handler
+        self.context = counters_of("", 0, "", name)  # which model is asked for, it does not know
         self.start = start_python
 
 
@@ -728,6 +756,7 @@ cdef class CallLoop:
         self.maps.clear()
         self.loop.remove_reader(self.state.event_fd)
         self.loop.remove_reader(self.publish_fd)
+        buffer_free(&self.state.spare)
         while self.state.free_calls != NULL:
             call = self.state.free_calls
             self.state.free_calls = call.next
@@ -782,7 +811,7 @@ cdef class CallLoop:
         self.arm()
 
     def _on_completed(self) -> None:
-        cdef uint64_t count
+        cdef uint64_t count = 0
         cdef Call* call
         cdef Call* oldest = NULL
         cdef Call* following
@@ -803,7 +832,7 @@ cdef class CallLoop:
         self.flush()
 
     def _on_published(self) -> None:
-        cdef uint64_t count
+        cdef uint64_t count = 0
         read(self.publish_fd, &count, sizeof(count))
         restart_parked(&self.state)
         self.flush()

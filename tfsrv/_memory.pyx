@@ -61,7 +61,8 @@ cdef Block memory_take(size_t size) noexcept nogil:
         block.data = NULL
         block.key = malloc(size + ALIGNMENT - 1) if size + ALIGNMENT > size else NULL
         if block.key != NULL:
-            block.data = <void*>((<uintptr_t>block.key + ALIGNMENT - 1) & ~<uintptr_t>(ALIGNMENT - 1))
+            block.data = <void*>(
+                (<uintptr_t>block.key + ALIGNMENT - 1) & ~<uintptr_t>(ALIGNMENT - 1))
     if block.data != NULL:
         add_relaxed_i64(&live, 1)
     return block

@@ -27,6 +27,7 @@ cdef struct Message:
 cdef void message_init(Message* message) noexcept nogil
 cdef void message_clear(Message* message) noexcept nogil
 cdef void message_free(Message* message) noexcept nogil
-cdef int message_splice(Message* message, const char* data, size_t size, void* holder, release_fn release) noexcept nogil
+cdef int message_splice(
+    Message* message, const char* data, size_t size, void* holder, release_fn release) noexcept nogil
 cdef void message_seal(Message* message) noexcept nogil
 cdef size_t message_read(Message* message, char* target, size_t size) noexcept nogil

@@ -4,10 +4,12 @@ A writer appends to `head`, splices payloads in between, and seals. The transpor
 bytes in order, straight into its frames. One writer, then one reader; never both at once.
 """
 
+from cpython.bytes cimport PyBytes_AS_STRING, PyBytes_FromStringAndSize
+from cpython.ref cimport Py_DECREF, Py_INCREF
 from libc.stdlib cimport free, realloc
 from libc.string cimport memcpy, memset
 
-from tfsrv._buffer cimport buffer_free
+from tfsrv._buffer cimport buffer_append, buffer_free
 
 
 cdef void message_init(Message* message) noexcept nogil:
@@ -93,3 +95,51 @@ cdef size_t message_read(Message* message, char* target, size_t size) noexcept n
         done += part
         message.left -= part
     return done
+
+
+cdef void release_object(void* holder) noexcept nogil:
+    with gil:
+        Py_DECREF(<object>holder)  # the message's reference
+
+
+cdef class MessageBuilder:
+    """A Message, for Python: for tests and tools. Write, `seal`, then `read`.
+
+    Spliced bytes are not copied; the message holds a reference until it is cleared.
+    """
+    cdef Message message
+
+    def __cinit__(self):
+        message_init(&self.message)
+
+    def __dealloc__(self):
+        message_free(&self.message)
+
+    def append(self, data: bytes) -> None:
+        """Copy bytes behind what was written before."""
+        if buffer_append(&self.message.head, PyBytes_AS_STRING(data), len(data)) != 0:
+            raise MemoryError
+
+    def splice(self, data: bytes) -> None:
+        """Put bytes there without copying them."""
+        if message_splice(
+                &self.message, PyBytes_AS_STRING(data), len(data), <void*>data,
+                release_object) != 0:
+            raise MemoryError
+        Py_INCREF(data)  # the message's reference
+
+    def seal(self) -> int:
+        """The message is whole. Returns its size; reading starts, or starts again."""
+        message_seal(&self.message)
+        return self.message.left
+
+    def read(self, size: int) -> bytes:
+        """The next bytes, at most `size`; none at the end."""
+        cdef size_t wanted = min(<size_t>size, self.message.left)
+        cdef bytes data = PyBytes_FromStringAndSize(NULL, <Py_ssize_t>wanted)
+        message_read(&self.message, PyBytes_AS_STRING(data), wanted)
+        return data
+
+    def clear(self) -> None:
+        """Forget the content and let go of what was spliced."""
+        message_clear(&self.message)

@@ -17,4 +17,5 @@ cdef struct MetaGraphView:
 
 cdef void meta_graph_view_init(MetaGraphView* view) noexcept nogil
 cdef void meta_graph_view_free(MetaGraphView* view) noexcept nogil
-cdef int meta_graph_scan(Bytes data, const Bytes* custom_ops, int custom_ops_size, MetaGraphView* view) noexcept nogil
+cdef int meta_graph_scan(
+    Bytes data, const Bytes* custom_ops, int custom_ops_size, MetaGraphView* view) noexcept nogil

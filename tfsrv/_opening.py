@@ -1,15 +1,16 @@
-"""TensorFlow's library, opened in a thread while the rest of the server is imported.
+"""TensorFlow's library, opened in a thread while the server already listens.
 
-dlopen takes a third of a second, without the GIL: started first and awaited last, it costs
-the start of the server next to nothing.
+dlopen of the library takes a third of a second. It needs no GIL, but it holds the dynamic
+loader's lock: an `import` of any other extension module waits for it, and holds the GIL while it
+waits. So this is to be started when everything else has been imported.
 """
 
 from __future__ import annotations
 
-import ctypes
 import logging
 import os
 import threading
+from importlib.util import find_spec
 
 from tfsrv import _tf
 from tfsrv.errors import Code, ServingError
@@ -26,10 +27,12 @@ class Opening:
 
     def __init__(self, *, xla_enabled: bool = False) -> None:
         self._xla_enabled = xla_enabled
-        self.error: ServingError | None = None  # set by the thread, at its end
+        self.error: ServingError | None = None  # final once the thread has ended
         self._version = ""
         self._thread = threading.Thread(target=self._open, name="open-tensorflow", daemon=True)
         self._thread.start()
+        if not _is_installed():
+            self._thread.join()  # it fails at once, and says why better than we could
 
     def wait(self) -> str:
         """Wait until it is open; TensorFlow's version. Raises ServingError."""
@@ -49,9 +52,21 @@ class Opening:
             self.error = ServingError(Code.INTERNAL, f"TensorFlow cannot be opened: {error}")
 
 
+def _is_installed() -> bool:
+    try:
+        spec = find_spec("tensorflow")
+    except (ImportError, ValueError):
+        return False
+    folders = [] if spec is None else list(spec.submodule_search_locations or ())
+    return any(os.path.exists(os.path.join(folder, _tf.LIBRARY)) for folder in folders)
+
+
 def disable_xla_compilation() -> None:
     """Let no model compile itself with XLA: such a run is an error, as in TensorFlow Serving."""
-    library = ctypes.CDLL(_tf.library_path(), mode=os.RTLD_LAZY | os.RTLD_LOCAL | os.RTLD_NOLOAD)
+    import ctypes  # in this thread, since it is slow to import
+
+    # RTLD_NOLOAD: it is open, this only finds it.
+    library = ctypes.CDLL(_tf.library_path(), mode=os.RTLD_LAZY | os.RTLD_NOLOAD)
     try:
         disable = library[_DISABLE_XLA]
     except AttributeError:

@@ -14,13 +14,10 @@ to producers, if it was a consumer) until it goes on, so whoever sleeps on an em
 be woken after a push, not before it.
 """
 
-import time
-
 from libc.stdint cimport int64_t, uint64_t, uintptr_t
 from libc.stdlib cimport calloc, free
 from libc.string cimport memset
 from posix.stdlib cimport posix_memalign
-from posix.time cimport CLOCK_MONOTONIC, clock_gettime, timespec
 
 from tfsrv._atomic cimport (
     add_relaxed_i64,
@@ -30,6 +27,7 @@ from tfsrv._atomic cimport (
     load_relaxed_u64,
     store_release_u64,
 )
+from tfsrv._clock cimport NS_PER_S, now_ns
 from tfsrv._stress cimport gate_wait, run_together
 
 
@@ -196,7 +194,7 @@ cdef struct StressRun:
     int64_t items           # of each producer
     int64_t expected        # of all producers together
     int64_t popped          # atomic: by all consumers together
-    int64_t deadline_seconds    # on the monotonic clock
+    int64_t deadline_ns     # on the monotonic clock
 
 
 cdef struct StressThread:
@@ -244,11 +242,9 @@ cdef void stress_consume(StressThread* self) noexcept nogil:
 
 cdef bint stress_stuck(StressThread* self) noexcept nogil:
     """Count a refusal. True when it is time to give up: an item was lost, or a slot."""
-    cdef timespec now
     self.refused += 1
     sched_yield()   # with more threads than processors, whoever can help has to run
-    clock_gettime(CLOCK_MONOTONIC, &now)
-    return now.tv_sec > self.run.deadline_seconds
+    return now_ns() > self.run.deadline_ns
 
 
 cdef dict stress_account(StressThread* threads, unsigned int count, int64_t items, char* seen):
@@ -313,13 +309,13 @@ def stress(producers: int, consumers: int, items: int, capacity: int) -> dict[st
                     <size_t>run.expected + 1, sizeof(uint64_t))
                 if threads[i].seen == NULL:
                     raise MemoryError
-        run.deadline_seconds = <int64_t>time.monotonic() + STRESS_SECONDS
-        start = time.perf_counter_ns()
+        start = now_ns()
+        run.deadline_ns = start + STRESS_SECONDS * NS_PER_S
         with nogil:
             rc = run_together(stress_thread, threads, sizeof(StressThread), count, &run.gate)
         if rc != 0:
             raise RuntimeError("the threads could not be started")
-        nanoseconds = time.perf_counter_ns() - start
+        nanoseconds = now_ns() - start
         account = stress_account(threads, count, run.items, seen)
         return {**account, "nanoseconds": nanoseconds}
     finally:

@@ -20,9 +20,10 @@ from tfsrv._status cimport (
     status_free,
     status_init,
 )
-from tfsrv._tensor cimport MAX_RANK, tensor_data, tensor_from_view, tensor_release
+from tfsrv._tensor cimport MAX_RANK, tensor_data, tensor_from_view
 from tfsrv._tf cimport TF_Tensor, api
 from tfsrv._wire cimport (
+    WIRE_NO_MEMORY,
     WIRE_OK,
     WIRE_RARE,
     PredictView,
@@ -48,11 +49,11 @@ def run(
     Signature, inputs and output filter come from the request. `timeout_ms` stops the run only
     where TensorFlow heeds it, on its own pool. A ServingError tells what went wrong.
     """
-    cdef Run made = Run.__new__(Run)
+    cdef _Run made = _Run.__new__(_Run)
     return made.answer(session, request, in_callers_thread, timeout_ms)
 
 
-cdef class Run:
+cdef class _Run:
     """One run: owns all that it needs, and frees it with itself."""
 
     cdef PredictView view
@@ -60,10 +61,10 @@ cdef class Run:
     cdef Status status
     cdef TF_Tensor** inputs     # inputs_size of them; those in `made` belong to it
     cdef bint* made
-    cdef TF_Tensor** outputs    # outputs_size of them, owned; NULL where handed on
-    cdef TensorData* datas
-    cdef int64_t* dims
-    cdef int* wanted
+    cdef TF_Tensor** outputs    # outputs_size of them, owned
+    cdef TensorData* datas      # views of `outputs`
+    cdef int64_t* dims          # MAX_RANK for each output
+    cdef int* wanted            # indexes of outputs, from the output filter
     cdef int inputs_size
     cdef int outputs_size
 
@@ -126,15 +127,13 @@ cdef class Run:
                 self.wanted[i] if self.view.output_filter_size else i].alias
             if tensor_data(self.outputs[i], self.dims + i * MAX_RANK, &self.datas[i]) != 0:
                 raise ServingError(UNIMPLEMENTED, "An output is of a kind that cannot be sent")
-            self.datas[i].holder = self.outputs[i]
-        if wire_write_predict(
-            &self.message, self.datas, count, self.view.model_name, owner.version, name, False,
-            <size_t>-1, tensor_release,
-        ) != 0:
+        result = wire_write_predict(
+            &self.message, self.datas, count, self.view.model_name, owner.version, name, False, 0,
+            NULL)
+        if result == WIRE_NO_MEMORY:
             raise MemoryError
-        for i in range(count):
-            if self.datas[i].taken:
-                self.outputs[i] = NULL
+        if result != WIRE_OK:
+            raise ServingError(UNIMPLEMENTED, "The outputs are more than a message can carry")
         message_seal(&self.message)
         answer = bytearray(self.message.left)
         message_read(&self.message, answer, len(answer))
@@ -154,6 +153,7 @@ cdef class Run:
                     if tensor_from_view(&self.view, &self.view.inputs[j], &self.inputs[i]) != 0:
                         raise ServingError(INVALID_ARGUMENT, "An input is no tensor")
                     self.made[i] = True
+                    break
             if self.inputs[i] == NULL:
                 missing = text_of(signature.inputs[i].alias)
                 raise ServingError(INVALID_ARGUMENT, f'The input "{missing}" is missing')

@@ -19,8 +19,6 @@ from libc.stdint cimport int64_t, uint64_t, uintptr_t
 from libc.stdlib cimport calloc, free, malloc
 from libc.string cimport memset
 from posix.stdlib cimport posix_memalign
-from posix.time cimport CLOCK_MONOTONIC, clock_gettime, nanosleep, timespec
-from posix.unistd cimport write
 
 from tfsrv._atomic cimport (
     add_acq_rel_i64,
@@ -35,21 +33,7 @@ from tfsrv._atomic cimport (
     store_seq_cst_ptr,
 )
 from tfsrv._buffer cimport Bytes, bytes_equal
-from tfsrv._pthread cimport (
-    pthread_cond_broadcast,
-    pthread_cond_init,
-    pthread_cond_t,
-    pthread_cond_timedwait,
-    pthread_condattr_destroy,
-    pthread_condattr_init,
-    pthread_condattr_setclock,
-    pthread_condattr_t,
-    pthread_mutex_init,
-    pthread_mutex_lock,
-    pthread_mutex_t,
-    pthread_mutex_unlock,
-    pthread_self,
-)
+from tfsrv._clock cimport CLOCK_MONOTONIC, NS_PER_S, now_ns, timespec
 from tfsrv._serving_table cimport (
     Model,
     Table,
@@ -63,12 +47,33 @@ from tfsrv._serving_table cimport (
     wipe,
 )
 from tfsrv._stress cimport gate_wait, run_together
+from tfsrv._thread cimport (
+    pthread_cond_broadcast,
+    pthread_cond_init,
+    pthread_cond_t,
+    pthread_cond_timedwait,
+    pthread_condattr_destroy,
+    pthread_condattr_init,
+    pthread_condattr_setclock,
+    pthread_condattr_t,
+    pthread_mutex_init,
+    pthread_mutex_lock,
+    pthread_mutex_t,
+    pthread_mutex_unlock,
+    write,
+)
 
 from tfsrv.errors import Code, ServingError
 
 
 cdef extern from "Python.h" nogil:
     int Py_AddPendingCall(int (*function)(void*) noexcept, void* arg)
+
+cdef extern from "<pthread.h>" nogil:
+    uint64_t thread_number "pthread_self"()     # the address of the thread's control block
+
+cdef extern from "<time.h>" nogil:
+    int nanosleep(const timespec* duration, timespec* left)
 
 cdef enum:
     CACHE_LINE = 64         # bytes
@@ -146,8 +151,7 @@ cdef int serving_map_find(
 
 cdef inline unsigned int stripe_index() noexcept nogil:
     """A number below STRIPES that differs between most threads: their counters are not shared."""
-    # pthread_self() is the address of the thread's control block.
-    return <unsigned int>((<uint64_t>pthread_self() >> 6) * 0x9E3779B97F4A7C15u >> 60)
+    return <unsigned int>((thread_number() >> 6) * 0x9E3779B97F4A7C15u >> 60)
 
 
 # ----------------------------------------------------------------------------------- releasing
@@ -378,10 +382,9 @@ cdef Servable* wait_drained(
     cdef timespec deadline
     cdef Servable* taken = NULL
     cdef int rc = 0
-    clock_gettime(CLOCK_MONOTONIC, &deadline)
-    nanoseconds += deadline.tv_nsec
-    deadline.tv_sec += nanoseconds // 1_000_000_000
-    deadline.tv_nsec = nanoseconds % 1_000_000_000
+    nanoseconds += now_ns()
+    deadline.tv_sec = nanoseconds // NS_PER_S
+    deadline.tv_nsec = nanoseconds % NS_PER_S
     in_time[0] = True
     pthread_mutex_lock(&mutex)
     while handles_left(self, name, version) != 0:
@@ -721,10 +724,10 @@ def stress(
         threads[i].name = bytes_view(name_utf8)
         threads[i].label = bytes_view(label_utf8)
         threads[i].lookups = lookups_each
-    start = time.perf_counter_ns()
+    start = now_ns()
     with nogil:
         rc = run_together(stress_read, threads, sizeof(StressReader), count, &gate)
-    nanoseconds = time.perf_counter_ns() - start
+    nanoseconds = now_ns() - start
     for i in range(1, count):
         threads[0].found += threads[i].found
         threads[0].missed += threads[i].missed

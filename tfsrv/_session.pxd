@@ -4,7 +4,7 @@ from libc.stdint cimport int64_t
 
 from tfsrv._buffer cimport Bytes
 from tfsrv._serving_map cimport NativeServable
-from tfsrv._signature cimport Signature
+from tfsrv._signature cimport Signature, SignatureInput, SignatureOutput
 from tfsrv._status cimport Status
 from tfsrv._tf cimport TF_Graph, TF_Session, TF_Tensor
 
@@ -17,7 +17,9 @@ cdef struct Session:
     bint uses_gpu           # some device is no CPU
 
 cdef Signature* session_find(Session* session, Bytes name) noexcept nogil
-cdef int session_plan(Session* session, Signature* signature, const int* wanted, int wanted_size, bint* first_time) noexcept nogil
+cdef int session_plan(
+    Session* session, Signature* signature, const int* wanted, int wanted_size, bint* first_time
+) noexcept nogil
 cdef int session_run(
     Session* session, Signature* signature, TF_Tensor* const* inputs, const int* wanted,
     int wanted_size, TF_Tensor** outputs, bint in_callers_thread, int64_t timeout_ms,

@@ -27,6 +27,7 @@ from tfsrv._signature cimport (
     signature_description,
     signature_fetches,
     signature_free,
+    signature_free_queue,
     signature_hand_out,
     signature_resolve,
     text_of,
@@ -74,6 +75,8 @@ cdef const char* IN_CALLERS_THREAD = b"\x18\xff\xff\xff\xff\xff\xff\xff\xff\xff\
 # inter_op_thread_pool: -2, which no session has:
 cdef const char* IN_NO_THREAD = b"\x18\xfe\xff\xff\xff\xff\xff\xff\xff\xff\x01"
 cdef size_t THREAD_OPTIONS_SIZE = 11  # bytes of each of them
+
+cdef int64_t LONGEST_TIMEOUT_MS = 1 << 31  # 24 days; TensorFlow counts it in nanoseconds
 
 
 cdef Signature* session_find(Session* session, Bytes name) noexcept nogil:
@@ -124,7 +127,7 @@ cdef size_t write_options(char* target, bint in_callers_thread, int64_t timeout_
     if timeout_ms <= 0:
         return 0
     target[0] = 0x10  # timeout_in_ms, a varint
-    left = <uint64_t>timeout_ms
+    left = <uint64_t>min(timeout_ms, LONGEST_TIMEOUT_MS)
     while left >= 0x80:
         target[size] = <char>(left | 0x80)
         left >>= 7
@@ -203,7 +206,8 @@ cdef int session_run(
             # release pairs with session_plan's acquire: who reads 1 finds the set compiled
             store_release_int(&signature.sets[chosen].ready, 1)
         if fetched != outputs:
-            signature_hand_out(signature, bits, fetched, fetches_size, wanted, answers_size, outputs)
+            signature_hand_out(
+                signature, bits, fetched, fetches_size, wanted, answers_size, outputs)
     else:
         take_status(tf_status, status)
         for i in range(fetches_size):  # some are there when a later one could not be converted
@@ -314,8 +318,11 @@ cdef void find_devices(Session* session, Status* status) noexcept nogil:
 
 
 cdef void delete_session(Session* session) noexcept nogil:
-    """End and free what belongs to TensorFlow. No run may be in flight."""
+    """End and free what belongs to TensorFlow, and the queues. No run may be in flight."""
     cdef TF_Status* tf_status
+    cdef int i
+    for i in range(session.signatures_size):
+        signature_free_queue(&session.signatures[i])
     if session.session != NULL:
         tf_status = api.NewStatus()  # not the thread's: in __dealloc__ the thread may be ending
         api.CloseSession(session.session, tf_status)
@@ -403,7 +410,13 @@ cdef class SavedModelSession(NativeServable):
             self._lifecycle.release()
 
     def describe(self) -> dict[str, dict[str, object]]:
-        """What is known of each signature, for tests and tools."""
+        """What is known of each signature, by name, for tests and tools.
+
+        The keys: method_name; inputs and outputs, each {alias: (tensor name, dtype)}; defaults,
+        the aliases with a default value; may_run_in_place; built, whether TensorFlow has compiled
+        the graph for all outputs; other_sets, the number of other sets of outputs asked for so
+        far; broken, why it can't be served, or "".
+        """
         cdef int i
         return {
             text_of(self.session.signatures[i].name):

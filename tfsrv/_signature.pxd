@@ -43,15 +43,21 @@ cdef struct Signature:
     bint may_run_in_place   # CPU only, and no op of the graph loops or waits
     bint broken             # an input or output is no plain tensor: `broken_reason` says which
     Bytes broken_reason
-    void* queue             # what waits to run on it; set by the handler that runs it, NULL before
-    void (*queue_free)(void* queue) noexcept nogil   # set with `queue`; called once, by close()
+    void* queue             # what waits to be run on this signature; set by its handler
+    void (*queue_free)(void* queue) noexcept nogil   # set with it; called once, by close()
     void* counters          # Counters of Predict on this signature; set at load, lives for ever
 
-cdef int signature_resolve(Signature* signature, TF_Graph* graph, str name, object signature_def) except -1
+cdef int signature_resolve(
+    Signature* signature, TF_Graph* graph, str name, object signature_def) except -1
+cdef void signature_free_queue(Signature* signature) noexcept nogil
 cdef void signature_free(Signature* signature) noexcept nogil
-cdef int signature_choose_set(Signature* signature, const int* wanted, int wanted_size, bint claim) noexcept nogil
-cdef int signature_fetches(const Signature* signature, const uint64_t* bits, TF_Output* fetches) noexcept nogil
-cdef void signature_hand_out(const Signature* signature, const uint64_t* bits, TF_Tensor** fetched, int fetched_size, const int* wanted, int wanted_size, TF_Tensor** outputs) noexcept nogil
+cdef int signature_choose_set(
+    Signature* signature, const int* wanted, int wanted_size, bint claim) noexcept nogil
+cdef int signature_fetches(
+    const Signature* signature, const uint64_t* bits, TF_Output* fetches) noexcept nogil
+cdef void signature_hand_out(
+    const Signature* signature, const uint64_t* bits, TF_Tensor** fetched, int fetched_size,
+    const int* wanted, int wanted_size, TF_Tensor** outputs) noexcept nogil
 cdef object signature_description(const Signature* signature)
 cdef str text_of(Bytes view)
 cdef void* zeroed(size_t count, size_t size) except NULL

@@ -171,8 +171,17 @@ cdef TF_Tensor* default_tensor(str alias, object tensor_proto) except NULL:
     return made
 
 
+cdef void signature_free_queue(Signature* signature) noexcept nogil:
+    """Free the handler's queue, once; nothing may be waiting in it."""
+    if signature.queue != NULL and signature.queue_free != NULL:
+        signature.queue_free(signature.queue)
+    signature.queue = NULL
+
+
 cdef void signature_free(Signature* signature) noexcept nogil:
+    """Free all that the signature owns. It may be half filled in, or closed."""
     cdef int i
+    signature_free_queue(signature)
     free(<void*>signature.name.data)
     free(<void*>signature.method_name.data)
     free(<void*>signature.broken_reason.data)

@@ -5,7 +5,8 @@ A message is built in pieces, `status_set` first:
     status_set(status, NOT_FOUND, "Could not find version ")
     status_add_int(status, 7)
 
-Nothing here fails: without memory the message is shorter.
+Nothing here fails: without memory the message is shorter, and so it is when a client sent a name
+of megabytes.
 """
 
 from tfsrv._buffer cimport (
@@ -17,6 +18,8 @@ from tfsrv._buffer cimport (
 )
 
 from tfsrv.errors import ServingError
+
+cdef size_t LONGEST = 65536  # bytes of a message; gRPC clients get the first 1,024
 
 
 cdef void status_init(Status* status) noexcept nogil:
@@ -48,6 +51,9 @@ cdef void status_add(Status* status, const char* text) noexcept nogil:
 
 
 cdef void status_add_bytes(Status* status, Bytes text) noexcept nogil:
+    """Append what may have come from the wire, as much of it as fits into LONGEST bytes."""
+    if text.size > LONGEST or status.message.size + text.size > LONGEST:
+        text.size = LONGEST - min(status.message.size, LONGEST)
     buffer_append_bytes(&status.message, text)
 
 
@@ -59,3 +65,22 @@ cdef object status_error(const Status* status):
     """The ServingError that says what `status` says."""
     text = status.message.data[: status.message.size] if status.message.size else b""
     return ServingError(status.code, text.decode("utf-8", "replace"))
+
+
+def make_error(code: int, text: bytes, *parts: int | bytes) -> ServingError:
+    """The error that native code makes of a code and the pieces of a message."""
+    cdef Status status
+    cdef Bytes view
+    status_init(&status)
+    try:
+        status_set(&status, code, text)
+        for part in parts:
+            if isinstance(part, int):
+                status_add_int(&status, part)
+            else:
+                view.data = part
+                view.size = len(part)
+                status_add_bytes(&status, view)
+        return status_error(&status)
+    finally:
+        status_free(&status)

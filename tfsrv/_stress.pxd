@@ -3,7 +3,7 @@
 from libc.stdlib cimport calloc, free
 
 from tfsrv._atomic cimport load_acquire_int, pause, store_release_int
-from tfsrv._pthread cimport pthread_create, pthread_join, pthread_t
+from tfsrv._thread cimport pthread_create, pthread_join, pthread_t
 
 
 cdef inline bint gate_wait(int* gate) noexcept nogil:

@@ -10,7 +10,9 @@ cdef enum:
 
 cdef size_t dtype_size(int dtype) noexcept nogil
 cdef int64_t tensor_view_bytes(const PredictView* view, const TensorView* tensor) noexcept nogil
-cdef int tensor_from_view(const PredictView* view, const TensorView* tensor, TF_Tensor** made) noexcept nogil
+cdef bint tensor_view_parses(const PredictView* view, const TensorView* tensor) noexcept nogil
+cdef int tensor_from_view(
+    const PredictView* view, const TensorView* tensor, TF_Tensor** made) noexcept nogil
 cdef int tensor_data(TF_Tensor* tensor, int64_t* dims, TensorData* into) noexcept nogil
 cdef void tensor_release(void* tensor) noexcept nogil
 

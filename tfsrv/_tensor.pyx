@@ -23,7 +23,13 @@ from tfsrv._message cimport (
     message_seal,
 )
 from tfsrv._tensor_proto cimport STRING_VAL, dtype_bytes, dtype_field
-from tfsrv._tensor_values cimport count_elements, expanded_bytes, read_strings, read_values
+from tfsrv._tensor_values cimport (
+    count_elements,
+    expanded_bytes,
+    read_strings,
+    read_values,
+    values_parse,
+)
 from tfsrv._tf cimport DT_FLOAT8_E5M2, DT_STRING, api
 from tfsrv._tstring cimport TString, tstring_free, tstring_get, tstring_set
 from tfsrv._wire cimport (
@@ -57,8 +63,19 @@ cdef int64_t tensor_view_bytes(const PredictView* view, const TensorView* tensor
     return expanded_bytes(view, tensor)
 
 
+cdef bint tensor_view_parses(const PredictView* view, const TensorView* tensor) noexcept nogil:
+    """Whether tensor_from_view would not refuse it. Takes no memory, whatever is repeated."""
+    return values_parse(view, tensor) and is_known_type(tensor.dtype)
+
+
+cdef inline bint is_known_type(int dtype) noexcept nogil:
+    """Whether this TensorFlow has the dtype, if a TensorProto can carry it."""
+    return dtype < DT_FLOAT8_E5M2 or api.DataTypeSize(dtype) == 1
+
+
 cdef int tensor_from_view(
-    const PredictView* view, const TensorView* tensor, TF_Tensor** made) noexcept nogil:
+    const PredictView* view, const TensorView* tensor, TF_Tensor** made
+) noexcept nogil:
     """Make the tensor that a request's TensorProto stands for; it is the caller's.
 
     0, -1 if TensorFlow's Tensor::FromProto would refuse it, -2 when there is no memory.
@@ -73,8 +90,8 @@ cdef int tensor_from_view(
         return INVALID
     if expanded == INT64_MAX:
         return NO_MEMORY
-    if tensor.dtype >= DT_FLOAT8_E5M2 and api.DataTypeSize(tensor.dtype) != 1:
-        return INVALID  # a dtype that this TensorFlow does not have yet
+    if not is_known_type(tensor.dtype):
+        return INVALID
     size = <size_t>elements * dtype_bytes(tensor.dtype)
     block = memory_take(size)
     if block.data == NULL:
@@ -114,7 +131,8 @@ cdef struct Filling:
 
 cdef int fill_strings(
     const PredictView* view, const TensorView* tensor, TString* strings,
-    int64_t elements) noexcept nogil:
+    int64_t elements
+) noexcept nogil:
     """Every element is set or empty afterwards, whatever the result."""
     cdef Filling filling
     filling.strings = strings

@@ -63,6 +63,10 @@ cdef enum ValueField:
     FLOAT8_VAL = 18
 
 
+cdef enum:
+    MAX_RANK = 254          # of TensorFlow's TensorShape
+
+
 cdef inline size_t dtype_bytes(int dtype) noexcept nogil:
     """Bytes of one element in memory; 0 if a TensorProto cannot carry the dtype."""
     return tfsrv_dtype_bytes[dtype] if 0 <= dtype < TFSRV_DTYPES else 0
@@ -93,7 +97,8 @@ cdef inline int value_field(uint32_t tag) noexcept nogil:
 
 
 cdef inline Cursor read_values_of(
-    int field, Cursor at, Cursor end, uint32_t tag, Bytes* part, size_t* count) noexcept nogil:
+    int field, Cursor at, Cursor end, uint32_t tag, Bytes* part, size_t* count
+) noexcept nogil:
     """The values that follow a tag with a value_field: as they would stand packed, and how many.
 
     NULL when they are not valid. Contents of packed numbers are checked here, and only here.
@@ -128,7 +133,8 @@ cdef inline Cursor read_values_of(
 
 
 cdef inline bint next_values(
-    int field, Cursor* at, Cursor end, Bytes* part, size_t* count) noexcept nogil:
+    int field, Cursor* at, Cursor end, Bytes* part, size_t* count
+) noexcept nogil:
     """Find the next values of `field` in a TensorProto; False if there are no more."""
     cdef uint32_t tag
     while at[0] != NULL and at[0] < end:

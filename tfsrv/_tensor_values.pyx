@@ -23,6 +23,7 @@ from tfsrv._tensor_proto cimport (
     DOUBLE_VAL,
     FLOAT8_VAL,
     FLOAT_VAL,
+    MAX_RANK,
     SCOMPLEX_VAL,
     STRING_VAL,
     dtype_bytes,
@@ -42,7 +43,6 @@ from tfsrv._wire_format cimport Cursor, read_varint, read_varint_of
 from tfsrv.errors import Code, ServingError
 
 cdef enum:
-    MAX_RANK = 254          # of TensorFlow's TensorShape
     LONGEST_LENGTH = 5      # bytes of a varint32 in TensorFlow's string lists
 
 
@@ -98,7 +98,6 @@ cdef inline int64_t saturating_add(int64_t a, int64_t b) noexcept nogil:
 
 
 ctypedef struct TextCount:
-    int64_t elements
     int64_t total
     int64_t last
 
@@ -111,7 +110,8 @@ cdef int count_text(void* arg, int64_t index, Bytes value) noexcept nogil:
 
 
 cdef int64_t text_bytes(
-    const PredictView* view, const TensorView* tensor, int64_t elements) noexcept nogil:
+    const PredictView* view, const TensorView* tensor, int64_t elements
+) noexcept nogil:
     """Bytes of all strings of a tensor with elements; -1 if its content is too short for them."""
     cdef TextCount count
     cdef int64_t repeats
@@ -139,7 +139,8 @@ ctypedef fused word:
 
 
 cdef inline int64_t decode_varints(
-    Cursor at, Cursor end, word* target, int64_t room) noexcept nogil:
+    Cursor at, Cursor end, word* target, int64_t room
+) noexcept nogil:
     """The low bits of up to `room` varints. Returns how many there were."""
     cdef uint64_t value
     cdef int64_t done = 0
@@ -153,7 +154,8 @@ cdef inline int64_t decode_varints(
 
 
 cdef inline int64_t decode_bools(
-    Cursor at, Cursor end, uint8_t* target, int64_t room) noexcept nogil:
+    Cursor at, Cursor end, uint8_t* target, int64_t room
+) noexcept nogil:
     cdef uint64_t value
     cdef int64_t done = 0
     while at < end and done < room:
@@ -166,7 +168,8 @@ cdef inline int64_t decode_bools(
 
 
 cdef int64_t decode_run(
-    int field, size_t width, Bytes run, char* target, int64_t room) noexcept nogil:
+    int field, size_t width, Bytes run, char* target, int64_t room
+) noexcept nogil:
     """Up to `room` packed numbers to `target`, `width` bytes each. Returns how many there were."""
     cdef Cursor at = <Cursor>run.data
     cdef Cursor end = at + run.size
@@ -189,7 +192,8 @@ cdef int64_t decode_run(
 
 cdef int64_t decode_all(
     const PredictView* view, const TensorView* tensor, int field, size_t width, char* target,
-    int64_t room) noexcept nogil:
+    int64_t room
+) noexcept nogil:
     """The numbers of a tensor wherever they stand in its TensorProto. Returns how many."""
     cdef Cursor at
     cdef Cursor end
@@ -234,7 +238,8 @@ cdef void repeat_last(char* target, size_t unit, int64_t given, int64_t elements
 
 cdef int read_values(
     const PredictView* view, const TensorView* tensor, void* target,
-    int64_t elements) noexcept nogil:
+    int64_t elements
+) noexcept nogil:
     """Write the numbers of a tensor to memory for `elements` of its dtype.
 
     0, or -1 when its content has the wrong size, or the dtype is DT_STRING or none.
@@ -257,6 +262,23 @@ cdef int read_values(
     return 0
 
 
+cdef bint values_parse(const PredictView* view, const TensorView* tensor) noexcept nogil:
+    """Whether read_values or read_strings would take the tensor; writes nothing."""
+    cdef int64_t elements = count_elements(view, tensor)
+    cdef int field = dtype_field(tensor.dtype)
+    if expanded_bytes(view, tensor) < 0:
+        return False
+    if elements == 0 or tensor.content.size == 0:
+        return True
+    if field == STRING_VAL:
+        return read_string_list(tensor.content, elements, pass_over, NULL) == 0
+    return field != BOOL_VAL or are_bools(<const uint8_t*>tensor.content.data, elements)
+
+
+cdef int pass_over(void* arg, int64_t index, Bytes value) noexcept nogil:
+    return 0
+
+
 cdef bint are_bools(const uint8_t* values, int64_t count) noexcept nogil:
     """TensorFlow refuses a content of booleans that are neither 0 nor 1."""
     cdef uint8_t seen = 0
@@ -271,8 +293,9 @@ cdef bint are_bools(const uint8_t* values, int64_t count) noexcept nogil:
 
 cdef int64_t each_string(
     const PredictView* view, const TensorView* tensor, int64_t elements, string_fn store,
-    void* arg) noexcept nogil:
-    """Call `store` for up to `elements` values of string_val. Returns how many, -1 if one failed."""
+    void* arg
+) noexcept nogil:
+    """Call `store` for up to `elements` values of string_val. How many, or -1 if one failed."""
     cdef Cursor at
     cdef Cursor end
     cdef Bytes text
@@ -303,7 +326,8 @@ cdef int store_and_keep(void* arg, int64_t index, Bytes value) noexcept nogil:
 
 cdef int read_strings(
     const PredictView* view, const TensorView* tensor, int64_t elements, string_fn store,
-    void* arg) noexcept nogil:
+    void* arg
+) noexcept nogil:
     """Call `store` for each string of a DT_STRING tensor in order, also for repeated ones.
 
     0, or -1 when the content is no list of so many strings, or `store` gave something else
@@ -330,7 +354,8 @@ cdef int read_strings(
 
 
 cdef int read_string_list(
-    Bytes content, int64_t elements, string_fn store, void* arg) noexcept nogil:
+    Bytes content, int64_t elements, string_fn store, void* arg
+) noexcept nogil:
     """TensorFlow's DecodeStringList: all lengths as varint32, then all texts; nothing behind."""
     cdef Cursor start = <Cursor>content.data
     cdef Cursor end = start + content.size
@@ -339,9 +364,10 @@ cdef int read_string_list(
     cdef uint64_t total = 0
     cdef Bytes text
     cdef int64_t i
+    cdef int64_t _i
     if content.size < <size_t>elements:
         return -1
-    for i in range(elements):
+    for _i in range(elements):
         at = read_varint_of(at, end, LONGEST_LENGTH, &size)
         if at == NULL:
             return -1
@@ -437,7 +463,8 @@ def parse_predict_request(data: bytes, max_tensor_bytes: int = 1 << 30) -> dict[
         if result == WIRE_NO_MEMORY:
             raise MemoryError
         if result == WIRE_RARE:
-            raise ServingError(Code.UNIMPLEMENTED, "The request uses fields that are read elsewhere")
+            raise ServingError(
+                Code.UNIMPLEMENTED, "The request uses fields that only Python protobuf reads")
         if result != WIRE_OK:
             raise ServingError(Code.INTERNAL, "The request cannot be decoded")
         return describe(&view, max_tensor_bytes)

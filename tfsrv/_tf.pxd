@@ -60,11 +60,14 @@ cdef struct Api:
     size_t (*DataTypeSize)(int dtype) noexcept nogil
     TF_Status* (*NewStatus)() noexcept nogil
     void (*DeleteStatus)(TF_Status*) noexcept nogil
+    void (*SetStatus)(TF_Status*, int code, const char* message) noexcept nogil
     int (*GetCode)(const TF_Status*) noexcept nogil
     const char* (*Message)(const TF_Status*) noexcept nogil
     TF_Buffer* (*NewBuffer)() noexcept nogil
     void (*DeleteBuffer)(TF_Buffer*) noexcept nogil
-    TF_Tensor* (*NewTensor)(int dtype, const int64_t* dims, int rank, void* data, size_t size, tensor_deallocator deallocator, void* arg) noexcept nogil
+    TF_Tensor* (*NewTensor)(
+        int dtype, const int64_t* dims, int rank, void* data, size_t size,
+        tensor_deallocator deallocator, void* arg) noexcept nogil
     void (*DeleteTensor)(TF_Tensor*) noexcept nogil
     int (*TensorType)(const TF_Tensor*) noexcept nogil
     int (*NumDims)(const TF_Tensor*) noexcept nogil
@@ -80,8 +83,16 @@ cdef struct Api:
     TF_SessionOptions* (*NewSessionOptions)() noexcept nogil
     void (*DeleteSessionOptions)(TF_SessionOptions*) noexcept nogil
     void (*SetConfig)(TF_SessionOptions*, const void* proto, size_t size, TF_Status*) noexcept nogil
-    TF_Session* (*LoadSessionFromSavedModel)(const TF_SessionOptions*, const TF_Buffer* run_options, const char* export_dir, const char* const* tags, int tags_size, TF_Graph*, TF_Buffer* meta_graph_def, TF_Status*) noexcept nogil
-    void (*SessionRun)(TF_Session*, const TF_Buffer* run_options, const TF_Output* inputs, TF_Tensor* const* input_values, int inputs_size, const TF_Output* outputs, TF_Tensor** output_values, int outputs_size, const TF_Operation* const* targets, int targets_size, TF_Buffer* run_metadata, TF_Status*) noexcept nogil
+    TF_Session* (*LoadSessionFromSavedModel)(
+        const TF_SessionOptions*, const TF_Buffer* run_options, const char* export_dir,
+        const char* const* tags, int tags_size, TF_Graph*, TF_Buffer* meta_graph_def,
+        TF_Status*) noexcept nogil
+    void (*SessionRun)(
+        TF_Session*, const TF_Buffer* run_options,
+        const TF_Output* inputs, TF_Tensor* const* input_values, int inputs_size,
+        const TF_Output* outputs, TF_Tensor** output_values, int outputs_size,
+        const TF_Operation* const* targets, int targets_size, TF_Buffer* run_metadata,
+        TF_Status*) noexcept nogil
     void (*CloseSession)(TF_Session*, TF_Status*) noexcept nogil
     void (*DeleteSession)(TF_Session*, TF_Status*) noexcept nogil
     TF_DeviceList* (*SessionListDevices)(TF_Session*, TF_Status*) noexcept nogil

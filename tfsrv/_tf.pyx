@@ -22,7 +22,6 @@ cdef extern from "<dlfcn.h>" nogil:
     void* dlopen(const char* path, int flags)
     void* dlsym(void* library, const char* name)
     const char* dlerror()
-    int dlclose(void* library)
 
 cdef extern from "<pthread.h>" nogil:
     ctypedef unsigned int pthread_key_t
@@ -52,7 +51,7 @@ cdef void delete_status(void* status) noexcept nogil:
 
 
 cdef TF_Status* thread_status() noexcept nogil:
-    """The calling thread's TF_Status, to be used until the next call of any of our functions.
+    """The calling thread's TF_Status, OK, to be used until the next call of any of our functions.
 
     Owned by the thread, native or Python's, and deleted when it ends. NULL without memory.
     """
@@ -62,6 +61,8 @@ cdef TF_Status* thread_status() noexcept nogil:
         if status != NULL and pthread_setspecific(status_key, status) != 0:
             api.DeleteStatus(<TF_Status*>status)
             return NULL
+    if status != NULL:  # not every function of TensorFlow's sets it when all went well
+        api.SetStatus(<TF_Status*>status, 0, "")
     return <TF_Status*>status
 
 
@@ -87,6 +88,7 @@ cdef const char* resolve(void* library, Api* into) noexcept nogil:
     want(library, "TF_DataTypeSize", <void**>&into.DataTypeSize, &missing)
     want(library, "TF_NewStatus", <void**>&into.NewStatus, &missing)
     want(library, "TF_DeleteStatus", <void**>&into.DeleteStatus, &missing)
+    want(library, "TF_SetStatus", <void**>&into.SetStatus, &missing)
     want(library, "TF_GetCode", <void**>&into.GetCode, &missing)
     want(library, "TF_Message", <void**>&into.Message, &missing)
     want(library, "TF_NewBuffer", <void**>&into.NewBuffer, &missing)
@@ -151,6 +153,11 @@ def open_library(path: str | None = None) -> str:
 
 def is_open() -> bool:
     return bool(_version)
+
+
+def library_path() -> str:
+    """The path of the library that is open; "" before."""
+    return _path
 
 
 def version() -> str:
@@ -241,7 +248,6 @@ def _open(path: str) -> str:
         reason = f"needs {OLDEST[0]}.{OLDEST[1]} or newer"
         if missing != NULL:
             reason += f" with {missing.decode()}"
-        dlclose(library)
         raise ServingError(
             FAILED_PRECONDITION,
             f"The TensorFlow {version} in {path} cannot be used: tfsrv {reason}; "

@@ -26,11 +26,14 @@ cdef struct TensorView:
     int dims_start          # the dims are PredictView.dims[dims_start : dims_start + rank]
     Bytes content           # tensor_content; the last one wins
     # The fields below are for _tensor_values: where the typed values stand.
-    int bodies_start        # the TensorProto's bytes: PredictView.bodies[bodies_start : + bodies_size]
-    int bodies_size
-    Bytes run               # the values of the dtype's own field if they stand in one run, else NULL
+    int bodies_start        # the TensorProto's bytes: PredictView.bodies[bodies_start:] ...
+    int bodies_size         # ... so many of them
+    Bytes run               # the values of the dtype's own field if in one run, else NULL
     int64_t values_size     # number of values in the dtype's own field; bytes for float8_val
 
+
+cdef enum:
+    FEW_INPUTS = 16         # more than these stand in the order of their aliases
 
 # A PredictRequest, as views into its bytes. The arrays are owned and reused.
 cdef struct PredictView:
@@ -64,12 +67,13 @@ cdef struct TensorData:
     int64_t elements        # their product
     const void* data        # `size` bytes; for DT_STRING an array of TStrings
     size_t size
-    void* holder            # what keeps `data` alive: spliced payloads take it over, see wire_write_predict
+    void* holder            # keeps `data` alive; a spliced payload takes it over
     bint taken              # set when the message took `holder` over
 
 
 cdef void predict_view_init(PredictView* view) noexcept nogil
 cdef void predict_view_clear(PredictView* view) noexcept nogil
+cdef size_t predict_view_bytes(const PredictView* view) noexcept nogil
 cdef void predict_view_free(PredictView* view) noexcept nogil
 cdef int wire_read_predict(const char* data, size_t size, PredictView* view) noexcept nogil
 

@@ -43,6 +43,7 @@ from tfsrv._tensor_proto cimport (
     HALF_VAL,
     INT64_VAL,
     INT_VAL,
+    MAX_RANK,
     RESOURCE_HANDLE_VAL,
     SCOMPLEX_VAL,
     STRING_VAL,
@@ -75,10 +76,8 @@ from tfsrv._wire_format cimport (
 from tfsrv.errors import Code, ServingError
 
 cdef enum:
-    RANK_LIMIT = 254                # of TensorFlow's TensorShape: dims beyond it are not kept
-    FEW_INPUTS = 16                 # up to here equal keys are looked for one by one
-    KEPT_BYTES = 64 * 1024          # of each array of a view, from one request to the next
-    LARGEST_ARRAY = 64 * 1024 * 1024  # bytes; 800,000 inputs: a request of more is no request
+    KEPT_BYTES = 16 * 1024          # of each array of a view, from one request to the next
+    LARGEST_ARRAY = 8 * 1024 * 1024  # bytes; 80,000 inputs: a request of more is no request
 
 
 cdef void predict_view_init(PredictView* view) noexcept nogil:
@@ -105,6 +104,23 @@ cdef void predict_view_clear(PredictView* view) noexcept nogil:
     shrink(<void**>&view.output_filter, &view.output_filter_capacity, sizeof(Bytes))
     shrink(<void**>&view.dims, &view.dims_capacity, sizeof(int64_t))
     shrink(<void**>&view.bodies, &view.bodies_capacity, sizeof(Bytes))
+
+
+cdef size_t predict_view_bytes(const PredictView* view) noexcept nogil:
+    """Memory of arrays that an ordinary request does not need.
+
+    Those of a request that is nothing but entries and dims take 15 times its size.
+    """
+    return (
+        beyond_kept(<size_t>view.inputs_capacity * sizeof(TensorView))
+        + beyond_kept(<size_t>view.output_filter_capacity * sizeof(Bytes))
+        + beyond_kept(<size_t>view.dims_capacity * sizeof(int64_t))
+        + beyond_kept(<size_t>view.bodies_capacity * sizeof(Bytes))
+    )
+
+
+cdef inline size_t beyond_kept(size_t size) noexcept nogil:
+    return size if size > KEPT_BYTES else 0
 
 
 cdef void predict_view_free(PredictView* view) noexcept nogil:
@@ -295,7 +311,7 @@ cdef int read_input(PredictView* view, Bytes message) noexcept nogil:
         return WIRE_OK
     if dtype_came_late:
         find_values(view, tensor)
-    if view.inputs_size < FEW_INPUTS:
+    if view.inputs_size < FEW_INPUTS:  # up to here equal keys are looked for one by one
         replace_or_add(view)
     else:
         view.inputs_size += 1
@@ -350,7 +366,8 @@ cdef int compare_inputs(const void* a, const void* b) noexcept nogil:
 
 
 cdef int read_tensor(
-    PredictView* view, TensorView* tensor, Bytes message, bint* dtype_came_late) noexcept nogil:
+    PredictView* view, TensorView* tensor, Bytes message, bint* dtype_came_late
+) noexcept nogil:
     """One occurrence of a TensorProto, merged into `tensor`."""
     cdef Cursor at = <Cursor>message.data
     cdef Cursor end = at + message.size
@@ -445,8 +462,8 @@ cdef int read_shape(PredictView* view, TensorView* tensor, Bytes message) noexce
 
 
 cdef inline int add_dim(PredictView* view, TensorView* tensor, int64_t size) noexcept nogil:
-    if tensor.rank > RANK_LIMIT:
-        return WIRE_OK
+    if tensor.rank > MAX_RANK:
+        return WIRE_OK  # one too many is as bad as thousands
     if view.dims_size == view.dims_capacity and grow(
             <void**>&view.dims, &view.dims_capacity, sizeof(int64_t)) != WIRE_OK:
         return WIRE_NO_MEMORY
@@ -568,7 +585,8 @@ cdef size_t values_size(const TensorData* tensor, int field, size_t unit) noexce
 
 
 cdef char* put_values(
-    char* at, const TensorData* tensor, int field, size_t unit) noexcept nogil:
+    char* at, const TensorData* tensor, int field, size_t unit
+) noexcept nogil:
     """What values_size measured."""
     cdef const uint8_t* flags
     cdef int64_t i
@@ -673,7 +691,8 @@ cdef inline size_t field_size(size_t size) noexcept nogil:
 
 cdef int write_output(
     Message* message, TensorData* tensor, bint as_content, size_t splice_from, size_t room,
-    void (*release)(void* holder) noexcept nogil) noexcept nogil:
+    void (*release)(void* holder) noexcept nogil
+) noexcept nogil:
     """One entry of the map `outputs`, of at most `room` bytes."""
     cdef int field = dtype_field(tensor.dtype)
     cdef size_t unit = dtype_bytes(tensor.dtype)
@@ -742,7 +761,8 @@ cdef int write_output(
 cdef int wire_write_predict(
     Message* message, TensorData* outputs, int outputs_size, Bytes model_name, int64_t version,
     Bytes signature_name, bint as_content, size_t splice_from,
-    void (*release)(void* holder) noexcept nogil) noexcept nogil:
+    void (*release)(void* holder) noexcept nogil
+) noexcept nogil:
     """Append a PredictResponse to `message`.
 
     Values of `splice_from` bytes or more that lie in memory as they go on the wire are not
@@ -752,7 +772,6 @@ cdef int wire_write_predict(
     A WireResult: WIRE_BAD for a dtype that a TensorProto cannot carry. If it is not WIRE_OK the
     message is of no use: clear it, which releases the holders taken so far.
     """
-    cdef size_t start = message.head.size
     cdef size_t room = LARGEST_LENGTH
     cdef size_t value_size = 1 + varint_size(<uint64_t>version) if version else 0
     cdef size_t spec_size = field_size(value_size)
@@ -819,7 +838,7 @@ cdef int fill_strings(TString* strings, list texts) except -1:
     return 0
 
 
-cdef class Output:
+cdef class _Output:
     """One tensor to be written, with the memory that its TensorData points to."""
     cdef TensorData data
     cdef int64_t* dims          # owned
@@ -889,12 +908,12 @@ def write_predict_response(
     """
     cdef Message message
     cdef TensorData* tensors = <TensorData*>calloc(len(outputs) + 1, sizeof(TensorData))
-    cdef list owners = [Output(*output) for output in outputs]
+    cdef list owners = [_Output(*output) for output in outputs]
     cdef bytes name = model_name.encode()
     cdef bytes signature = signature_name.encode()
     cdef int result
     cdef Py_ssize_t i
-    cdef Output owner
+    cdef _Output owner
     if tensors == NULL:
         raise MemoryError
     message_init(&message)

@@ -45,7 +45,8 @@ cdef inline uint64_t load_8_bytes(Cursor at) noexcept nogil:
 
 
 cdef inline Cursor read_varint_of(
-    Cursor at, Cursor end, int longest, uint64_t* value) noexcept nogil:
+    Cursor at, Cursor end, int longest, uint64_t* value
+) noexcept nogil:
     """A varint of at most `longest` bytes; bits above the 64th are dropped."""
     cdef uint64_t result = 0
     cdef unsigned char byte

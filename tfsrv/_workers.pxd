@@ -6,6 +6,7 @@ from tfsrv._queue cimport Queue
 from tfsrv._thread cimport pthread_cond_t, pthread_mutex_t
 
 ctypedef void (*run_fn)(void* item) noexcept nogil
+ctypedef bint (*keep_fn)(void* item) noexcept nogil
 
 cdef enum:
     MAX_THREADS = 128       # base threads and spares together
@@ -27,6 +28,7 @@ cdef struct RunQueue:
     int fast_streak         # runs in a row under IN_PLACE_NS
     int streak_needed       # until they may run in place (again)
     int in_place            # 1: they may
+    int64_t swept_ns        # when run_queue_sweep last went through it; the pusher's
 
 
 # One thread's entry; a member of Pool, reused when its thread has ended.
@@ -48,6 +50,7 @@ cdef struct Pool:
     RunQueue* ready_first
     RunQueue* ready_last
     size_t queue_capacity
+    int queues              # RunQueues that were made and are not freed yet
     int64_t spare_idle_ns   # how long a spare waits for something to do before it ends
     int base                # threads that exist from the start
     int threads             # that exist now, the watcher not counted
@@ -62,10 +65,11 @@ cdef struct Pool:
 cdef RunQueue* run_queue_new(Pool* pool, run_fn run) noexcept nogil
 cdef void run_queue_free(void* queue) noexcept nogil
 cdef bint run_queue_push(RunQueue* queue, void* item) noexcept nogil
+cdef void run_queue_sweep(RunQueue* queue, keep_fn keep) noexcept nogil
 cdef void run_queue_note(RunQueue* queue, int64_t run_ns, bint in_place) noexcept nogil
 cdef bint run_queue_may_run_in_place(RunQueue* queue) noexcept nogil
 
 
 cdef class WorkerPool:
-    cdef Pool* pool         # owned; leaked when threads outlive this object
+    cdef Pool* pool         # owned; leaked when threads or queues outlive this object
     cdef bint started

@@ -28,7 +28,6 @@ from tfsrv._atomic cimport (
     fence,
     load_relaxed_i64,
     load_relaxed_int,
-    load_seq_cst_int,
     store_relaxed_i64,
     store_relaxed_int,
     store_seq_cst_int,
@@ -73,6 +72,7 @@ cdef int64_t DOUBLE_NS = 50 * NS_PER_MS      # a run this long gets a spare to s
 cdef int64_t STUCK_NS = NS_PER_S             # a run this long is taken to wait, not to compute
 cdef int64_t WATCH_NS = 10 * NS_PER_MS       # how often the watcher looks
 cdef int64_t WATCH_IDLE_NS = NS_PER_S        # nothing ran for so long: the watcher sleeps for good
+cdef int64_t SWEEP_NS = NS_PER_MS
 cdef double SPARE_IDLE_SECONDS = 5.0         # a spare with nothing to do ends after this
 cdef int64_t IN_PLACE_NS = 200 * NS_PER_US   # faster runs may run in place
 cdef int64_t BACK_NS = NS_PER_MS             # one slower run in place ends that
@@ -91,6 +91,9 @@ cdef RunQueue* run_queue_new(Pool* pool, run_fn run) noexcept nogil:
     queue.pool = pool
     queue.run = run
     queue.streak_needed = FIRST_STREAK
+    pthread_mutex_lock(&pool.mutex)
+    pool.queues += 1
+    pthread_mutex_unlock(&pool.mutex)
     return queue
 
 
@@ -105,6 +108,7 @@ cdef void run_queue_free(void* queue_pointer) noexcept nogil:
     while queue.running > 0:
         pthread_cond_wait(&pool.ended, &pool.mutex)
     unlink_queue(pool, queue)
+    pool.queues -= 1
     pthread_mutex_unlock(&pool.mutex)
     queue_close(&queue.waiting)
     free(queue)
@@ -123,6 +127,27 @@ cdef bint run_queue_push(RunQueue* queue, void* item) noexcept nogil:
         wake_one(queue.pool)
         pthread_mutex_unlock(&queue.pool.mutex)
     return True
+
+
+cdef void run_queue_sweep(RunQueue* queue, keep_fn keep) noexcept nogil:
+    """Take out every waiting item that `keep` answers False for; it owns those from then on.
+
+    The others keep their order. Called by the thread that pushes, and at most once in SWEEP_NS:
+    going through a full queue takes some 100 µs.
+    """
+    cdef size_t left = queue_size(&queue.waiting) if queue.waiting.slots != NULL else 0
+    cdef int64_t now = now_ns()
+    cdef void* item
+    if now - queue.swept_ns < SWEEP_NS:
+        return
+    queue.swept_ns = now
+    while left > 0:
+        item = queue_pop(&queue.waiting)
+        if item == NULL:
+            return
+        if keep(item):
+            run_queue_push(queue, item)  # has room: one was taken out, and nobody else pushes
+        left -= 1
 
 
 cdef void run_queue_note(RunQueue* queue, int64_t run_ns, bint in_place) noexcept nogil:
@@ -402,17 +427,15 @@ cdef class WorkerPool:
 
     def start(self) -> None:
         """Start the threads. OSError if the system gives none."""
-        cdef int i, error = 0
+        cdef int error = 0
         if self.started:
             return
         self.started = True
         with nogil:
             pthread_mutex_lock(&self.pool.mutex)
             self.pool.stop = False
-            for i in range(self.pool.base):
+            while self.pool.threads < self.pool.base and error == 0:
                 error = start_worker(self.pool)
-                if error != 0:
-                    break
             if error == 0:
                 self.pool.watcher_alive = True
                 error = start_thread(watch, self.pool)
@@ -458,8 +481,8 @@ cdef class WorkerPool:
         return running
 
     def __dealloc__(self):
-        if self.pool == NULL or self.started:
-            return  # threads still use the pool: leak it rather than free it under them
+        if self.pool == NULL or self.started or self.pool.queues > 0:
+            return  # threads or queues still use the pool: leak it rather than free it under them
         pthread_cond_destroy(&self.pool.work)
         pthread_cond_destroy(&self.pool.ended)
         pthread_cond_destroy(&self.pool.watch)
@@ -644,7 +667,7 @@ def stress(workers: WorkerPool, queues: int, items: int, timeout_seconds: float 
     if threads == NULL:
         raise MemoryError
     try:
-        probes = [ProbeQueue(workers, items) for i in range(count)]
+        probes = [ProbeQueue(workers, items) for _ in range(count)]
         for i, probe in enumerate(probes):
             threads[i].run = &run
             threads[i].queue = probe.queue

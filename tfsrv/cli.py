@@ -47,22 +47,16 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 
 def _serve(options: ServerOptions, notes: list[str]) -> NoReturn:
-    """Run the server, and leave the process when it is through.
-
-    The imports are here and in this order because opening TensorFlow takes longest: it begins
-    in its thread before the rest is imported.
-    """
+    """Run the server, and leave the process when it is through."""
     for number in (signal.SIGTERM, signal.SIGINT):
         # Nothing is in flight yet. Without a handler, process 1 of a container hears nothing.
         signal.signal(number, lambda *_: os._exit(0))
     from tfsrv._opening import Opening
-
-    xla_enabled = options.xla_cpu_compilation_enabled or options.xla_gpu_compilation_enabled
-    library = Opening(xla_enabled=xla_enabled)
     from tfsrv.parts import make_parts
     from tfsrv.server import leave, run
 
-    leave(run(options, library, make_parts, notes))
+    xla_enabled = options.xla_cpu_compilation_enabled or options.xla_gpu_compilation_enabled
+    leave(run(options, make_parts, lambda: Opening(xla_enabled=xla_enabled), notes))
 
 
 def _notes(line: CommandLine, options: ServerOptions) -> list[str]:

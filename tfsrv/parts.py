@@ -34,6 +34,7 @@ def make_parts(options: ServerOptions, loop: asyncio.AbstractEventLoop) -> Parts
         workers,
         serialization_as_tensor_content=options.enable_serialization_as_tensor_content,
         signature_method_name_check=options.enable_signature_method_name_check,
+        max_message_bytes=options.grpc_channel_arguments.max_receive_message_length,
     )
     methods = method_table(predict, GetModelStatus(core.monitor))
     return Parts(

@@ -18,18 +18,20 @@ import os
 import signal
 import sys
 import threading
+import time
 from collections.abc import Callable, Collection, Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any, NoReturn, Protocol
 
 import uvloop
 
-from tfsrv.frontends import first_request
 from tfsrv.config import ServerOptions
 from tfsrv.errors import Code, ServingError
+from tfsrv.frontends import first_request
 from tfsrv.frontends.transport import GrpcServer, host_and_port
 
 SWITCH_INTERVAL_SECONDS = 0.0001  # the default of 5 ms lets any busy thread hold up the loop
+SAME_SIGNAL_SECONDS = 0.1  # timeout(1) sends its signal to the process and to its group
 STOP_SECONDS = 5.0  # for each part that has to end after the grace
 
 logger = logging.getLogger("tfsrv")
@@ -92,16 +94,20 @@ class Parts:
 
 
 MakeParts = Callable[[ServerOptions, asyncio.AbstractEventLoop], Parts]
+OpenLibrary = Callable[[], Library]
 
 
 class Server:
     """One server in one loop. `serve` is its whole life, and may be called once."""
 
-    def __init__(self, options: ServerOptions, library: Library, make_parts: MakeParts) -> None:
+    def __init__(
+        self, options: ServerOptions, make_parts: MakeParts, open_library: OpenLibrary
+    ) -> None:
         self._options = options
-        self._library = library
         self._make_parts = make_parts
+        self._open_library = open_library
         self._parts: Parts | None = None
+        self._library: Library | None = None
         self._listening = False
         self._unsubscribe: Callable[[], None] | None = None  # set when the core is started
         self._stop_requested = asyncio.Event()
@@ -128,18 +134,21 @@ class Server:
         self._stop_requested.set()
 
     async def _start(self) -> None:
-        if self._library.error is not None:  # found out before anybody could connect
-            raise self._library.error
         loop = asyncio.get_running_loop()
         parts = self._parts = self._make_parts(self._options, loop)
+        library = self._library = self._open_library()
+        if library.error is not None:  # known before anybody could connect
+            raise library.error
         parts.workers.start()
         if self._options.open_ports == "at_once":
             await self._listen(parts)
-        self._unsubscribe = parts.core.subscribe_decided(
-            lambda name: loop.call_soon_threadsafe(self._decided, parts)
-        )
+
+        def decided(name: str) -> None:
+            loop.call_soon_threadsafe(self._decided, parts)
+
+        self._unsubscribe = parts.core.subscribe_decided(decided)
         parts.core.start()
-        await asyncio.to_thread(self._library.wait)
+        await asyncio.to_thread(library.wait)
         if self._options.open_ports == "when_ready":
             await self._all_decided.wait()
             await self._listen(parts)
@@ -204,10 +213,17 @@ class Server:
             await asyncio.to_thread(parts.core.stop, 0.0 if held else STOP_SECONDS)
         await asyncio.to_thread(parts.workers.stop, STOP_SECONDS)
         parts.call_loop.close()
+        if self._library is not None:
+            # While it is being opened, stderr is a pipe, and what is in it is lost at exit.
+            with contextlib.suppress(ServingError):
+                await asyncio.to_thread(self._library.wait)
 
 
 def run(
-    options: ServerOptions, library: Library, make_parts: MakeParts, notes: Iterable[str] = ()
+    options: ServerOptions,
+    make_parts: MakeParts,
+    open_library: OpenLibrary,
+    notes: Iterable[str] = (),
 ) -> int:
     """Serve in this thread until a signal says stop; the exit status.
 
@@ -220,18 +236,15 @@ def run(
     loop = uvloop.new_event_loop()
     asyncio.set_event_loop(loop)
     try:
-        loop.run_until_complete(_serve(options, library, make_parts))
+        loop.run_until_complete(_serve(Server(options, make_parts, open_library), options))
     except ServingError as error:
-        with contextlib.suppress(ServingError):
-            library.wait()  # while it is being opened, stderr is a pipe that is lost at exit
         print(f"Failed to start server. Error: {error}", file=sys.stderr)
         return 1
     logger.info("Stopped.")
     return 0
 
 
-async def _serve(options: ServerOptions, library: Library, make_parts: MakeParts) -> None:
-    server = Server(options, library, make_parts)
+async def _serve(server: Server, options: ServerOptions) -> None:
     stopper = _Stopper(server, options.shutdown_grace_seconds)
     for number in (signal.SIGTERM, signal.SIGINT):
         asyncio.get_running_loop().add_signal_handler(number, stopper.hear, number)
@@ -244,14 +257,17 @@ class _Stopper:
     def __init__(self, server: Server, grace_seconds: float) -> None:
         self._server = server
         self._grace_seconds = grace_seconds
-        self._heard = False
+        self._heard_at: float | None = None
 
     def hear(self, number: signal.Signals) -> None:
         """A signal came."""
-        if self._heard:
+        now = time.monotonic()
+        if self._heard_at is not None:
+            if now - self._heard_at < SAME_SIGNAL_SECONDS:
+                return
             logger.warning("%s again: exiting at once.", number.name)
             leave(128 + number)
-        self._heard = True
+        self._heard_at = now
         logger.info(
             "%s: accepting nothing more; requests in flight have %g seconds.",
             number.name,

@@ -152,14 +152,14 @@ class ServerCore:
         with handle:
             return getattr(handle.servable, "signature_defs", None)
 
-    def subscribe_decided(self, callback: Callable[[str], None]) -> Callable[[], None]:
+    def subscribe_decided(self, callback: Callable[[str], object]) -> Callable[[], None]:
         """Call `callback` with the name of each model as it is decided, after the map shows it.
 
         It runs on threads of ours and must be quick; the function returned ends it.
         """
         return self._decisions.subscribe(callback)
 
-    def subscribe_states(self, callback: Callable[[ServableState], None]) -> Callable[[], None]:
+    def subscribe_states(self, callback: Callable[[ServableState], object]) -> Callable[[], None]:
         """Call `callback` with every change of a version's state, as above."""
         return self._event_bus.subscribe(callback)
 

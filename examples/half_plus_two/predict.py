@@ -8,7 +8,9 @@ Needs grpcio and tensorflow-serving-api.
 import os
 import sys
 
-os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")  # the client library imports TensorFlow
+# The client library imports TensorFlow, which has much to say.
+os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
+os.environ.setdefault("TF_ENABLE_ONEDNN_OPTS", "0")
 
 import grpc
 from tensorflow_serving.apis import predict_pb2, prediction_service_pb2_grpc

@@ -114,7 +114,8 @@ def test_a_wrong_command_line_is_one_line_and_status_2(
         assert main(words) == 2
         output = capsys.readouterr()
         assert output.out == ""
-        assert output.err.startswith("tfsrv: ") and output.err.count("\n") == 1
+        assert output.err.startswith("tfsrv: ")
+        assert output.err.count("\n") == 1
 
 
 def test_options_that_contradict_each_other_fail_the_start(

@@ -89,7 +89,8 @@ def test_no_flag_can_be_taken_for_the_negation_of_another() -> None:
 def test_flags_stand_at_their_defaults_when_nothing_is_typed() -> None:
     line = parse([])
     assert line.values == {name: flag.default for name, flag in FLAGS.items()}
-    assert not line.given and not line.words
+    assert not line.given
+    assert not line.words
 
 
 @pytest.mark.parametrize("words", [["--port=1"], ["--port", "1"], ["--port=9", "--port=1"]])

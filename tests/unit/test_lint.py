@@ -49,7 +49,12 @@ def test_types_are_right() -> None:
 
 def test_stubs_agree_with_the_built_modules() -> None:
     check(
-        "mypy.stubtest", "tfsrv", "--allowlist", "tests/stubtest.txt", "--ignore-unused-allowlist"
+        "mypy.stubtest",
+        "tfsrv",
+        "--allowlist",
+        "tests/stubtest.txt",
+        "--ignore-unused-allowlist",
+        "--ignore-disjoint-bases",
     )
 
 
@@ -59,4 +64,7 @@ def test_cython_lint_finds_nothing() -> None:
 
 @pytest.mark.parametrize("file", CYTHON_FILES)
 def test_cython_warns_of_nothing(file: str, tmp_path: Path) -> None:
-    check("cython", "-3", "-Wextra", "-Werror", file, "-o", tmp_path / "out.c")
+    # Two warnings are off that are wrong too often: cython-lint knows better what is unused, and
+    # the C compiler what is not set (a variable may be set by its address).
+    quiet = ["-X", "warn.unused=False", "-X", "warn.maybe_uninitialized=False"]
+    check("cython", "-3", "-Wextra", "-Werror", *quiet, file, "-o", tmp_path / "out.c")

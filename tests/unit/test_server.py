@@ -16,7 +16,7 @@ from tfsrv.server import Parts, Server
 
 
 class FakeLibrary:
-    """TensorFlow that is open once `opened` is set. Its thread is the test's."""
+    """TensorFlow that is open at once, or fails at once."""
 
     def __init__(self) -> None:
         self.error: ServingError | None = None
@@ -150,7 +150,7 @@ STOPS = [
 def test_opens_ports_before_models_and_stops_in_order() -> None:
     async def test() -> None:
         parts, library = FakeParts(), FakeLibrary()
-        server = Server(options(), library, parts.make)
+        server = Server(options(), parts.make, lambda: library)
         serving = asyncio.ensure_future(server.serve())
         await until(lambda: "core starts" in parts.events)
         server.stop()
@@ -165,7 +165,7 @@ def test_opens_ports_when_every_model_is_decided_if_told_so() -> None:
     async def test() -> None:
         parts, library = FakeParts(), FakeLibrary()
         parts.pending = {"m", "n"}
-        server = Server(options(open_ports="when_ready"), library, parts.make)
+        server = Server(options(open_ports="when_ready"), parts.make, lambda: library)
         serving = asyncio.ensure_future(server.serve())
         await until(lambda: "core starts" in parts.events)
         parts.decide("n")
@@ -183,7 +183,7 @@ def test_opens_ports_when_every_model_is_decided_if_told_so() -> None:
 def test_ends_hung_runs_at_once_when_the_grace_is_over() -> None:
     async def test() -> None:
         parts, library = FakeParts(), FakeLibrary()
-        server = Server(options(), library, parts.make)
+        server = Server(options(), parts.make, lambda: library)
         serving = asyncio.ensure_future(server.serve())
         await until(lambda: "core starts" in parts.events)
         parts.held_by_workers = 1
@@ -199,8 +199,9 @@ def test_a_library_that_is_missing_fails_the_start_before_ports_open() -> None:
         parts, library = FakeParts(), FakeLibrary()
         library.error = ServingError(Code.FAILED_PRECONDITION, "TensorFlow is not installed")
         with pytest.raises(ServingError, match="not installed"):
-            await Server(options(), library, parts.make).serve()
-        assert parts.events == []
+            await Server(options(), parts.make, lambda: library).serve()
+        assert "grpc starts" not in parts.events
+        assert "core starts" not in parts.events
 
     run(test())
 
@@ -210,7 +211,7 @@ def test_a_port_that_is_taken_fails_the_start_and_says_which() -> None:
         parts, library = FakeParts(), FakeLibrary()
         parts.bind_error = OSError(98, "Address already in use")
         with pytest.raises(ServingError) as caught:
-            await Server(options(grpc_socket_path="/s"), library, parts.make).serve()
+            await Server(options(grpc_socket_path="/s"), parts.make, lambda: library).serve()
         assert caught.value.message == (
             "Cannot listen at 0.0.0.0:8500 and unix:/s (Address already in use)"
         )
@@ -222,7 +223,7 @@ def test_a_port_that_is_taken_fails_the_start_and_says_which() -> None:
 def test_a_stop_during_the_start_is_a_stop() -> None:
     async def test() -> None:
         parts, library = FakeParts(), FakeLibrary()
-        server = Server(options(open_ports="when_ready"), library, parts.make)
+        server = Server(options(open_ports="when_ready"), parts.make, lambda: library)
         server.stop()
         await server.serve()
         assert "grpc starts" not in parts.events
@@ -236,7 +237,7 @@ def test_logs_where_it_serves_and_a_request_to_paste_once(
 ) -> None:
     async def test() -> None:
         parts, library = FakeParts(), FakeLibrary()
-        server = Server(options(), library, parts.make)
+        server = Server(options(), parts.make, lambda: library)
         serving = asyncio.ensure_future(server.serve())
         await until(lambda: "core starts" in parts.events)
         signature = message_class("tensorflow.SignatureDef")()
@@ -260,7 +261,7 @@ def test_does_not_warn_of_an_address_of_this_machine_only(
 ) -> None:
     async def test() -> None:
         parts, library = FakeParts(), FakeLibrary()
-        server = Server(options(bind_address="127.0.0.1"), library, parts.make)
+        server = Server(options(bind_address="127.0.0.1"), parts.make, lambda: library)
         serving = asyncio.ensure_future(server.serve())
         await until(lambda: "core starts" in parts.events)
         server.stop()

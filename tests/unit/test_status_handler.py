@@ -84,3 +84,25 @@ def test_refuses_bytes_that_are_no_request() -> None:
     with pytest.raises(ServingError) as caught:
         asyncio.run(GetModelStatus(FakeMonitor())(b"\xff"))
     assert caught.value.code == Code.INTERNAL
+
+
+def test_refuses_to_parse_megabytes() -> None:
+    with pytest.raises(ServingError) as caught:
+        asyncio.run(GetModelStatus(FakeMonitor())(b"\x98\x06\x01" * 30_000))
+    assert caught.value.code is Code.RESOURCE_EXHAUSTED
+
+
+def test_tells_of_files_whose_names_are_not_unicode() -> None:
+    class Monitor(FakeMonitor):
+        def versions(self, name: str) -> dict[int, ServableState]:
+            error = ServingError(Code.NOT_FOUND, "nothing in /m\udcff")
+            return {1: ServableState(ServableId("m", 1), ManagerState.END, error)}
+
+    request = parse_text(
+        "tensorflow.serving.GetModelStatusRequest", "model_spec { name: 'm' }", "request"
+    )
+    response: Any = message_class("tensorflow.serving.GetModelStatusResponse").FromString(
+        asyncio.run(GetModelStatus(Monitor())(request.SerializeToString()))
+    )
+    (version,) = response.model_version_status
+    assert version.status.error_message == "nothing in /m?"

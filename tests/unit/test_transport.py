@@ -2,10 +2,7 @@
 
 from __future__ import annotations
 
-import pytest
-
 from tfsrv.frontends.transport import details, host_and_port
-from tfsrv.handlers.methods import Method, method_table
 
 
 def test_details_of_up_to_1024_bytes_stay_as_they_are() -> None:
@@ -27,13 +24,3 @@ def test_details_with_half_a_surrogate_can_still_be_sent() -> None:
 def test_an_ipv6_address_stands_in_brackets() -> None:
     assert host_and_port("::1", 8500) == "[::1]:8500"
     assert host_and_port("127.0.0.1", 8500) == "127.0.0.1:8500"
-
-
-def test_a_method_is_either_native_or_python() -> None:
-    async def handler(request: bytes) -> bytes:
-        return request
-
-    method = Method("/a.B/C", handler=handler)
-    assert method_table([method]) == {"/a.B/C": method}
-    with pytest.raises(ValueError, match="/a.B/D"):
-        Method("/a.B/D")

@@ -35,6 +35,7 @@ from tfsrv._call cimport (
     call_dispatch,
     call_free,
     call_new,
+    call_take_spare,
 )
 from tfsrv._clock cimport NS_PER_MS, now_ns
 from tfsrv._message cimport message_clear, message_read, message_seal
@@ -49,7 +50,6 @@ from tfsrv._status cimport (
 )
 from tfsrv.frontends._grpc cimport encode_message, has_token, is_grpc_content_type, parse_timeout
 from tfsrv.frontends._nghttp2 cimport (
-    NGHTTP2_CANCEL,
     NGHTTP2_DATA,
     NGHTTP2_DATA_FLAG_EOF,
     NGHTTP2_DATA_FLAG_NO_COPY,
@@ -448,7 +448,7 @@ cdef class Connection:
         """The client has gone: nobody reads answers any more."""
         return False
 
-    def connection_lost(self, error: Exception | None) -> None:
+    def connection_lost(self, exc: Exception | None) -> None:
         """End: give up every stream."""
         self.closing = True
         self.drop_streams()  # nghttp2_session_del calls no on_stream_close
@@ -570,6 +570,7 @@ cdef class Connection:
             if request.capacity - request.size < size:
                 # Grow with what came: by as much as there is, but not beyond what is announced.
                 room = min(max(size, request.size), PREFIX + length - request.size)
+                call_take_spare(stream.call, request.size + room)
                 if buffer_reserve(request, room) != 0:
                     self.refuse(stream, RESOURCE_EXHAUSTED, b"out of memory")
                     return False
@@ -998,7 +999,13 @@ cdef class Http2Server:
     factory of any listening socket of the loop.
     """
 
-    def __cinit__(self, calls: CallLoop, loop: asyncio.AbstractEventLoop, methods: Mapping[str, Method], settings: GrpcSettings) -> None:
+    def __cinit__(
+        self,
+        calls: CallLoop,
+        loop: asyncio.AbstractEventLoop,
+        methods: Mapping[str, Method],
+        settings: GrpcSettings,
+    ) -> None:
         cdef int i
         cdef bytes path
         _nghttp2.open_library()

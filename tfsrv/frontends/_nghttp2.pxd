@@ -125,17 +125,26 @@ cdef enum:
 cdef struct Api:
     int (*session_callbacks_new)(nghttp2_session_callbacks** made) noexcept
     void (*session_callbacks_del)(nghttp2_session_callbacks* callbacks) noexcept
-    void (*session_callbacks_set_on_begin_headers_callback)(nghttp2_session_callbacks* callbacks, on_frame callback) noexcept
-    void (*session_callbacks_set_on_header_callback)(nghttp2_session_callbacks* callbacks, on_header callback) noexcept
-    void (*session_callbacks_set_on_frame_recv_callback)(nghttp2_session_callbacks* callbacks, on_frame callback) noexcept
-    void (*session_callbacks_set_on_frame_send_callback)(nghttp2_session_callbacks* callbacks, on_frame callback) noexcept
-    void (*session_callbacks_set_on_data_chunk_recv_callback)(nghttp2_session_callbacks* callbacks, on_data_chunk callback) noexcept
-    void (*session_callbacks_set_on_stream_close_callback)(nghttp2_session_callbacks* callbacks, on_stream_close callback) noexcept
-    void (*session_callbacks_set_send_data_callback)(nghttp2_session_callbacks* callbacks, send_data callback) noexcept
+    void (*session_callbacks_set_on_begin_headers_callback)(
+        nghttp2_session_callbacks* callbacks, on_frame callback) noexcept
+    void (*session_callbacks_set_on_header_callback)(
+        nghttp2_session_callbacks* callbacks, on_header callback) noexcept
+    void (*session_callbacks_set_on_frame_recv_callback)(
+        nghttp2_session_callbacks* callbacks, on_frame callback) noexcept
+    void (*session_callbacks_set_on_frame_send_callback)(
+        nghttp2_session_callbacks* callbacks, on_frame callback) noexcept
+    void (*session_callbacks_set_on_data_chunk_recv_callback)(
+        nghttp2_session_callbacks* callbacks, on_data_chunk callback) noexcept
+    void (*session_callbacks_set_on_stream_close_callback)(
+        nghttp2_session_callbacks* callbacks, on_stream_close callback) noexcept
+    void (*session_callbacks_set_send_data_callback)(
+        nghttp2_session_callbacks* callbacks, send_data callback) noexcept
     int (*option_new)(nghttp2_option** made) noexcept
     void (*option_del)(nghttp2_option* option) noexcept
     void (*option_set_no_auto_window_update)(nghttp2_option* option, int value) noexcept
-    int (*session_server_new2)(nghttp2_session** made, const nghttp2_session_callbacks* callbacks, void* user_data, const nghttp2_option* option) noexcept
+    int (*session_server_new2)(
+        nghttp2_session** made, const nghttp2_session_callbacks* callbacks, void* user_data,
+        const nghttp2_option* option) noexcept
     void (*session_del)(nghttp2_session* session) noexcept
     ssize_t (*session_mem_recv)(nghttp2_session* session, const uint8_t* data, size_t size) noexcept
     ssize_t (*session_mem_send)(nghttp2_session* session, const uint8_t** data) noexcept
@@ -144,17 +153,28 @@ cdef struct Api:
     int (*session_consume)(nghttp2_session* session, int32_t stream_id, size_t size) noexcept
     int (*session_consume_connection)(nghttp2_session* session, size_t size) noexcept
     void* (*session_get_stream_user_data)(nghttp2_session* session, int32_t stream_id) noexcept
-    int (*session_set_stream_user_data)(nghttp2_session* session, int32_t stream_id, void* data) noexcept
-    int (*session_set_local_window_size)(nghttp2_session* session, uint8_t flags, int32_t stream_id, int32_t size) noexcept
+    int (*session_set_stream_user_data)(
+        nghttp2_session* session, int32_t stream_id, void* data) noexcept
+    int (*session_set_local_window_size)(
+        nghttp2_session* session, uint8_t flags, int32_t stream_id, int32_t size) noexcept
     int32_t (*session_get_last_proc_stream_id)(nghttp2_session* session) noexcept
     int (*session_resume_data)(nghttp2_session* session, int32_t stream_id) noexcept
     size_t (*session_get_outbound_queue_size)(nghttp2_session* session) noexcept
-    int (*submit_settings)(nghttp2_session* session, uint8_t flags, const nghttp2_settings_entry* entries, size_t size) noexcept
-    int (*submit_response)(nghttp2_session* session, int32_t stream_id, const nghttp2_nv* headers, size_t size, const nghttp2_data_provider* provider) noexcept
-    int (*submit_trailer)(nghttp2_session* session, int32_t stream_id, const nghttp2_nv* headers, size_t size) noexcept
-    int (*submit_rst_stream)(nghttp2_session* session, uint8_t flags, int32_t stream_id, uint32_t error_code) noexcept
+    int (*submit_settings)(
+        nghttp2_session* session, uint8_t flags, const nghttp2_settings_entry* entries,
+        size_t size) noexcept
+    int (*submit_response)(
+        nghttp2_session* session, int32_t stream_id, const nghttp2_nv* headers, size_t size,
+        const nghttp2_data_provider* provider) noexcept
+    int (*submit_trailer)(
+        nghttp2_session* session, int32_t stream_id, const nghttp2_nv* headers,
+        size_t size) noexcept
+    int (*submit_rst_stream)(
+        nghttp2_session* session, uint8_t flags, int32_t stream_id, uint32_t error_code) noexcept
     int (*submit_ping)(nghttp2_session* session, uint8_t flags, const uint8_t* opaque) noexcept
     int (*submit_shutdown_notice)(nghttp2_session* session) noexcept
-    int (*submit_goaway)(nghttp2_session* session, uint8_t flags, int32_t last_stream_id, uint32_t error_code, const uint8_t* opaque, size_t size) noexcept
+    int (*submit_goaway)(
+        nghttp2_session* session, uint8_t flags, int32_t last_stream_id, uint32_t error_code,
+        const uint8_t* opaque, size_t size) noexcept
 
 cdef Api nghttp2

@@ -1,4 +1,4 @@
-"""libnghttp2, opened at run time, so that building needs no header and a system without it runs too."""
+"""libnghttp2, opened at run time: building needs no header, and a system without it runs too."""
 
 import ctypes.util
 import threading
@@ -14,47 +14,68 @@ cdef void* library = NULL           # never closed: sessions may live until the 
 _lock = threading.Lock()
 
 
-cdef void* symbol(const char* name) except NULL:
-    cdef void* found = dlsym(library, name)
-    if found == NULL:
+cdef int find(void** slot, const char* name) except -1:
+    """Set `slot` to the function of that name."""
+    slot[0] = dlsym(library, name)
+    if slot[0] == NULL:
         raise ImportError(f"libnghttp2 is older than 1.43: it has no {name.decode()}")
-    return found
+    return 0
 
 
 cdef int resolve() except -1:
-    (<void**>&nghttp2.session_callbacks_new)[0] = symbol("nghttp2_session_callbacks_new")
-    (<void**>&nghttp2.session_callbacks_del)[0] = symbol("nghttp2_session_callbacks_del")
-    (<void**>&nghttp2.session_callbacks_set_on_begin_headers_callback)[0] = symbol("nghttp2_session_callbacks_set_on_begin_headers_callback")
-    (<void**>&nghttp2.session_callbacks_set_on_header_callback)[0] = symbol("nghttp2_session_callbacks_set_on_header_callback")
-    (<void**>&nghttp2.session_callbacks_set_on_frame_recv_callback)[0] = symbol("nghttp2_session_callbacks_set_on_frame_recv_callback")
-    (<void**>&nghttp2.session_callbacks_set_on_frame_send_callback)[0] = symbol("nghttp2_session_callbacks_set_on_frame_send_callback")
-    (<void**>&nghttp2.session_callbacks_set_on_data_chunk_recv_callback)[0] = symbol("nghttp2_session_callbacks_set_on_data_chunk_recv_callback")
-    (<void**>&nghttp2.session_callbacks_set_on_stream_close_callback)[0] = symbol("nghttp2_session_callbacks_set_on_stream_close_callback")
-    (<void**>&nghttp2.session_callbacks_set_send_data_callback)[0] = symbol("nghttp2_session_callbacks_set_send_data_callback")
-    (<void**>&nghttp2.option_new)[0] = symbol("nghttp2_option_new")
-    (<void**>&nghttp2.option_del)[0] = symbol("nghttp2_option_del")
-    (<void**>&nghttp2.option_set_no_auto_window_update)[0] = symbol("nghttp2_option_set_no_auto_window_update")
-    (<void**>&nghttp2.session_server_new2)[0] = symbol("nghttp2_session_server_new2")
-    (<void**>&nghttp2.session_del)[0] = symbol("nghttp2_session_del")
-    (<void**>&nghttp2.session_mem_recv)[0] = symbol("nghttp2_session_mem_recv")
-    (<void**>&nghttp2.session_mem_send)[0] = symbol("nghttp2_session_mem_send")
-    (<void**>&nghttp2.session_want_read)[0] = symbol("nghttp2_session_want_read")
-    (<void**>&nghttp2.session_want_write)[0] = symbol("nghttp2_session_want_write")
-    (<void**>&nghttp2.session_consume)[0] = symbol("nghttp2_session_consume")
-    (<void**>&nghttp2.session_consume_connection)[0] = symbol("nghttp2_session_consume_connection")
-    (<void**>&nghttp2.session_get_stream_user_data)[0] = symbol("nghttp2_session_get_stream_user_data")
-    (<void**>&nghttp2.session_set_stream_user_data)[0] = symbol("nghttp2_session_set_stream_user_data")
-    (<void**>&nghttp2.session_set_local_window_size)[0] = symbol("nghttp2_session_set_local_window_size")
-    (<void**>&nghttp2.session_get_last_proc_stream_id)[0] = symbol("nghttp2_session_get_last_proc_stream_id")
-    (<void**>&nghttp2.session_resume_data)[0] = symbol("nghttp2_session_resume_data")
-    (<void**>&nghttp2.session_get_outbound_queue_size)[0] = symbol("nghttp2_session_get_outbound_queue_size")
-    (<void**>&nghttp2.submit_settings)[0] = symbol("nghttp2_submit_settings")
-    (<void**>&nghttp2.submit_response)[0] = symbol("nghttp2_submit_response")
-    (<void**>&nghttp2.submit_trailer)[0] = symbol("nghttp2_submit_trailer")
-    (<void**>&nghttp2.submit_rst_stream)[0] = symbol("nghttp2_submit_rst_stream")
-    (<void**>&nghttp2.submit_ping)[0] = symbol("nghttp2_submit_ping")
-    (<void**>&nghttp2.submit_shutdown_notice)[0] = symbol("nghttp2_submit_shutdown_notice")
-    (<void**>&nghttp2.submit_goaway)[0] = symbol("nghttp2_submit_goaway")
+    find(<void**>&nghttp2.session_callbacks_new, "nghttp2_session_callbacks_new")
+    find(<void**>&nghttp2.session_callbacks_del, "nghttp2_session_callbacks_del")
+    find(
+        <void**>&nghttp2.session_callbacks_set_on_begin_headers_callback,
+        "nghttp2_session_callbacks_set_on_begin_headers_callback")
+    find(
+        <void**>&nghttp2.session_callbacks_set_on_header_callback,
+        "nghttp2_session_callbacks_set_on_header_callback")
+    find(
+        <void**>&nghttp2.session_callbacks_set_on_frame_recv_callback,
+        "nghttp2_session_callbacks_set_on_frame_recv_callback")
+    find(
+        <void**>&nghttp2.session_callbacks_set_on_frame_send_callback,
+        "nghttp2_session_callbacks_set_on_frame_send_callback")
+    find(
+        <void**>&nghttp2.session_callbacks_set_on_data_chunk_recv_callback,
+        "nghttp2_session_callbacks_set_on_data_chunk_recv_callback")
+    find(
+        <void**>&nghttp2.session_callbacks_set_on_stream_close_callback,
+        "nghttp2_session_callbacks_set_on_stream_close_callback")
+    find(
+        <void**>&nghttp2.session_callbacks_set_send_data_callback,
+        "nghttp2_session_callbacks_set_send_data_callback")
+    find(<void**>&nghttp2.option_new, "nghttp2_option_new")
+    find(<void**>&nghttp2.option_del, "nghttp2_option_del")
+    find(
+        <void**>&nghttp2.option_set_no_auto_window_update,
+        "nghttp2_option_set_no_auto_window_update")
+    find(<void**>&nghttp2.session_server_new2, "nghttp2_session_server_new2")
+    find(<void**>&nghttp2.session_del, "nghttp2_session_del")
+    find(<void**>&nghttp2.session_mem_recv, "nghttp2_session_mem_recv")
+    find(<void**>&nghttp2.session_mem_send, "nghttp2_session_mem_send")
+    find(<void**>&nghttp2.session_want_read, "nghttp2_session_want_read")
+    find(<void**>&nghttp2.session_want_write, "nghttp2_session_want_write")
+    find(<void**>&nghttp2.session_consume, "nghttp2_session_consume")
+    find(<void**>&nghttp2.session_consume_connection, "nghttp2_session_consume_connection")
+    find(<void**>&nghttp2.session_get_stream_user_data, "nghttp2_session_get_stream_user_data")
+    find(<void**>&nghttp2.session_set_stream_user_data, "nghttp2_session_set_stream_user_data")
+    find(<void**>&nghttp2.session_set_local_window_size, "nghttp2_session_set_local_window_size")
+    find(
+        <void**>&nghttp2.session_get_last_proc_stream_id,
+        "nghttp2_session_get_last_proc_stream_id")
+    find(<void**>&nghttp2.session_resume_data, "nghttp2_session_resume_data")
+    find(
+        <void**>&nghttp2.session_get_outbound_queue_size,
+        "nghttp2_session_get_outbound_queue_size")
+    find(<void**>&nghttp2.submit_settings, "nghttp2_submit_settings")
+    find(<void**>&nghttp2.submit_response, "nghttp2_submit_response")
+    find(<void**>&nghttp2.submit_trailer, "nghttp2_submit_trailer")
+    find(<void**>&nghttp2.submit_rst_stream, "nghttp2_submit_rst_stream")
+    find(<void**>&nghttp2.submit_ping, "nghttp2_submit_ping")
+    find(<void**>&nghttp2.submit_shutdown_notice, "nghttp2_submit_shutdown_notice")
+    find(<void**>&nghttp2.submit_goaway, "nghttp2_submit_goaway")
     return 0
 
 

@@ -35,7 +35,9 @@ class NativeGrpcServer:
     async def start(self) -> None:
         """Open the ports. OSError says why one could not be opened."""
         loop = asyncio.get_running_loop()
-        self._http2 = Http2Server(self._call_loop, loop, self._methods, grpc_settings(self._options))
+        self._http2 = Http2Server(
+            self._call_loop, loop, self._methods, grpc_settings(self._options)
+        )
         try:
             if self._options.port is not None:
                 await self._listen_tcp(loop, self._http2)
@@ -94,11 +96,13 @@ def grpc_settings(options: ServerOptions) -> GrpcSettings:
     """What the flags say about the transport; where they say nothing, our defaults."""
     arguments = options.grpc_channel_arguments
     defaults = GrpcSettings()
+    grace_ms = arguments.max_connection_age_grace_ms
     return GrpcSettings(
         max_receive_message_bytes=arguments.max_receive_message_length,
         max_concurrent_streams=arguments.max_concurrent_streams or defaults.max_concurrent_streams,
         max_connection_age_ms=arguments.max_connection_age_ms or 0,
-        max_connection_age_grace_ms=arguments.max_connection_age_grace_ms or 0,
+        # None is for ever, which is our 0; no grace at all is the least that is more than that.
+        max_connection_age_grace_ms=0 if grace_ms is None else max(grace_ms, 1),
         keepalive_time_ms=arguments.keepalive_time_ms or 0,
         keepalive_timeout_ms=arguments.keepalive_timeout_ms or defaults.keepalive_timeout_ms,
         max_in_flight_bytes=options.max_in_flight_bytes,

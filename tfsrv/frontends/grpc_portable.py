@@ -9,7 +9,7 @@ from __future__ import annotations
 import os
 import socket
 from collections.abc import Awaitable, Callable
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeAlias
 
 import grpc
 import grpc.aio
@@ -27,6 +27,7 @@ _CODES: dict[int, grpc.StatusCode] = {code.value[0]: code for code in grpc.Statu
 
 _TOO_MANY_BYTES = "Too many bytes are in flight (--max_in_flight_bytes)."
 
+RpcMethodHandler: TypeAlias = "grpc.RpcMethodHandler[bytes, bytes]"
 Answer = Callable[[bytes, "grpc.aio.ServicerContext[bytes, bytes]"], Awaitable[bytes]]
 
 
@@ -92,17 +93,17 @@ async def _abort(context: grpc.aio.ServicerContext[bytes, bytes], error: Serving
     raise AssertionError("abort() raises")
 
 
-class _Router(grpc.GenericRpcHandler):  # type: ignore[misc]  # grpc has no types
+class _Router(grpc.GenericRpcHandler):
     """Finds the method of a path. Answers for unknown paths too, to say which it was."""
 
     def __init__(self, methods: MethodTable, server: PortableGrpcServer) -> None:
-        self._unknown = grpc.unary_unary_rpc_method_handler(_refuse)
-        self._handlers = {
+        self._unknown: RpcMethodHandler = grpc.unary_unary_rpc_method_handler(_refuse)
+        self._handlers: dict[str, RpcMethodHandler] = {
             path: grpc.unary_unary_rpc_method_handler(_bound(server, method))
             for path, method in methods.items()
         }
 
-    def service(self, handler_call_details: grpc.HandlerCallDetails) -> grpc.RpcMethodHandler:
+    def service(self, handler_call_details: grpc.HandlerCallDetails) -> RpcMethodHandler:
         return self._handlers.get(handler_call_details.method, self._unknown)
 
 

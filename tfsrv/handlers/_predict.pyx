@@ -8,7 +8,7 @@ Where a request runs: in the loop's thread when its signature has proved to be f
 of it waits, which saves the 40 µs that waking a thread costs; on a worker otherwise.
 """
 
-from libc.stdint cimport int64_t, uintptr_t
+from libc.stdint cimport int64_t
 from libc.string cimport memset
 
 from tfsrv._buffer cimport Bytes, buffer_append, bytes_compare, bytes_equal
@@ -27,7 +27,7 @@ from tfsrv._call cimport (
 )
 from tfsrv._atomic cimport load_relaxed_i64
 from tfsrv._clock cimport NS_PER_MS, now_ns
-from tfsrv._counters cimport Counters, counters_of
+from tfsrv._counters cimport counters_of
 from tfsrv._message cimport message_clear, message_seal
 from tfsrv._serving_map cimport (
     FOUND,
@@ -36,7 +36,8 @@ from tfsrv._serving_map cimport (
     ServingMap,
     serving_map_find,
 )
-from tfsrv._session cimport Session, Signature, SignatureInput, session_find, session_plan, session_run
+from tfsrv._session cimport Session, session_find, session_plan, session_run
+from tfsrv._signature cimport Signature, SignatureInput
 from tfsrv._status cimport (
     CANCELLED,
     DEADLINE_EXCEEDED,
@@ -54,14 +55,23 @@ from tfsrv._status cimport (
     status_add_int,
     status_set,
 )
-from tfsrv._tensor cimport MAX_RANK, tensor_data, tensor_from_view, tensor_release, tensor_view_bytes
+from tfsrv._tensor cimport (
+    MAX_RANK,
+    tensor_data,
+    tensor_from_view,
+    tensor_release,
+    tensor_view_bytes,
+    tensor_view_parses,
+)
 from tfsrv._tf cimport TF_Tensor
 from tfsrv._wire cimport (
+    FEW_INPUTS,
     WIRE_OK,
     WIRE_RARE,
     PredictView,
     TensorData,
     TensorView,
+    predict_view_bytes,
     wire_read_predict,
     wire_write_predict,
 )
@@ -73,16 +83,19 @@ from tfsrv._workers cimport (
     run_queue_new,
     run_queue_note,
     run_queue_push,
+    run_queue_sweep,
 )
 
-from google.protobuf.message import DecodeError, Message
+from google.protobuf.message import DecodeError
 
 from tfsrv import _proto
 from tfsrv.errors import Code, ServingError
 
-cdef size_t IN_PLACE_BYTES = 65536           # larger requests run on a worker: copying them takes time too
+cdef size_t IN_PLACE_BYTES = 65536           # larger requests go to a worker: copying takes time too
+cdef size_t ALONE_BYTES = 1 << 20            # … unless no other request is in flight that would wait
 cdef int64_t IN_PLACE_SLICE_NS = 2 * NS_PER_MS   # of one I/O event; then the other connections' turn
 cdef int64_t SLOW_NS = 50 * NS_PER_MS        # slower signatures run on TensorFlow's pool if a deadline is set
+cdef int64_t SWEEP_FROM = 64                 # abandoned calls that make a look through a full queue worth it
 cdef size_t SPLICE_FROM = 16384              # bytes; smaller payloads are cheaper to copy
 
 cdef Bytes DEFAULT_SIGNATURE = Bytes(b"serving_default", 15)
@@ -224,13 +237,15 @@ cdef int make_plan(Context* context, Call* call) noexcept nogil:
             return tell_bad_tensor(&call.status, input.alias)
         if <size_t>size > context.max_message_bytes - <size_t>plan.input_bytes:
             # The repeat rule lets a request of 40 bytes ask for gigabytes.
-            return status_set(&call.status, RESOURCE_EXHAUSTED, "The request's tensors are larger than a message may be.")
+            return status_set(
+                &call.status, RESOURCE_EXHAUSTED,
+                "The request's tensors are larger than a message may be.")
         plan.input_bytes += size
     if used != view.inputs_size:
         return tell_unknown_input(&call.status, view, signature)
     if find_outputs(call) != OK:
         return call.status.code
-    if not call_charge(call, plan.input_bytes):
+    if not call_charge(call, plan.input_bytes + <int64_t>predict_view_bytes(view)):
         return status_set(&call.status, RESOURCE_EXHAUSTED, "Too many bytes are in flight (--max_in_flight_bytes).")
     return OK
 
@@ -266,10 +281,22 @@ cdef Plan* lay_out_plan(Context* context, Call* call) noexcept nogil:
 
 cdef const TensorView* find_view(const PredictView* view, Bytes alias) noexcept nogil:
     """The request's input of that name; NULL when there is none."""
+    cdef int low = 0, high = view.inputs_size, middle, order
     cdef int i
-    for i in range(view.inputs_size):
-        if bytes_equal(view.inputs[i].alias, alias):
-            return &view.inputs[i]
+    if view.inputs_size <= FEW_INPUTS:
+        for i in range(view.inputs_size):
+            if bytes_equal(view.inputs[i].alias, alias):
+                return &view.inputs[i]
+        return NULL
+    while low < high:
+        middle = (low + high) // 2
+        order = bytes_compare(view.inputs[middle].alias, alias)
+        if order == 0:
+            return &view.inputs[middle]
+        if order < 0:
+            low = middle + 1
+        else:
+            high = middle
     return NULL
 
 
@@ -324,11 +351,17 @@ cdef int find_outputs(Call* call) noexcept nogil:
 
 
 cdef int check_tensors(Call* call) noexcept nogil:
-    """Tell of a tensor that does not parse, as TensorFlow Serving does before it looks at outputs."""
+    """Tell of a tensor that does not parse, as TensorFlow Serving does before it looks at outputs.
+
+    Makes none: a few bytes can stand for gigabytes, and nobody will run them.
+    """
+    cdef Signature* signature = <Signature*>call.signature
     cdef Plan* plan = <Plan*>call.scratch
-    cdef int code = make_feeds(call, plan)
-    drop_feeds(call, plan)
-    return code
+    cdef int i
+    for i in range(signature.inputs_size):
+        if plan.views[i] != NULL and not tensor_view_parses(&call.view, plan.views[i]):
+            return tell_bad_tensor(&call.status, signature.inputs[i].alias)
+    return OK
 
 
 # ---- texts ----------------------------------------------------------------------------------------------
@@ -340,12 +373,14 @@ cdef void add_name(Status* status, Bytes name, int index) noexcept nogil:
 
 
 cdef const TensorView* next_view(const PredictView* view, const TensorView* after) noexcept nogil:
-    """The request's inputs in the order of their names, one after the other; NULL at the end.
-
-    Quadratic, and only for error texts; NAMES_LIMIT bounds how many are looked at.
-    """
+    """The request's inputs in the order of their names, one after the other; NULL at the end."""
     cdef const TensorView* best = NULL
     cdef int i
+    if view.inputs_size > FEW_INPUTS:  # they are in order
+        best = view.inputs
+        if after != NULL:
+            best = after + 1
+        return best if best < view.inputs + view.inputs_size else NULL
     for i in range(view.inputs_size):
         if after != NULL and bytes_compare(view.inputs[i].alias, after.alias) <= 0:
             continue
@@ -358,10 +393,16 @@ cdef int NAMES_LIMIT = 200  # names told in one error; the text is cut at 1,024 
 
 
 cdef bint has_input(const Signature* signature, Bytes alias) noexcept nogil:
-    cdef int i
-    for i in range(signature.inputs_size):
-        if bytes_equal(signature.inputs[i].alias, alias):
+    cdef int low = 0, high = signature.inputs_size, middle, order
+    while low < high:
+        middle = (low + high) // 2
+        order = bytes_compare(signature.inputs[middle].alias, alias)
+        if order == 0:
             return True
+        if order < 0:
+            low = middle + 1
+        else:
+            high = middle
     return False
 
 
@@ -464,17 +505,34 @@ cdef int run_or_queue(Context* context, Call* call) noexcept nogil:
         signature.may_run_in_place
         and not first_time  # TensorFlow builds an executor first, which takes milliseconds
         and run_queue_may_run_in_place(queue)
-        and call.body.size < IN_PLACE_BYTES
-        and <size_t>plan.input_bytes < IN_PLACE_BYTES
+        and max(call.body.size, <size_t>plan.input_bytes) < (
+            IN_PLACE_BYTES if call.loop.waiting > 1 else ALONE_BYTES)
         and (call.loop.event_ns == 0 or now_ns() - call.loop.event_ns < IN_PLACE_SLICE_NS)
     ):
         execute(call, True)
         return STARTED_DONE
-    if not run_queue_push(queue, call):
+    if not run_queue_push(queue, call) and not push_after_sweep(queue, call):
         call_release_servable(call)
         status_set(&call.status, UNAVAILABLE, "The queue of the signature is full; try again.")
         return STARTED_DONE
     return STARTED_RUNNING
+
+
+cdef bint push_after_sweep(RunQueue* queue, Call* call) noexcept nogil:
+    """The queue is full: make room of calls that nobody waits for any more, and try again."""
+    if call.loop.in_flight - call.loop.waiting < SWEEP_FROM:
+        return False
+    run_queue_sweep(queue, is_wanted)
+    return run_queue_push(queue, call)
+
+
+cdef bint is_wanted(void* item) noexcept nogil:
+    """Whether a waiting call still has an owner; one without is completed at once."""
+    cdef Call* call = <Call*>item
+    if not call_is_abandoned(call):
+        return True
+    call_complete(call)
+    return False
 
 
 cdef void run(void* item) noexcept nogil:
@@ -492,11 +550,16 @@ cdef void run(void* item) noexcept nogil:
 cdef void execute(Call* call, bint in_place) noexcept nogil:
     """Tensors in, run, tensors out; sets status and response and lets the servable go."""
     cdef Plan* plan = <Plan*>call.scratch
-    if make_feeds(call, plan) == OK:
+    cdef RunQueue* queue = <RunQueue*>(<Signature*>call.signature).queue
+    cdef int64_t begun_ns = now_ns()
+    cdef bint ran = make_feeds(call, plan) == OK
+    if ran:
         run_session(call, plan, in_place)
     drop_feeds(call, plan)
     if call.status.code == OK:
         encode(call, plan)
+    if ran:  # with the writing: an answer of many strings takes longer than the run behind it
+        run_queue_note(queue, now_ns() - begun_ns, in_place)
     call_release_servable(call)
 
 
@@ -523,15 +586,22 @@ cdef void drop_feeds(Call* call, Plan* plan) noexcept nogil:
         plan.feeds[i] = NULL
 
 
+cdef bint may_take_long(Session* session, Call* call) noexcept nogil:
+    """Whether the run should stop when its deadline passes, which costs it some 15 µs.
+
+    True for graphs that loop or wait, for what has not run yet, and for what has been slow.
+    """
+    cdef Signature* signature = <Signature*>call.signature
+    cdef int64_t average_ns = load_relaxed_i64(&(<RunQueue*>signature.queue).average_ns)
+    return session.uses_gpu or not signature.may_run_in_place or average_ns == 0 or average_ns > SLOW_NS
+
+
 cdef void run_session(Call* call, Plan* plan, bint in_place) noexcept nogil:
     cdef Session* session = <Session*>call.servable.impl
-    cdef RunQueue* queue = <RunQueue*>(<Signature*>call.signature).queue
     cdef int64_t timeout_ms = 0
     cdef bint in_callers_thread = not session.uses_gpu
     call.run_start_ns = now_ns()
-    if call.deadline_ns != 0 and not in_place and (
-        session.uses_gpu or load_relaxed_i64(&queue.average_ns) > SLOW_NS
-    ):
+    if call.deadline_ns != 0 and not in_place and may_take_long(session, call):
         # Only on its own pool does TensorFlow look at a time-out.
         in_callers_thread = False
         timeout_ms = max(1, (call.deadline_ns - call.run_start_ns) // NS_PER_MS + 1)
@@ -539,7 +609,6 @@ cdef void run_session(Call* call, Plan* plan, bint in_place) noexcept nogil:
         session, <Signature*>call.signature, plan.feeds, call.wanted, call.wanted_size, plan.fetched,
         in_callers_thread, timeout_ms, &call.status)
     call.run_ns = now_ns() - call.run_start_ns
-    run_queue_note(queue, call.run_ns, in_place)
 
 
 cdef void encode(Call* call, Plan* plan) noexcept nogil:

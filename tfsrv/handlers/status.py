@@ -17,6 +17,8 @@ from tfsrv.errors import Code, ServingError
 if TYPE_CHECKING:
     from tfsrv.core.servable import ServableState
 
+MAX_REQUEST_BYTES = 65536  # it is parsed in the loop; a name and a version take some 50
+
 
 class StateMonitor(Protocol):
     """The part of ServableStateMonitor that is used here."""
@@ -34,6 +36,11 @@ class GetModelStatus:
 
     async def __call__(self, request: bytes) -> bytes:
         """Answer one request. Raises ServingError."""
+        if len(request) > MAX_REQUEST_BYTES:
+            raise ServingError(
+                Code.RESOURCE_EXHAUSTED,
+                f"The GetModelStatusRequest is larger than {MAX_REQUEST_BYTES} bytes.",
+            )
         message: Any = message_class("tensorflow.serving.GetModelStatusRequest")()
         try:
             message.ParseFromString(request)
@@ -51,7 +58,7 @@ class GetModelStatus:
             status.status.SetInParent()  # there even if all is well
             if state.error is not None:
                 status.status.error_code = int(state.error.code)
-                status.status.error_message = state.error.message
+                status.status.error_message = _as_unicode(state.error.message)
         serialized: bytes = response.SerializeToString()
         return serialized
 
@@ -70,3 +77,8 @@ class GetModelStatus:
         if not versions:
             raise ServingError(Code.NOT_FOUND, f"Could not find any versions of model {name}")
         return list(versions.values())
+
+
+def _as_unicode(text: str) -> str:
+    """`text` without what no protobuf string may hold: file names need not be Unicode."""
+    return text.encode("utf-8", "replace").decode()

@@ -1,0 +1,91 @@
+"""Servers and clients that the functional tests share."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack, contextmanager
+from pathlib import Path
+
+import pytest
+
+from tests.functional.launching import Client, Launched, client, launched, until
+from tests.functional.serving_api import ServingApi
+from tfsrv.frontends._http2 import available
+
+SERVE_SEVERAL = ("-m", "tests.functional.serve_several")
+AVAILABLE = 30  # ModelVersionStatus.State
+
+Serve = Callable[..., Launched]
+
+
+@pytest.fixture(scope="module", params=["native", "grpcio"])
+def transport(request: pytest.FixtureRequest) -> str:
+    """Each of the gRPC transports."""
+    name: str = request.param
+    if name == "native" and not available():
+        pytest.skip("needs libnghttp2")
+    return name
+
+
+@contextmanager
+def serving(
+    models: dict[str, Path], *flags: str, ready: bool = True, errors_are_meant: bool = False
+) -> Iterator[Launched]:
+    """A server of several models on a port of its own. It must end well, and leave nothing.
+
+    `ready` waits until each model has answered that it is available.
+    """
+    pairs = [f"{name}={path}" for name, path in models.items()]
+    where = ("--port=0", "--bind_address=127.0.0.1")
+    with launched(*pairs, *where, *flags, program=SERVE_SEVERAL) as server:
+        if ready:
+            with client(server.address()) as ask:
+                for name in models:
+                    until(lambda name=name: AVAILABLE in ask.states(name))  # type: ignore[misc]
+        yield server
+        ends_well(server, errors_are_meant=errors_are_meant)
+
+
+def ends_well(server: Launched, *, errors_are_meant: bool = False) -> None:
+    """SIGTERM ends the server with status 0, no child process, and no complaint in its log."""
+    assert server.process.poll() is None, "\n".join(server.log[-50:])
+    assert server.children() == []
+    assert server.stop() == 0, "\n".join(server.log[-50:])
+    assert server.log[-1].endswith("Stopped."), server.log[-1]
+    complaints = (
+        ["Traceback", "CRITICAL"] if errors_are_meant else ["Traceback", "CRITICAL", "ERROR"]
+    )
+    assert not [line for line in server.log if any(text in line for text in complaints)]
+
+
+@pytest.fixture
+def serve() -> Iterator[Serve]:
+    """Start a server for one test: `serve({"m": path}, "--flag=value", ready=False)`."""
+    with ExitStack() as stack:
+
+        def start(models: dict[str, Path], *flags: str, **options: bool) -> Launched:
+            return stack.enter_context(serving(models, *flags, **options))
+
+        yield start
+
+
+@pytest.fixture(scope="module")
+def server(models: Path, transport: str) -> Iterator[Launched]:
+    """One server of every model of tests/models.py."""
+    paths = {path.name: path for path in sorted(models.iterdir())}
+    with serving(paths, f"--grpc_transport={transport}") as server:
+        yield server
+
+
+@pytest.fixture
+def ask(server: Launched) -> Iterator[Client]:
+    """A client with a connection of its own to `server`."""
+    with client(server.address()) as ask:
+        yield ask
+
+
+@pytest.fixture(scope="session")
+def serving_api() -> Iterator[ServingApi]:
+    """tensorflow-serving-api's own clients."""
+    with ServingApi() as api:
+        yield api

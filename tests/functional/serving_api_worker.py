@@ -1,0 +1,122 @@
+"""The process behind ServingApi: holds tensorflow-serving-api's stubs, and does as it is told."""
+
+from __future__ import annotations
+
+import os
+import sys
+import threading
+import traceback
+from typing import IO, Any
+
+os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
+os.environ.setdefault("CUDA_VISIBLE_DEVICES", "-1")
+
+import grpc
+import tensorflow as tf
+from tensorflow_serving.apis import (
+    get_model_status_pb2,
+    model_service_pb2_grpc,
+    predict_pb2,
+    prediction_service_pb2_grpc,
+)
+
+from tests.functional.serving_api import Answer, Question, receive, send
+
+OPTIONS = [
+    ("grpc.max_send_message_length", -1),
+    ("grpc.max_receive_message_length", -1),
+    ("grpc.use_local_subchannel_pool", 1),
+]
+
+
+def request_of(question: Question) -> Any:
+    request = predict_pb2.PredictRequest()
+    request.model_spec.name = question.name
+    request.model_spec.signature_name = question.signature
+    if question.version is not None:
+        request.model_spec.version.value = question.version
+    for alias, values in question.inputs.items():
+        request.inputs[alias].CopyFrom(tf.make_tensor_proto(values))
+    request.output_filter.extend(question.output_filter)
+    return request
+
+
+def answer_of(response: Any) -> Answer:
+    spec = response.model_spec
+    return Answer(
+        {alias: tf.make_ndarray(proto) for alias, proto in response.outputs.items()},
+        (spec.name, spec.version.value, spec.signature_name),
+    )
+
+
+def failure(error: Any) -> Answer:
+    return Answer(code=error.code().name, details=error.details())
+
+
+def predict(address: str, questions: list[Question]) -> list[Answer]:
+    answers = []
+    with grpc.insecure_channel(address, OPTIONS) as channel:
+        stub = prediction_service_pb2_grpc.PredictionServiceStub(channel)
+        for question in questions:
+            try:
+                response = stub.Predict(request_of(question), question.timeout)
+                answers.append(answer_of(response))
+            except grpc.RpcError as error:
+                answers.append(failure(error))
+    return answers
+
+
+def predict_at_once(address: str, questions: list[Question]) -> list[Answer]:
+    answers: dict[int, Answer] = {}
+    changed = threading.Condition()
+    with grpc.insecure_channel(address, OPTIONS) as channel:
+        stub = prediction_service_pb2_grpc.PredictionServiceStub(channel)
+        requests = [request_of(question) for question in questions]
+
+        def answered(index: int, future: Any) -> None:
+            error = future.exception()
+            answer = failure(error) if error else answer_of(future.result())
+            with changed:
+                answers[index] = answer
+                changed.notify_all()
+
+        for index, question in enumerate(questions):
+            future = stub.Predict.future(requests[index], question.timeout)
+            future.add_done_callback(lambda future, index=index: answered(index, future))
+        with changed:
+            changed.wait_for(lambda: len(answers) == len(questions), 60)
+    return [answers[index] for index in range(len(questions))]
+
+
+def model_status(address: str, name: str) -> list[tuple[int, str, int, str]]:
+    request = get_model_status_pb2.GetModelStatusRequest()
+    request.model_spec.name = name
+    with grpc.insecure_channel(address, OPTIONS) as channel:
+        stub = model_service_pb2_grpc.ModelServiceStub(channel)
+        response = stub.GetModelStatus(request, 5.0)
+    state_name = get_model_status_pb2.ModelVersionStatus.State.Name
+    return [
+        (each.version, state_name(each.state), each.status.error_code, each.status.error_message)
+        for each in response.model_version_status
+    ]
+
+
+def work(questions: IO[bytes], answers: IO[bytes]) -> None:
+    """Answer until nobody asks. A failure is a text."""
+    todo = {"predict": predict, "predict_at_once": predict_at_once, "model_status": model_status}
+    while True:
+        try:
+            what, *arguments = receive(questions)
+        except EOFError:
+            return
+        try:
+            result = todo[what](*arguments)  # type: ignore[operator]
+        except Exception:
+            result = traceback.format_exc()
+        send(answers, result)
+
+
+if __name__ == "__main__":
+    own_stdout = os.fdopen(os.dup(1), "wb")
+    os.dup2(2, 1)  # whatever TensorFlow prints must not come between the answers
+    work(sys.stdin.buffer, own_stdout)

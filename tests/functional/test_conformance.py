@@ -1,0 +1,100 @@
+"""The answers that were recorded from TensorFlow Serving: see tests/conformance/README.md.
+
+Only what this server can do yet: gRPC's Predict and GetModelStatus without batching. When labels
+and several versions at once can be configured, NOT_YET must become empty.
+"""
+
+from __future__ import annotations
+
+import base64
+import json
+import re
+from collections.abc import Iterator
+from typing import Any
+
+import pytest
+
+from tests.conftest import ROOT, tensorflow_version
+from tests.functional.conftest import serving
+from tests.functional.launching import SECONDS, Client, Launched, client
+from tfsrv._proto import message_class
+
+CONFORMANCE = ROOT / "tests" / "conformance"
+MODELS = ("half_plus_two", "dtypes", "multi", "odd")
+METHODS = {
+    "tensorflow.serving.PredictionService/Predict": "tensorflow.serving.PredictResponse",
+    "tensorflow.serving.ModelService/GetModelStatus": "tensorflow.serving.GetModelStatusResponse",
+    "tensorflow.serving.PredictionService/NoSuchMethod": "",
+}
+
+# The recording served versions 1, 2 and 5 of half_plus_two, the label "stable" on 2.
+NOT_YET = {
+    "grpc-0460": "needs version 1 beside version 5",
+    "grpc-0465": "needs the label stable",
+    "grpc-0738": "needs version 1 beside version 5",
+    "grpc-0741": "lists versions 1, 2 and 5",
+}
+
+
+def recorded() -> dict[str, dict[str, Any]]:
+    """The cases by id."""
+    lines = (CONFORMANCE / "cases.jsonl").read_text().splitlines()
+    cases = [json.loads(line) for line in lines]
+    return {
+        case["id"]: case
+        for case in cases
+        if case["server"] == "plain" and case["proto"] == "grpc" and case["method"] in METHODS
+    }
+
+
+CASES = recorded()
+
+
+@pytest.fixture(scope="module")
+def conformance_server(transport: str) -> Iterator[Launched]:
+    if tensorflow_version() is None:
+        pytest.skip("needs TensorFlow")
+    paths = {name: CONFORMANCE / "models" / name for name in MODELS}
+    with serving(paths, f"--grpc_transport={transport}") as server:
+        yield server
+
+
+@pytest.fixture
+def ask(conformance_server: Launched) -> Iterator[Client]:
+    with client(conformance_server.address()) as ask:
+        yield ask
+
+
+def answer(ask: Client, case: dict[str, Any]) -> dict[str, str]:
+    """Our answer, in the recording's form."""
+    call = ask.channel.unary_unary("/" + case["method"])
+    future = call.future(base64.b64decode(case["request"]), timeout=SECONDS)
+    error = future.exception()
+    if error is not None:
+        return {"code": error.code().name, "details": error.details()}
+    return {"code": "OK", "response": base64.b64encode(future.result()).decode()}
+
+
+def comparable(case: dict[str, Any], said: dict[str, str]) -> dict[str, str]:
+    """Responses in text format, which sorts maps; no addresses of memory."""
+    if said["code"] != "OK":
+        return {**said, "details": re.sub("0x[0-9a-f]+", "", said["details"])}
+    response_class = message_class(METHODS[case["method"]])
+    return {
+        "code": "OK",
+        "response": str(response_class.FromString(base64.b64decode(said["response"]))),
+    }
+
+
+@pytest.mark.parametrize("id", sorted(CASES.keys() - NOT_YET.keys()))
+def test_answers_as_tensorflow_serving_did(ask: Client, id: str) -> None:
+    case = CASES[id]
+    assert comparable(case, answer(ask, case)) == comparable(case, case["answer"])
+
+
+def test_no_case_is_left_out_without_need(ask: Client) -> None:
+    assert len(CASES) == 97
+    for id, reason in NOT_YET.items():
+        case = CASES[id]
+        agrees = comparable(case, answer(ask, case)) == comparable(case, case["answer"])
+        assert not agrees, f"{id} ({reason}) passes by now: take it off the list"

@@ -1,0 +1,174 @@
+"""The platform "tensorflow": when a directory is a complete SavedModel, and its loader."""
+
+from __future__ import annotations
+
+import os
+import time
+from collections.abc import Sequence
+from pathlib import Path
+
+import pytest
+
+from tfsrv.core.servable import ServableData, ServableId
+from tfsrv.errors import Code, ServingError
+from tfsrv.servables.saved_model import (
+    SavedModelInspector,
+    SavedModelOptions,
+    SavedModelSourceAdapter,
+)
+
+ID = ServableId("m", 7)
+
+
+class Clock:
+    """Time that passes when told, starting now: ctimes can't be set."""
+
+    def __init__(self) -> None:
+        self.now = time.time() + 0.01
+
+    def __call__(self) -> float:
+        return self.now
+
+
+@pytest.fixture
+def clock() -> Clock:
+    return Clock()
+
+
+@pytest.fixture
+def inspector(clock: Clock) -> SavedModelInspector:
+    return SavedModelInspector(1.0, clock=clock)
+
+
+def write(folder: Path, *names: str) -> Path:
+    for name in names:
+        (folder / name).parent.mkdir(parents=True, exist_ok=True)
+        (folder / name).write_text("content")
+    return folder
+
+
+WHOLE = ("saved_model.pb", "variables/variables.index", "assets/words.txt")
+
+
+@pytest.mark.parametrize("graph", ["saved_model.pb", "saved_model.pbtxt"])
+def test_saved_model_is_complete_when_it_was_left_alone(
+    tmp_path: Path, inspector: SavedModelInspector, clock: Clock, graph: str
+) -> None:
+    version = write(tmp_path / "1", graph)
+    assert not inspector.is_complete(str(version))
+    clock.now += 1.5
+    assert inspector.is_complete(str(version))
+
+
+def test_any_file_that_changes_makes_it_incomplete(
+    tmp_path: Path, inspector: SavedModelInspector, clock: Clock
+) -> None:
+    version = write(tmp_path / "1", *WHOLE)
+    clock.now = time.time() + 0.5
+    assert not inspector.is_complete(str(version))
+
+
+def test_time_of_modification_that_was_kept_by_the_copy_does_not_deceive(
+    tmp_path: Path, inspector: SavedModelInspector
+) -> None:
+    version = write(tmp_path / "1", *WHOLE)
+    for path in version.rglob("*"):
+        os.utime(path, (1, 1))  # as `cp -p` and rsync do
+    assert not inspector.is_complete(str(version))
+
+
+def test_old_tree_that_was_renamed_into_place_is_complete_at_once(tmp_path: Path) -> None:
+    version = write(tmp_path / "staging", *WHOLE)
+    time.sleep(0.06)  # real time: what is tested is what the file system does at a rename
+    os.rename(version, tmp_path / "1")
+    assert SavedModelInspector(0.05).is_complete(str(tmp_path / "1"))
+
+
+def test_directory_without_a_graph_is_waited_for_and_then_an_error(
+    tmp_path: Path, inspector: SavedModelInspector, clock: Clock
+) -> None:
+    version = write(tmp_path / "1", "variables/variables.index")
+    assert not inspector.is_complete(str(version))
+    clock.now += 1.5
+    with pytest.raises(ServingError, match=r"Could not find saved_model\.pb or") as caught:
+        inspector.is_complete(str(version))
+    assert caught.value.code is Code.NOT_FOUND
+
+
+def test_empty_directory_is_waited_for_and_then_an_error(
+    tmp_path: Path, inspector: SavedModelInspector, clock: Clock
+) -> None:
+    (tmp_path / "1").mkdir()
+    assert not inspector.is_complete(str(tmp_path / "1"))
+    clock.now += 1.5
+    with pytest.raises(ServingError, match="Could not find"):
+        inspector.is_complete(str(tmp_path / "1"))
+
+
+def test_directory_that_vanished_is_not_complete(
+    tmp_path: Path, inspector: SavedModelInspector
+) -> None:
+    assert not inspector.is_complete(str(tmp_path / "gone"))
+
+
+def test_file_server_whose_clock_is_ahead_does_not_block_for_ever(
+    tmp_path: Path, inspector: SavedModelInspector, clock: Clock
+) -> None:
+    version = write(tmp_path / "1", *WHOLE)
+    clock.now -= 3600
+    assert not inspector.is_complete(str(version))
+    clock.now += 0.5
+    assert not inspector.is_complete(str(version))
+    clock.now += 0.6
+    assert inspector.is_complete(str(version))  # it did not change while we looked
+
+
+class FakeSession:
+    def __init__(self) -> None:
+        self.calls: list[str] = []
+
+    def close(self) -> None:
+        self.calls.append("close")
+
+    def cancel(self) -> None:
+        self.calls.append("cancel")
+
+
+class Loading:
+    """Stands in for SavedModelSession.load."""
+
+    def __init__(self) -> None:
+        self.asked: list[tuple[object, ...]] = []
+        self.session = FakeSession()
+
+    def __call__(
+        self, export_dir: str, *, tags: Sequence[str], config: bytes, name: str, version: int
+    ) -> FakeSession:
+        self.asked.append((export_dir, tags, config, name, version))
+        return self.session
+
+
+def test_loader_loads_serves_and_closes_a_session() -> None:
+    loading = Loading()
+    options = SavedModelOptions(tags=("serve", "gpu"), session_config=b"config")
+    loader = SavedModelSourceAdapter(options, load_session=loading).convert(
+        ServableData(ID, "/models/m/7")
+    )
+    assert loading.asked == []
+    loader.load()
+    assert loading.asked == [("/models/m/7", ("serve", "gpu"), b"config", "m", 7)]
+    assert loader.servable() is loading.session
+    loader.unload()
+    assert loading.session.calls == ["close"]
+
+
+def test_loader_cancels_what_is_loaded_only() -> None:
+    loading = Loading()
+    adapter = SavedModelSourceAdapter(load_session=loading)
+    loader = adapter.convert(ServableData(ID, "/models/m/7"))
+    loader.cancel()
+    loader.load()
+    loader.cancel()
+    loader.unload()
+    loader.cancel()
+    assert loading.session.calls == ["cancel", "close"]

@@ -1,0 +1,461 @@
+"""The file-system source: which directories become versions, and when it says so."""
+
+from __future__ import annotations
+
+import logging
+import threading
+from collections.abc import Sequence
+from pathlib import Path
+
+import pytest
+
+from tests.unit.waiting import eventually
+from tfsrv.core.servable import ServableData, ServableId
+from tfsrv.errors import Code, ServingError
+from tfsrv.sources import (
+    AllVersions,
+    FileSystemStoragePathSource,
+    LatestVersions,
+    ServableToMonitor,
+    SpecificVersions,
+    VersionPolicy,
+)
+
+
+class MarkerInspector:
+    """A version is complete with a file `complete`, and broken with a file `broken`."""
+
+    def __init__(self) -> None:
+        self.asked: list[str] = []
+
+    def is_complete(self, path: str) -> bool:
+        self.asked.append(Path(path).name)
+        if (Path(path) / "broken").exists():
+            raise ServingError(Code.NOT_FOUND, f"nothing in {Path(path).name}")
+        return (Path(path) / "complete").exists()
+
+
+class Watch:
+    """A source over one servable, "m", and what it says."""
+
+    def __init__(
+        self,
+        base_path: Path,
+        policy: VersionPolicy | None = None,
+        *,
+        always_present: bool = True,
+        only_version: int | None = None,
+    ) -> None:
+        self.base_path = base_path
+        self.inspector = MarkerInspector()
+        self.emitted: list[list[ServableData[str]]] = []
+        self.nothing_found: list[ServingError] = []
+        self.source = FileSystemStoragePathSource(
+            [
+                ServableToMonitor(
+                    "m",
+                    str(base_path),
+                    self.inspector,
+                    policy or LatestVersions(),
+                    only_version,
+                )
+            ],
+            servable_versions_always_present=always_present,
+            on_nothing_found=lambda name, error: self.nothing_found.append(error),
+        )
+        self.source.set_aspired_versions_callback(self._hear)
+
+    def _hear(self, name: str, versions: Sequence[ServableData[str]]) -> None:
+        assert name == "m"
+        self.emitted.append(list(versions))
+
+    def poll(self) -> dict[int, str]:
+        """Look once; the versions of the last message by number, a directory's name or "!"."""
+        self.source.poll()
+        if not self.emitted:
+            return {}
+        return {
+            version.id.version: Path(version.data).name if version.error is None else "!"
+            for version in self.emitted[-1]
+        }
+
+
+def make(base_path: Path, *names: str, marker: str = "complete") -> None:
+    for name in names:
+        (base_path / name).mkdir(parents=True, exist_ok=True)
+        if marker:
+            (base_path / name / marker).touch()
+
+
+def lines(caplog: pytest.LogCaptureFixture) -> list[str]:
+    return [record.getMessage() for record in caplog.records]
+
+
+# -- which versions
+
+
+def test_serves_the_latest_version(tmp_path: Path) -> None:
+    make(tmp_path, "1", "2", "10")
+    assert Watch(tmp_path).poll() == {10: "10"}
+
+
+def test_serves_the_latest_n_versions(tmp_path: Path) -> None:
+    make(tmp_path, "1", "2", "10")
+    assert Watch(tmp_path, LatestVersions(2)).poll() == {10: "10", 2: "2"}
+
+
+@pytest.mark.parametrize("num_versions", [0, -1])
+def test_latest_without_a_number_is_one(tmp_path: Path, num_versions: int) -> None:
+    make(tmp_path, "1", "2")
+    assert Watch(tmp_path, LatestVersions(num_versions)).poll() == {2: "2"}
+
+
+def test_serves_all_versions(tmp_path: Path) -> None:
+    make(tmp_path, "1", "2", "10")
+    assert set(Watch(tmp_path, AllVersions()).poll()) == {1, 2, 10}
+
+
+def test_serves_specific_versions_and_names_those_that_are_missing(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    make(tmp_path, "1", "2", "3")
+    watch = Watch(tmp_path, SpecificVersions(frozenset({1, 3, 7})))
+    watch.poll()
+    assert set(watch.poll()) == {1, 3}
+    assert lines(caplog) == [
+        f"Version 7 of servable m, which was requested, is not found under base path {tmp_path}"
+    ]
+
+
+def test_no_specific_versions_unload_the_model(tmp_path: Path) -> None:
+    make(tmp_path, "1")
+    watch = Watch(tmp_path, SpecificVersions(frozenset()))
+    watch.poll()
+    assert watch.emitted == [[]]
+
+
+@pytest.mark.parametrize(
+    ("name", "version"),
+    [
+        ("00000123", 123),
+        ("+5", 5),
+        ("-5", -5),
+        (" 7 ", 7),
+        ("0", 0),
+        ("9223372036854775807", 2**63 - 1),
+        ("-9223372036854775808", -(2**63)),
+    ],
+)
+def test_directory_names_that_are_integers_are_versions(
+    tmp_path: Path, name: str, version: int
+) -> None:
+    make(tmp_path, name)
+    assert Watch(tmp_path).poll() == {version: name}
+
+
+@pytest.mark.parametrize("name", ["v1", "1.0", "1a", "0x1", "1_0", "١", "tmp", "1-2", "--1"])
+def test_other_names_are_no_versions(tmp_path: Path, name: str) -> None:
+    make(tmp_path, name)
+    watch = Watch(tmp_path)
+    assert watch.poll() == {}
+    assert watch.inspector.asked == []
+
+
+@pytest.mark.parametrize("name", ["9223372036854775808", "-9223372036854775809", "9" * 200])
+def test_version_beyond_64_bits_is_ignored_with_one_warning(
+    tmp_path: Path, name: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    make(tmp_path, "1", name)
+    watch = Watch(tmp_path)
+    watch.poll()
+    assert watch.poll() == {1: "1"}
+    assert len(caplog.records) == 1
+    assert f"{tmp_path / name} is ignored" in caplog.text
+
+
+def test_of_two_names_for_one_number_the_later_wins(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    make(tmp_path, "1", "001")
+    assert Watch(tmp_path).poll() == {1: "1"}
+    assert "001 is ignored" in caplog.text
+
+
+def test_file_with_a_number_as_name_is_no_version(tmp_path: Path) -> None:
+    make(tmp_path, "1")
+    (tmp_path / "2").touch()
+    assert Watch(tmp_path).poll() == {1: "1"}
+
+
+def test_link_to_a_directory_is_a_version_and_a_dangling_one_is_none(tmp_path: Path) -> None:
+    make(tmp_path, "real")
+    (tmp_path / "1").symlink_to(tmp_path / "real")
+    (tmp_path / "2").symlink_to(tmp_path / "gone")
+    assert Watch(tmp_path).poll() == {1: "1"}
+
+
+def test_only_version_is_the_base_path_itself(tmp_path: Path) -> None:
+    make(tmp_path / "model", "5")
+    (tmp_path / "model" / "complete").touch()
+    assert Watch(tmp_path / "model", only_version=1).poll() == {1: "model"}
+
+
+# -- completeness
+
+
+def test_version_counts_only_when_it_is_complete(tmp_path: Path) -> None:
+    make(tmp_path, "1")
+    make(tmp_path, "2", marker="")
+    watch = Watch(tmp_path)
+    assert watch.poll() == {1: "1"}
+    assert watch.source.poll()  # something is being written
+    (tmp_path / "2" / "complete").touch()
+    assert watch.poll() == {2: "2"}
+    assert not watch.source.poll()
+
+
+def test_complete_version_is_not_asked_about_again(tmp_path: Path) -> None:
+    make(tmp_path, "1")
+    watch = Watch(tmp_path)
+    watch.poll()
+    watch.poll()
+    assert watch.inspector.asked == ["1"]
+
+
+def test_version_that_went_and_came_back_is_asked_about_again(tmp_path: Path) -> None:
+    make(tmp_path, "1", "2")
+    watch = Watch(tmp_path)
+    watch.poll()
+    (tmp_path / "2").rename(tmp_path / "old")
+    watch.poll()
+    (tmp_path / "old").rename(tmp_path / "2")
+    watch.poll()
+    assert watch.inspector.asked == ["2", "1", "2"]
+
+
+def test_latest_does_not_ask_about_versions_that_it_does_not_want(tmp_path: Path) -> None:
+    make(tmp_path, "1", "2", "3")
+    watch = Watch(tmp_path)
+    watch.poll()
+    assert watch.inspector.asked == ["3"]
+
+
+def test_broken_version_is_told_with_its_error_beside_the_next_good_one(tmp_path: Path) -> None:
+    make(tmp_path, "1")
+    make(tmp_path, "2", marker="broken")
+    watch = Watch(tmp_path)
+    assert watch.poll() == {2: "!", 1: "1"}
+    assert watch.emitted[0][0] == ServableData[str](
+        ServableId("m", 2), error=ServingError(Code.NOT_FOUND, "nothing in 2")
+    )
+
+
+def test_incomplete_first_version_is_not_reported_as_missing(tmp_path: Path) -> None:
+    make(tmp_path, "1", marker="")
+    watch = Watch(tmp_path)
+    watch.poll()
+    assert watch.emitted == []
+    assert watch.nothing_found == []
+
+
+# -- news
+
+
+def test_says_something_only_when_it_is_new(tmp_path: Path) -> None:
+    make(tmp_path, "1")
+    watch = Watch(tmp_path)
+    watch.poll()
+    watch.poll()
+    assert len(watch.emitted) == 1
+    make(tmp_path, "2")
+    watch.poll()
+    assert len(watch.emitted) == 2
+
+
+def test_removed_version_gives_way_to_the_next(tmp_path: Path) -> None:
+    make(tmp_path, "1", "2")
+    watch = Watch(tmp_path)
+    watch.poll()
+    (tmp_path / "2").rename(tmp_path / "removed")
+    assert watch.poll() == {1: "1"}
+
+
+def test_emptied_base_path_does_not_unload(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    make(tmp_path, "1")
+    watch = Watch(tmp_path)
+    watch.poll()
+    (tmp_path / "1").rename(tmp_path / "removed")
+    assert watch.poll() == {1: "1"}
+    assert len(watch.emitted) == 1
+    assert "What is loaded of it stays." in caplog.text
+    assert watch.nothing_found == []
+
+
+def test_emptied_base_path_unloads_if_versions_need_not_be_present(tmp_path: Path) -> None:
+    make(tmp_path, "1")
+    watch = Watch(tmp_path, always_present=False)
+    watch.poll()
+    (tmp_path / "1").rename(tmp_path / "removed")
+    assert watch.poll() == {}
+    assert watch.emitted[-1] == []
+
+
+@pytest.mark.parametrize("always_present", [True, False])
+def test_vanished_base_path_does_not_unload(tmp_path: Path, always_present: bool) -> None:
+    make(tmp_path / "m", "1")
+    watch = Watch(tmp_path / "m", always_present=always_present)
+    watch.poll()
+    (tmp_path / "m").rename(tmp_path / "removed")
+    assert watch.poll() == {1: "1"}
+    assert len(watch.emitted) == 1
+
+
+def test_missing_base_path_is_told(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    watch = Watch(tmp_path / "none")
+    watch.poll()
+    assert [error.code for error in watch.nothing_found] == [Code.NOT_FOUND]
+    assert lines(caplog) == [
+        f"Could not find base path {tmp_path / 'none'} for servable m with error "
+        f"NOT_FOUND: No such file or directory: {tmp_path / 'none'}."
+    ]
+    assert caplog.records[0].levelname == "ERROR"
+
+
+def test_base_path_that_is_a_file_is_told(tmp_path: Path) -> None:
+    (tmp_path / "file").touch()
+    watch = Watch(tmp_path / "file")
+    watch.poll()
+    assert watch.nothing_found[0].code is Code.FAILED_PRECONDITION
+
+
+def test_base_path_without_versions_is_told_with_a_hint(tmp_path: Path) -> None:
+    watch = Watch(tmp_path)
+    watch.poll()
+    assert "Did you forget to name your leaf directory as a number" in str(watch.nothing_found[0])
+
+
+def test_repeated_problem_is_damped_and_its_end_is_told(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    caplog.set_level(logging.INFO, "tfsrv")
+    watch = Watch(tmp_path / "m")
+    for _ in range(10):
+        watch.poll()
+    assert len(caplog.records) == 4  # the first, second, fourth and eighth time
+    make(tmp_path / "m", "1")
+    assert watch.poll() == {1: "1"}
+    watch.poll()
+    assert lines(caplog)[4:] == ["Versions of servable m are found again"]
+
+
+# -- several servables
+
+
+def test_fault_of_one_servable_does_not_touch_the_others(tmp_path: Path) -> None:
+    make(tmp_path / "good", "1")
+    heard: list[str] = []
+
+    class Faulty:
+        def is_complete(self, path: str) -> bool:
+            raise RuntimeError("a fault")
+
+    make(tmp_path / "faulty", "1")
+    inspector = MarkerInspector()
+    source = FileSystemStoragePathSource(
+        [
+            ServableToMonitor("missing", str(tmp_path / "missing"), inspector),
+            ServableToMonitor("faulty", str(tmp_path / "faulty"), Faulty()),
+            ServableToMonitor("good", str(tmp_path / "good"), inspector),
+        ]
+    )
+    source.set_aspired_versions_callback(lambda name, versions: heard.append(name))
+    source.poll()
+    assert heard == ["good"]
+
+
+# -- the thread
+
+
+class Pace:
+    """The waits of a source, ended by hand."""
+
+    def __init__(self, num_waits: int) -> None:
+        self.seconds: list[float] = []
+        self._num_waits = num_waits
+
+    def wait(self, seconds: float) -> bool:
+        """True, which ends the source, at the last one."""
+        self.seconds.append(seconds)
+        return len(self.seconds) >= self._num_waits
+
+
+def run(tmp_path: Path, poll_wait_seconds: float, pace: Pace) -> list[int]:
+    """Let a source run to its end; the versions that it told of."""
+    heard: list[int] = []
+    source = FileSystemStoragePathSource(
+        [ServableToMonitor("m", str(tmp_path), MarkerInspector())],
+        poll_wait_seconds=poll_wait_seconds,
+        wait=pace.wait,
+    )
+    source.set_aspired_versions_callback(
+        lambda name, versions: heard.extend(version.id.version for version in versions)
+    )
+    source.start()
+    eventually(lambda: source._thread is None or not source._thread.is_alive())
+    source.stop()
+    return heard
+
+
+def test_polls_with_its_period(tmp_path: Path) -> None:
+    make(tmp_path, "1")
+    pace = Pace(3)
+    assert run(tmp_path, 30, pace) == [1]
+    assert pace.seconds == [30, 30, 30]
+
+
+def test_poll_period_of_zero_looks_once(tmp_path: Path) -> None:
+    make(tmp_path, "1")
+    pace = Pace(1)
+    assert run(tmp_path, 0, pace) == [1]
+    assert pace.seconds == []
+
+
+def test_poll_period_of_zero_looks_again_at_what_was_being_written(tmp_path: Path) -> None:
+    make(tmp_path, "1", marker="")
+
+    class Finish(Pace):
+        def wait(self, seconds: float) -> bool:
+            (tmp_path / "1" / "complete").touch()
+            return super().wait(seconds)
+
+    pace = Finish(9)
+    assert run(tmp_path, 0, pace) == [1]
+    assert pace.seconds == [1]
+
+
+def test_long_poll_period_looks_again_soon_at_what_was_being_written(tmp_path: Path) -> None:
+    make(tmp_path, "1", marker="")
+    pace = Pace(1)
+    assert run(tmp_path, 600, pace) == []
+    assert pace.seconds == [1]
+
+
+def test_negative_poll_period_never_looks(tmp_path: Path) -> None:
+    make(tmp_path, "1")
+    assert run(tmp_path, -1, Pace(1)) == []
+
+
+def test_stop_ends_the_wait_at_once(tmp_path: Path) -> None:
+    make(tmp_path, "1")
+    heard = threading.Event()
+    source = FileSystemStoragePathSource(
+        [ServableToMonitor("m", str(tmp_path), MarkerInspector())], poll_wait_seconds=3600
+    )
+    source.set_aspired_versions_callback(lambda name, versions: heard.set())
+    source.start()
+    assert heard.wait(30)
+    source.stop()
+    names = [thread.name for thread in threading.enumerate()]
+    assert "tfsrv-file-system-source" not in names

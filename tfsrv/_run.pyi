@@ -1,0 +1,9 @@
+from tfsrv._session import SavedModelSession
+
+def run(
+    session: SavedModelSession,
+    request: bytes,
+    *,
+    in_callers_thread: bool = True,
+    timeout_ms: int = 0,
+) -> bytes: ...

@@ -1,0 +1,33 @@
+from collections.abc import Sequence
+from typing import Any
+
+from google.protobuf.message import Message
+from typing_extensions import disjoint_base
+
+from tfsrv._serving_map import NativeServable
+
+@disjoint_base
+class SavedModelSession(NativeServable):
+    def __init__(self, *args: object, **kwargs: object) -> None: ...
+    @property
+    def signature_defs(self) -> dict[str, Message]: ...
+    @property
+    def export_dir(self) -> str: ...
+    @property
+    def name(self) -> str: ...
+    @property
+    def version(self) -> int: ...
+    @property
+    def waiting_op(self) -> str: ...
+    @staticmethod
+    def load(
+        export_dir: str,
+        *,
+        tags: Sequence[str] = ("serve",),
+        config: bytes = b"",
+        name: str = "",
+        version: int = 0,
+    ) -> SavedModelSession: ...
+    def close(self) -> None: ...
+    def cancel(self) -> None: ...
+    def describe(self) -> dict[str, dict[str, Any]]: ...

@@ -1,0 +1,3 @@
+from tfsrv.errors import ServingError
+
+def make_error(code: int, text: bytes, *parts: int | bytes) -> ServingError: ...
