@@ -171,6 +171,8 @@ cdef void call_free(Call* call) noexcept nogil:
     call.wake_ns = 0
     call.parked = False
     call.running = False
+    call.resumes = False
+    call.parsed = False
     call.task = NULL
     call.abandoned = 0
     call.charged_bytes = 0
@@ -304,6 +306,7 @@ cdef bint rewrite(Call* call, Method method) noexcept:
         set_error(call, INTERNAL, f"{type(error).__name__}: {error}")
         return False
     predict_view_clear(&call.view)
+    call.parsed = False
     call.request.size = 0
     if buffer_append(&call.request, PyBytes_AS_STRING(body), <size_t>len(body)) != 0:
         set_error(call, INTERNAL, "out of memory")
@@ -378,7 +381,7 @@ async def _answer(handler: object, request: bytes, _Coroutine coroutine) -> None
 
 
 cdef void set_error(Call* call, int code, str message) noexcept:
-    cdef bytes text = message.encode()
+    cdef bytes text = message.encode("utf-8", "replace")
     status_set(&call.status, code, "")
     status_add_bytes(&call.status, Bytes(PyBytes_AS_STRING(text), <size_t>len(text)))
 
@@ -517,7 +520,6 @@ cdef void restart_parked(LoopState* loop) noexcept:
         call.next = NULL
         call.previous = NULL
         timer_remove(call)
-        predict_view_clear(&call.view)
         if call.deadline_ns != 0:
             if call.deadline_ns <= now_ns():
                 status_set(&call.status, DEADLINE_EXCEEDED, "Deadline Exceeded")
@@ -828,7 +830,11 @@ cdef class CallLoop:
             oldest = call.next
             call.next = NULL
             call.running = False
-            finish(call)
+            if call.resumes and call.owner != NULL:
+                call.resumes = False
+                start(call)
+            else:
+                finish(call)
         self.flush()
 
     def _on_published(self) -> None:

@@ -2,12 +2,13 @@
 
 from tfsrv._call cimport Method
 from tfsrv._counters cimport Counters
-from tfsrv._workers cimport Pool
+from tfsrv._workers cimport Pool, RunQueue
 
 
 cdef struct Context:
     void* map               # of `PredictMethod.serving_map`
     Pool* pool              # of `PredictMethod.workers`
+    RunQueue* unread        # large requests that wait to be parsed; owned by the PredictMethod
     Counters* unknown       # for requests whose signature is not known
     bint as_content         # --enable_serialization_as_tensor_content
     bint checks_method_name   # --enable_signature_method_name_check
