@@ -1,0 +1,165 @@
+"""The native gRPC transport over methods without a model: a process that tests can look into.
+
+    python http2_server.py '{"settings": {"max_concurrent_streams": 10}, "socket_path": "/tmp/s"}'
+
+It prints one line of JSON when it listens, and one for each command that it reads from stdin:
+`stats`, `release` (all /t/Hold), `drain SECONDS` and `quit`. At the end of stdin it quits, too.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import ctypes
+import gc
+import json
+import sys
+from pathlib import Path
+from typing import Any
+
+import uvloop
+
+from tfsrv._call import CallLoop, PythonMethod, in_flight_bytes, set_max_in_flight_bytes
+from tfsrv._echo import EchoMethod
+from tfsrv._workers import WorkerPool
+from tfsrv.errors import Code, ServingError
+from tfsrv.frontends._http2 import Http2Server
+from tfsrv.frontends.settings import GrpcSettings
+
+QUIT_SECONDS = 1.0
+
+
+class Methods:
+    """Echoes, answers of any size, errors, and requests that are held."""
+
+    def __init__(self, workers: WorkerPool) -> None:
+        self.echoes = {
+            "/t/Native": EchoMethod("Native"),
+            "/t/Spliced": EchoMethod("Spliced", spliced=True),
+            "/t/Worker": EchoMethod("Worker", workers),
+            "/t/Slow": EchoMethod("Slow", workers, 0.05, spliced=True),
+        }
+        self.table = {
+            **self.echoes,
+            "/t/Echo": PythonMethod("Echo", self.echo),
+            "/t/Big": PythonMethod("Big", self.big),
+            "/t/Fail": PythonMethod("Fail", self.fail),
+            "/t/Hold": PythonMethod("Hold", self.hold),
+        }
+        self.release = asyncio.Event()
+        self.started = 0
+        self.cancelled = 0
+
+    async def echo(self, request: bytes) -> bytes:
+        return request
+
+    async def big(self, request: bytes) -> bytes:
+        if not request.isdigit() or len(request) > 8:
+            raise ServingError(Code.INVALID_ARGUMENT, "not a size")
+        return b"\xa5" * int(request)
+
+    async def fail(self, request: bytes) -> bytes:
+        code, _, message = request.decode().partition(" ")
+        raise ServingError(int(code), message)
+
+    async def hold(self, request: bytes) -> bytes:
+        self.started += 1
+        try:
+            await self.release.wait()
+        except asyncio.CancelledError:
+            self.cancelled += 1
+            raise
+        return request
+
+
+class Server:
+    """One Http2Server, its ports and what can be asked of it."""
+
+    def __init__(self, settings: dict[str, Any]) -> None:
+        self.loop = asyncio.get_running_loop()
+        self.calls = CallLoop(self.loop)
+        self.workers = WorkerPool(2)
+        self.workers.start()
+        self.methods = Methods(self.workers)
+        self.http2 = Http2Server(
+            self.calls, self.loop, self.methods.table, GrpcSettings(**settings)
+        )
+        self.listeners: list[asyncio.AbstractServer] = []
+
+    async def listen(self, socket_path: str | None) -> dict[str, Any]:
+        connection: Any = self.http2.connection
+        tcp = await self.loop.create_server(connection, "127.0.0.1", 0)
+        self.listeners.append(tcp)
+        if socket_path:
+            self.listeners.append(await self.loop.create_unix_server(connection, socket_path))
+        return {"port": tcp.sockets[0].getsockname()[1]}
+
+    def stats(self) -> dict[str, int]:
+        gc.collect()
+        ctypes.CDLL(None).malloc_trim(0)
+        status = dict(
+            line.split(":", 1) for line in Path("/proc/self/status").read_text().splitlines()
+        )
+        return {
+            "in_flight_bytes": in_flight_bytes(),
+            "in_flight": self.calls.in_flight,
+            "held_by_workers": self.calls.held_by_workers,
+            "connections": self.http2.open_connections,
+            "started": self.methods.started,
+            "cancelled": self.methods.cancelled,
+            "rss": int(status["VmRSS"].split()[0]) * 1024,
+            "peak_rss": int(status["VmHWM"].split()[0]) * 1024,
+        }
+
+    async def drain(self, seconds: float) -> bool:
+        for listener in self.listeners:
+            listener.close()
+        return await self.http2.drain(seconds)
+
+    async def close(self) -> dict[str, int]:
+        await self.drain(QUIT_SECONDS)
+        self.http2.close()
+        while self.calls.held_by_workers:  # noqa: ASYNC110 - nobody tells
+            await asyncio.sleep(0.01)
+        stats = self.stats()
+        self.calls.close()
+        for echo in self.methods.echoes.values():
+            echo.close()
+        assert self.workers.stop()
+        return stats
+
+
+async def serve(server: Server, commands: asyncio.StreamReader) -> None:
+    while line := (await commands.readline()).decode().split():
+        if line[0] == "quit":
+            break
+        answer: object = None
+        if line[0] == "stats":
+            answer = server.stats()
+        elif line[0] == "release":
+            server.methods.release.set()
+        elif line[0] == "drain":
+            answer = await server.drain(float(line[1]))
+        say(answer)
+
+
+def say(answer: object) -> None:
+    print(json.dumps(answer), flush=True)
+
+
+async def main() -> None:
+    options: dict[str, Any] = json.loads(sys.argv[1])
+    settings = options["settings"]
+    set_max_in_flight_bytes(settings.get("max_in_flight_bytes", 2**62))
+    server = Server(settings)
+    say(await server.listen(options.get("socket_path")))
+    commands = asyncio.StreamReader()
+    await asyncio.get_running_loop().connect_read_pipe(
+        lambda: asyncio.StreamReaderProtocol(commands), sys.stdin
+    )
+    await serve(server, commands)
+    say(await server.close())
+
+
+if __name__ == "__main__":
+    uvloop.install()
+    asyncio.run(main())
