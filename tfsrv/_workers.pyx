@@ -610,7 +610,10 @@ cdef class ProbeQueue:
     def times(self) -> list[int]:
         """How often each item that was pushed was run."""
         cdef int64_t i
-        return [load_relaxed_int(&self.probe.jobs[i].times) for i in range(self.probe.pushed)]
+        times = []
+        for i in range(self.probe.pushed):
+            times.append(load_relaxed_int(&self.probe.jobs[i].times))
+        return times
 
     def close(self) -> None:
         """Let everything go, wait for what runs, and free the queue; what waits is lost."""
@@ -679,17 +682,20 @@ def stress(workers: WorkerPool, queues: int, items: int, timeout_seconds: float 
             rc = run_together(push_all, threads, sizeof(StressThread), count, &run.gate)
         if rc != 0:
             raise RuntimeError("the threads could not be started")
-        while sum(probe.done for probe in probes) < queues * items and now_ns() < run.deadline_ns:
-            with nogil:
-                usleep(200)
-        nanoseconds = now_ns() - begun_ns
-        times = [ran for probe in probes for ran in probe.times]
-        refused = sum(threads[i].refused for i in range(count))
         for probe in probes:
+            while probe.done < items and now_ns() < run.deadline_ns:
+                with nogil:
+                    usleep(200)
+        nanoseconds = now_ns() - begun_ns
+        times = []
+        refused = 0
+        for i, probe in enumerate(probes):
+            times += probe.times
+            refused += threads[i].refused
             probe.close()
         return {
             "lost": queues * items - len(times) + times.count(0),
-            "repeated": sum(ran > 1 for ran in times),
+            "repeated": len(times) - times.count(0) - times.count(1),
             "refused": refused,
             "nanoseconds": nanoseconds,
         }
