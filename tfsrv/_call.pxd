@@ -104,6 +104,7 @@ cdef bint budget_ran_out() noexcept nogil
 cdef class Method:
     cdef start_fn start
     cdef void* context      # the subclass says whose it is
+    cdef void* counters     # Counters of calls of which no more is known; live for ever
     cdef readonly str name
 
 

@@ -258,6 +258,7 @@ cdef void call_dispatch(Call* call, Method method) noexcept:
     """
     cdef LoopState* loop = call.loop
     call.method = <void*>method
+    call.counters = method.counters
     if call.received_ns == 0:
         call.received_ns = now_ns()
     loop.in_flight += 1
@@ -618,7 +619,6 @@ cdef class Method:
 
 
 cdef int start_python(void* context, Call* call) noexcept nogil:
-    call.counters = context
     return STARTED_PYTHON
 
 
@@ -632,7 +632,7 @@ cdef class PythonMethod(Method):
     def __init__(self, name: str, handler: Callable[[bytes], Awaitable[bytes]]) -> None:
         self.name = name
         self.handler = handler
-        self.context = counters_of("", 0, "", name)  # which model is asked for, it does not know
+        self.counters = counters_of("", 0, "", name)  # which model is asked for, it does not know
         self.start = start_python
 
 

@@ -123,7 +123,6 @@ cdef int start(void* context_pointer, Call* call) noexcept nogil:
     """Read, resolve and check; then run in place or hand over. The loop's thread."""
     cdef Context* context = <Context*>context_pointer
     cdef int result
-    call.counters = context.unknown
     if call.body.size > context.max_message_bytes:
         status_set(&call.status, RESOURCE_EXHAUSTED, "Received message larger than max")
         return STARTED_DONE
@@ -701,7 +700,7 @@ cdef class PredictMethod(Method):
         self.workers = workers
         self.settings.map = (<ServingMap>serving_map).map
         self.settings.pool = (<WorkerPool>workers).pool
-        self.settings.unknown = counters_of("", 0, "", "Predict")
+        self.counters = counters_of("", 0, "", "Predict")
         self.settings.unread = run_queue_new(self.settings.pool, parse)
         if self.settings.unread == NULL:
             raise MemoryError
