@@ -844,7 +844,8 @@ def test_a_slow_reader_costs_bounded_memory_and_no_one_elses_time() -> None:
         server.eventually(lambda stats: stats["in_flight"] == 0)
         for _ in range(50):
             assert good.call(body=b"a").body == b"a"
-        # The answers themselves, and a few megabytes on their way.
+        # The answers themselves, which still count, and a few megabytes on their way.
+        assert server.stats()["in_flight_bytes"] > 3 * size - 16 * MEBIBYTE
         assert not MEMORY_TELLS or server.stats()["rss"] - before < 3 * size + 16 * MEBIBYTE
         slow.acknowledges = False
         for stream in streams:
@@ -940,7 +941,7 @@ def test_a_greedy_connection_is_refused_while_a_good_one_goes_on() -> None:
 
 
 def test_stalled_requests_give_way_when_memory_is_short() -> None:
-    with serving(max_in_flight_bytes=2 * MEBIBYTE, stall_timeout_ms=1) as server:
+    with serving(max_in_flight_bytes=2 * MEBIBYTE, stall_timeout_ms=1, tick_ms=100_000) as server:
         stalled = [server.connect() for _ in range(2)]
         streams = [client.open() for client in stalled]
         for client, stream in zip(stalled, streams, strict=True):
@@ -949,7 +950,7 @@ def test_stalled_requests_give_way_when_memory_is_short() -> None:
         server.eventually(lambda stats: stats["in_flight_bytes"] > 1_800_000)
         good = server.connect()
         deadline = time.monotonic() + PATIENCE_SECONDS
-        while good.call(body=b"y" * 500_000).code != OK:
+        while good.call("/t/Native", b"y" * 500_000).code != OK:
             assert time.monotonic() < deadline
         # The stalled ones are told at once, on connections where nothing else happens.
         codes = [client.wait(stream).code for client, stream in zip(stalled, streams, strict=True)]
@@ -1034,8 +1035,10 @@ def test_a_flood_of_resets_leaves_nothing_and_stops_nobody(path: str) -> None:
         b"".join(frame(WINDOW_UPDATE, 0, i, b"\0\0\0\0") for i in range(1, 40_001, 2)),
         flood_of_resets("/t/Nothing", 30_000),
         flood_of_resets("/t/Native", 30_000),
+        # Without :path; each is answered by a reset.
+        b"".join(frame(HEADERS, 5, i, b"\x83\x86\x01\x01t") for i in range(1, 600_001, 2)),
     ],
-    ids=["pings", "settings", "windows", "refused", "answered"],
+    ids=["pings", "settings", "windows", "refused", "answered", "malformed"],
 )
 def test_a_flood_whose_answers_nobody_reads_costs_bounded_memory(flood: bytes) -> None:
     with serving() as server:

@@ -56,6 +56,7 @@ from tfsrv.frontends._nghttp2 cimport (
     NGHTTP2_DATA_FLAG_NO_END_STREAM,
     NGHTTP2_ERR_BAD_CLIENT_MAGIC,
     NGHTTP2_ERR_TEMPORAL_CALLBACK_FAILURE,
+    NGHTTP2_ERR_WOULDBLOCK,
     NGHTTP2_FLAG_ACK,
     NGHTTP2_FLAG_END_STREAM,
     NGHTTP2_FLAG_NONE,
@@ -261,6 +262,9 @@ cdef int send_answer(
     """Write one DATA frame, the answer's bytes straight into what is being written."""
     cdef Connection connection = <Connection>user_data
     cdef Stream* stream = <Stream*>source.ptr
+    if connection.writing_paused:
+        # One nghttp2_session_mem_send makes as many of these as windows allow: stop it.
+        return NGHTTP2_ERR_WOULDBLOCK
     if not connection.make_room(FRAME_HEAD + size):
         return NGHTTP2_ERR_TEMPORAL_CALLBACK_FAILURE
     memcpy(connection.target + connection.filled, frame_head, FRAME_HEAD)
