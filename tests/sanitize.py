@@ -40,6 +40,12 @@ TESTS = (
     "tests/unit/test_workers.py",
 )
 
+# Predict through TensorFlow; its own races and leaks are not ours to find.
+WITH_TENSORFLOW = {"address": ("tests/integration/test_predict.py",)}
+
+# Protobuf's C library keeps some Python objects where LeakSanitizer does not find them.
+LEFT_OUT = {"leak": ("tests/unit/test_wire.py",)}
+
 FINDING = 66  # exit status of a process in which a sanitizer found something
 
 # What each kind is built with, what has to be preloaded into an ordinary Python, and its options.
@@ -124,7 +130,7 @@ def build(tree: Path, sanitizer: str) -> None:
 
 
 def run_tests(tree: Path, kind: str, arguments: list[str]) -> int:
-    """Run TESTS in `tree`; pytest's status, or FINDING."""
+    """Run the tests in `tree`; pytest's status, or FINDING."""
     environment = {
         **os.environ,
         **ENVIRONMENT[kind],
@@ -134,7 +140,9 @@ def run_tests(tree: Path, kind: str, arguments: list[str]) -> int:
     # capture=sys: what a sanitizer writes, below Python, is to be seen.
     options = ["-q", "--capture=sys", "-p", "no:cacheprovider", "--timeout=900"]
     pytest = [sys.executable, "-m", "pytest", *options]
-    command = [*without_random_addresses(), *pytest, *TESTS, *arguments]
+    files = [file for file in TESTS if file not in LEFT_OUT.get(kind, ())]
+    files += WITH_TENSORFLOW.get(kind, ())
+    command = [*without_random_addresses(), *pytest, *files, *arguments]
     return subprocess.run(command, cwd=tree, env=environment, check=False).returncode
 
 

@@ -48,10 +48,13 @@ cdef struct Call:
     size_t timer_slot       # index in the timer heap + 1; 0: not in it
     bint parked
     bint running            # a worker has it
+    bint resumes            # the worker did a part: the handler is to be started again
     void* task              # asyncio.Task that answers it, one reference; NULL for native methods
     int abandoned           # atomic; 1: do not run any more
     int64_t charged_bytes   # of the in-flight budget
     # the handler's
+    bint parsed             # `body` was read, with this result
+    int parse_result
     PredictView view
     Servable* servable      # one reference; NULL when there is none
     void* signature         # of `servable`, as its handler knows it
@@ -101,6 +104,7 @@ cdef bint budget_ran_out() noexcept nogil
 cdef class Method:
     cdef start_fn start
     cdef void* context      # the subclass says whose it is
+    cdef void* counters     # Counters of calls of which no more is known; live for ever
     cdef readonly str name
 
 

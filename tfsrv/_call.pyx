@@ -171,6 +171,8 @@ cdef void call_free(Call* call) noexcept nogil:
     call.wake_ns = 0
     call.parked = False
     call.running = False
+    call.resumes = False
+    call.parsed = False
     call.task = NULL
     call.abandoned = 0
     call.charged_bytes = 0
@@ -256,6 +258,7 @@ cdef void call_dispatch(Call* call, Method method) noexcept:
     """
     cdef LoopState* loop = call.loop
     call.method = <void*>method
+    call.counters = method.counters
     if call.received_ns == 0:
         call.received_ns = now_ns()
     loop.in_flight += 1
@@ -304,6 +307,7 @@ cdef bint rewrite(Call* call, Method method) noexcept:
         set_error(call, INTERNAL, f"{type(error).__name__}: {error}")
         return False
     predict_view_clear(&call.view)
+    call.parsed = False
     call.request.size = 0
     if buffer_append(&call.request, PyBytes_AS_STRING(body), <size_t>len(body)) != 0:
         set_error(call, INTERNAL, "out of memory")
@@ -378,7 +382,7 @@ async def _answer(handler: object, request: bytes, _Coroutine coroutine) -> None
 
 
 cdef void set_error(Call* call, int code, str message) noexcept:
-    cdef bytes text = message.encode()
+    cdef bytes text = message.encode("utf-8", "replace")
     status_set(&call.status, code, "")
     status_add_bytes(&call.status, Bytes(PyBytes_AS_STRING(text), <size_t>len(text)))
 
@@ -517,7 +521,6 @@ cdef void restart_parked(LoopState* loop) noexcept:
         call.next = NULL
         call.previous = NULL
         timer_remove(call)
-        predict_view_clear(&call.view)
         if call.deadline_ns != 0:
             if call.deadline_ns <= now_ns():
                 status_set(&call.status, DEADLINE_EXCEEDED, "Deadline Exceeded")
@@ -616,7 +619,6 @@ cdef class Method:
 
 
 cdef int start_python(void* context, Call* call) noexcept nogil:
-    call.counters = context
     return STARTED_PYTHON
 
 
@@ -630,7 +632,7 @@ cdef class PythonMethod(Method):
     def __init__(self, name: str, handler: Callable[[bytes], Awaitable[bytes]]) -> None:
         self.name = name
         self.handler = handler
-        self.context = counters_of("", 0, "", name)  # which model is asked for, it does not know
+        self.counters = counters_of("", 0, "", name)  # which model is asked for, it does not know
         self.start = start_python
 
 
@@ -828,7 +830,11 @@ cdef class CallLoop:
             oldest = call.next
             call.next = NULL
             call.running = False
-            finish(call)
+            if call.resumes and call.owner != NULL:
+                call.resumes = False
+                start(call)
+            else:
+                finish(call)
         self.flush()
 
     def _on_published(self) -> None:

@@ -19,3 +19,4 @@ cdef void meta_graph_view_init(MetaGraphView* view) noexcept nogil
 cdef void meta_graph_view_free(MetaGraphView* view) noexcept nogil
 cdef int meta_graph_scan(
     Bytes data, const Bytes* custom_ops, int custom_ops_size, MetaGraphView* view) noexcept nogil
+cdef bint meta_graph_restores_variables(Bytes data) noexcept nogil

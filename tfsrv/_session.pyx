@@ -13,6 +13,7 @@ from tfsrv._buffer cimport Bytes, buffer_append, bytes_compare
 from tfsrv._counters cimport counters_of
 from tfsrv._meta_graph cimport (
     MetaGraphView,
+    meta_graph_restores_variables,
     meta_graph_scan,
     meta_graph_view_free,
     meta_graph_view_init,
@@ -38,6 +39,7 @@ from tfsrv._status cimport (
     FAILED_PRECONDITION,
     INTERNAL,
     INVALID_ARGUMENT,
+    NOT_FOUND,
     RESOURCE_EXHAUSTED,
     Status,
     status_add_bytes,
@@ -472,12 +474,13 @@ cdef int load_into(SavedModelSession made, list tags, bytes config) except -1:
 
 
 cdef dict scan_meta_graph(SavedModelSession made, TF_Buffer* meta_graph):
-    """The serialized SignatureDefs by name; sets `waiting_op`."""
+    """The serialized SignatureDefs by name; sets `waiting_op`, and asks for the checkpoint."""
     custom_ops = _tf.custom_ops()
     cdef int custom_ops_size = len(custom_ops)
     cdef Bytes* ops = <Bytes*>zeroed(custom_ops_size, sizeof(Bytes))
     cdef MetaGraphView view
     cdef Bytes data
+    cdef bint restores_variables
     cdef int result
     cdef int i
     meta_graph_view_init(&view)
@@ -493,6 +496,10 @@ cdef dict scan_meta_graph(SavedModelSession made, TF_Buffer* meta_graph):
             raise MemoryError
         if result != 0:
             raise ServingError(DATA_LOSS, f"The MetaGraphDef in {made.export_dir} is malformed")
+        with nogil:
+            restores_variables = meta_graph_restores_variables(data)
+        if restores_variables:
+            find_checkpoint(made.export_dir)
         made.waiting_op = text_of(view.waiting_op)
         return {
             text_of(view.signatures[i].name): (
@@ -505,6 +512,19 @@ cdef dict scan_meta_graph(SavedModelSession made, TF_Buffer* meta_graph):
     finally:
         meta_graph_view_free(&view)
         free(ops)
+
+
+cdef int find_checkpoint(str export_dir) except -1:
+    """Raise NOT_FOUND when there is none: the model is half copied.
+
+    TensorFlow's loader takes a SavedModel without one for a SavedModel without variables (see
+    cc/saved_model/loader.cc), and every request that reads a variable fails.
+    """
+    index = os.path.join(export_dir, "variables", "variables.index")
+    if not os.path.exists(index):
+        raise ServingError(
+            NOT_FOUND, f"The model has variables, but there is no checkpoint for them: {index}")
+    return 0
 
 
 cdef int resolve_signatures(SavedModelSession made, dict entries) except -1:

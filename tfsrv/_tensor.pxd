@@ -10,6 +10,7 @@ cdef enum:
 
 cdef size_t dtype_size(int dtype) noexcept nogil
 cdef int64_t tensor_view_bytes(const PredictView* view, const TensorView* tensor) noexcept nogil
+cdef void tensor_views_measure(PredictView* view) noexcept nogil
 cdef bint tensor_view_parses(const PredictView* view, const TensorView* tensor) noexcept nogil
 cdef int tensor_from_view(
     const PredictView* view, const TensorView* tensor, TF_Tensor** made) noexcept nogil

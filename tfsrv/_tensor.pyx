@@ -60,7 +60,15 @@ cdef int64_t tensor_view_bytes(const PredictView* view, const TensorView* tensor
     A tensor of few bytes can ask for much: its last value is repeated. INT64_MAX is more than
     can be told; -1 a tensor that cannot be made. Looks at no values but the lengths of strings.
     """
-    return expanded_bytes(view, tensor)
+    return tensor.expanded_bytes if tensor.measured else expanded_bytes(view, tensor)
+
+
+cdef void tensor_views_measure(PredictView* view) noexcept nogil:
+    """Work out tensor_view_bytes of all inputs, for where the lengths of strings take too long."""
+    cdef int i
+    for i in range(view.inputs_size):
+        view.inputs[i].expanded_bytes = expanded_bytes(view, &view.inputs[i])
+        view.inputs[i].measured = True
 
 
 cdef bint tensor_view_parses(const PredictView* view, const TensorView* tensor) noexcept nogil:

@@ -30,6 +30,8 @@ cdef struct TensorView:
     int bodies_size         # ... so many of them
     Bytes run               # the values of the dtype's own field if in one run, else NULL
     int64_t values_size     # number of values in the dtype's own field; bytes for float8_val
+    bint measured           # `expanded_bytes` is known
+    int64_t expanded_bytes  # what _tensor.tensor_view_bytes says
 
 
 cdef enum:

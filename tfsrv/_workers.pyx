@@ -115,7 +115,11 @@ cdef void run_queue_free(void* queue_pointer) noexcept nogil:
 
 
 cdef bint run_queue_push(RunQueue* queue, void* item) noexcept nogil:
-    """Hand `item` to a worker. False when the queue is full or there is no memory for it."""
+    """Hand `item` to a worker. False when the queue is full or there is no memory for it.
+
+    The queue is looked at once more when a worker may be through with the item already, so who
+    frees queues must not do it meanwhile. The loop holds the GIL here, and unloading needs it.
+    """
     if queue.waiting.slots == NULL and queue_open(&queue.waiting, queue.pool.queue_capacity) != 0:
         return False  # only the loop pushes, so opening needs no lock
     if not queue_push(&queue.waiting, item):

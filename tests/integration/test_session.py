@@ -159,6 +159,31 @@ def test_half_copied_model_is_an_error(models: Path, tmp_path: Path, file: str) 
     assert caught.value.message
 
 
+@pytest.mark.parametrize("model", ["half_plus_two", "half_plus_two_v1", "keras_dense"])
+@pytest.mark.parametrize("left", ["nothing", "no_index"])
+def test_model_without_its_variables_is_an_error(
+    models: Path, tmp_path: Path, model: str, left: str
+) -> None:
+    copy = tmp_path / "1"
+    shutil.copytree(models / model / "1", copy)
+    if left == "nothing":
+        shutil.rmtree(copy / "variables")
+    else:
+        (copy / "variables" / "variables.index").unlink()
+    with pytest.raises(ServingError, match=r"no checkpoint.*variables\.index") as caught:
+        SavedModelSession.load(str(copy))
+    assert caught.value.code == Code.NOT_FOUND
+
+
+def test_model_that_has_no_variables_needs_no_checkpoint(
+    load: Load, models: Path, tmp_path: Path
+) -> None:
+    copy = tmp_path / "1"
+    shutil.copytree(models / "several_signatures" / "1", copy)
+    shutil.rmtree(copy / "variables")
+    assert answers(run(load(str(copy)), request("double", x=[2]))) == {"y": [4.0]}
+
+
 def test_unreadable_config_is_an_error(models: Path) -> None:
     with pytest.raises(ServingError, match="ConfigProto") as caught:
         SavedModelSession.load(str(models / "half_plus_two" / "1"), config=b"\xff")

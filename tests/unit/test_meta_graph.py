@@ -10,7 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from tests.graphs import Graph, fill_node
-from tfsrv._meta_graph import op_names, scan
+from tfsrv._meta_graph import op_names, restores_variables, scan
 from tfsrv._proto import message_class
 
 MetaGraphDef: Any = message_class("tensorflow.MetaGraphDef")
@@ -31,6 +31,24 @@ def with_function(*ops: str) -> Graph:
     for number, op in enumerate(ops):
         fill_node(function.node_def.add(), f"node{number}", op, (), {})
     return graph
+
+
+@pytest.mark.parametrize("op", ["VarHandleOp", "VariableV2", "Variable"])
+def test_variables_and_a_saver_want_a_checkpoint(op: str) -> None:
+    graph = with_op(op)
+    assert not restores_variables(graph.meta.SerializeToString())
+    graph.meta.saver_def.filename_tensor_name = "saver_filename:0"
+    assert not restores_variables(graph.meta.SerializeToString())
+    graph.meta.saver_def.restore_op_name = "StatefulPartitionedCall_1"
+    assert restores_variables(graph.meta.SerializeToString())
+
+
+def test_a_saver_without_variables_wants_nothing() -> None:
+    graph = with_function("VarHandleOp", "ReadVariableOp")
+    graph.meta.saver_def.restore_op_name = "restore"
+    assert not restores_variables(graph.meta.SerializeToString())
+    assert not restores_variables(b"")
+    assert not restores_variables(b"\xff\xff")
 
 
 def waiting_op(graph: Graph) -> str:

@@ -3,7 +3,7 @@
 https://nghttp2.org/documentation/apiref.html
 """
 
-from libc.stdint cimport int32_t, uint8_t, uint32_t
+from libc.stdint cimport int32_t, uint8_t, uint32_t, uint64_t
 
 
 cdef extern from *:
@@ -143,6 +143,9 @@ cdef struct Api:
     int (*option_new)(nghttp2_option** made) noexcept
     void (*option_del)(nghttp2_option* option) noexcept
     void (*option_set_no_auto_window_update)(nghttp2_option* option, int value) noexcept
+    # Since 1.57, and in distributions' corrected older ones: NULL elsewhere.
+    void (*option_set_stream_reset_rate_limit)(
+        nghttp2_option* option, uint64_t burst, uint64_t rate) noexcept
     int (*session_server_new2)(
         nghttp2_session** made, const nghttp2_session_callbacks* callbacks, void* user_data,
         const nghttp2_option* option) noexcept

@@ -3,12 +3,17 @@
 import ctypes.util
 import threading
 
+from libc.stdint cimport uint64_t
+
 cdef extern from "<dlfcn.h>" nogil:
     void* dlopen(const char* path, int flags)
     void* dlsym(void* library, const char* name)
     char* dlerror()
     int RTLD_NOW
     int RTLD_LOCAL
+
+ctypedef void (*set_rate_limit)(
+    nghttp2_option* option, uint64_t burst, uint64_t rate) noexcept
 
 cdef void* library = NULL           # never closed: sessions may live until the process ends
 _lock = threading.Lock()
@@ -76,6 +81,8 @@ cdef int resolve() except -1:
     find(<void**>&nghttp2.submit_ping, "nghttp2_submit_ping")
     find(<void**>&nghttp2.submit_shutdown_notice, "nghttp2_submit_shutdown_notice")
     find(<void**>&nghttp2.submit_goaway, "nghttp2_submit_goaway")
+    nghttp2.option_set_stream_reset_rate_limit = <set_rate_limit>dlsym(
+        library, "nghttp2_option_set_stream_reset_rate_limit")
     return 0
 
 

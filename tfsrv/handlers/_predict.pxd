@@ -1,14 +1,13 @@
 """Predict, from the request's bytes to the response's, without Python."""
 
 from tfsrv._call cimport Method
-from tfsrv._counters cimport Counters
-from tfsrv._workers cimport Pool
+from tfsrv._workers cimport Pool, RunQueue
 
 
 cdef struct Context:
     void* map               # of `PredictMethod.serving_map`
     Pool* pool              # of `PredictMethod.workers`
-    Counters* unknown       # for requests whose signature is not known
+    RunQueue* unread        # large requests that wait to be parsed; owned by the PredictMethod
     bint as_content         # --enable_serialization_as_tensor_content
     bint checks_method_name   # --enable_signature_method_name_check
     size_t max_message_bytes

@@ -62,6 +62,7 @@ from tfsrv._tensor cimport (
     tensor_release,
     tensor_view_bytes,
     tensor_view_parses,
+    tensor_views_measure,
 )
 from tfsrv._tf cimport TF_Tensor
 from tfsrv._wire cimport (
@@ -93,6 +94,7 @@ from tfsrv.errors import Code, ServingError
 
 cdef size_t IN_PLACE_BYTES = 65536           # larger requests go to a worker: copying takes time too
 cdef size_t ALONE_BYTES = 1 << 20            # … unless no other request is in flight that would wait
+cdef size_t RARE_BYTES = 1 << 20             # what goes through Python protobuf, which holds the loop up
 cdef int64_t IN_PLACE_SLICE_NS = 2 * NS_PER_MS   # of one I/O event; then the other connections' turn
 cdef int64_t SLOW_NS = 50 * NS_PER_MS        # slower signatures run on TensorFlow's pool if a deadline is set
 cdef int64_t SWEEP_FROM = 64                 # abandoned calls that make a look through a full queue worth it
@@ -124,11 +126,19 @@ cdef int start(void* context_pointer, Call* call) noexcept nogil:
     if call.body.size > context.max_message_bytes:
         status_set(&call.status, RESOURCE_EXHAUSTED, "Received message larger than max")
         return STARTED_DONE
-    call.counters = context.unknown
-    result = wire_read_predict(call.body.data, call.body.size, &call.view)
-    if result == WIRE_RARE:
+    if not call.parsed:
+        if not is_small(call, call.body.size):
+            return have_parsed(context, call)
+        call.parse_result = wire_read_predict(call.body.data, call.body.size, &call.view)
+        call.parsed = True
+    if call.parse_result == WIRE_RARE:
+        if call.body.size > RARE_BYTES:
+            status_set(
+                &call.status, RESOURCE_EXHAUSTED,
+                "A request with variants, resources, groups or streaming options is too large.")
+            return STARTED_DONE
         return STARTED_RARE
-    if result != WIRE_OK:
+    if call.parse_result != WIRE_OK:
         status_set(&call.status, INTERNAL, "Failed to parse the PredictRequest.")
         return STARTED_DONE
     result = find_servable(context, call)
@@ -138,6 +148,32 @@ cdef int start(void* context_pointer, Call* call) noexcept nogil:
         call_release_servable(call)
         return STARTED_DONE
     return run_or_queue(context, call)
+
+
+cdef bint is_small(Call* call, size_t size) noexcept nogil:
+    """Whether so many bytes may be worked on in the loop: others wait meanwhile."""
+    return size < (IN_PLACE_BYTES if call.loop.waiting > 1 else ALONE_BYTES)
+
+
+cdef int have_parsed(Context* context, Call* call) noexcept nogil:
+    """Have a worker parse a large request; `start` is called again after it."""
+    call.resumes = True
+    if not run_queue_push(context.unread, call) and not push_after_sweep(context.unread, call):
+        call.resumes = False
+        status_set(&call.status, UNAVAILABLE, "Too many large requests are waiting; try again.")
+        return STARTED_DONE
+    return STARTED_RUNNING
+
+
+cdef void parse(void* item) noexcept nogil:
+    """A worker's turn with a large request: all that grows with its bytes."""
+    cdef Call* call = <Call*>item
+    if not call_is_abandoned(call):
+        call.parse_result = wire_read_predict(call.body.data, call.body.size, &call.view)
+        if call.parse_result == WIRE_OK:
+            tensor_views_measure(&call.view)
+        call.parsed = True
+    call_complete(call)
 
 
 cdef int find_servable(Context* context, Call* call) noexcept nogil:
@@ -505,8 +541,7 @@ cdef int run_or_queue(Context* context, Call* call) noexcept nogil:
         signature.may_run_in_place
         and not first_time  # TensorFlow builds an executor first, which takes milliseconds
         and run_queue_may_run_in_place(queue)
-        and max(call.body.size, <size_t>plan.input_bytes) < (
-            IN_PLACE_BYTES if call.loop.waiting > 1 else ALONE_BYTES)
+        and is_small(call, max(call.body.size, <size_t>plan.input_bytes))
         and (call.loop.event_ns == 0 or now_ns() - call.loop.event_ns < IN_PLACE_SLICE_NS)
     ):
         execute(call, True)
@@ -665,12 +700,19 @@ cdef class PredictMethod(Method):
         self.workers = workers
         self.settings.map = (<ServingMap>serving_map).map
         self.settings.pool = (<WorkerPool>workers).pool
-        self.settings.unknown = counters_of("", 0, "", "Predict")
+        self.counters = counters_of("", 0, "", "Predict")
+        self.settings.unread = run_queue_new(self.settings.pool, parse)
+        if self.settings.unread == NULL:
+            raise MemoryError
         self.settings.as_content = serialization_as_tensor_content
         self.settings.checks_method_name = signature_method_name_check
         self.settings.max_message_bytes = max_message_bytes
         self.context = &self.settings
         self.start = start
+
+    def __dealloc__(self):
+        if self.settings.unread != NULL:
+            run_queue_free(self.settings.unread)
 
     def rewrite(self, request: bytes) -> bytes:
         """The same request without what unary Predict does not look at.

@@ -57,13 +57,19 @@ class SavedModelLoader(Loader):
         self._session: Session | None = None
 
     def load(self) -> None:
-        self._session = self._load_session(
-            self._path,
-            tags=self._options.tags,
-            config=self._options.session_config,
-            name=self._id.name,
-            version=self._id.version,
-        )
+        try:
+            self._session = self._load_session(
+                self._path,
+                tags=self._options.tags,
+                config=self._options.session_config,
+                name=self._id.name,
+                version=self._id.version,
+            )
+        except ServingError as error:
+            if self._path in error.message:
+                raise
+            # Of a file that was cut off, say, TensorFlow does not tell where it is.
+            raise ServingError(error.code, f"{error.message} (in {self._path})") from None
 
     def servable(self) -> object:
         return self._session
