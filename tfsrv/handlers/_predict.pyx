@@ -29,6 +29,14 @@ from tfsrv._atomic cimport load_relaxed_i64
 from tfsrv._clock cimport NS_PER_MS, now_ns
 from tfsrv._counters cimport counters_of
 from tfsrv._message cimport message_clear, message_seal
+from tfsrv._predict_request cimport (
+    FEW_INPUTS,
+    PredictView,
+    TensorView,
+    predict_view_bytes,
+    wire_read_predict,
+)
+from tfsrv._predict_response cimport TensorData, wire_write_predict
 from tfsrv._serving_map cimport (
     FOUND,
     PENDING,
@@ -65,17 +73,7 @@ from tfsrv._tensor cimport (
     tensor_views_measure,
 )
 from tfsrv._tf cimport TF_Tensor
-from tfsrv._wire cimport (
-    FEW_INPUTS,
-    WIRE_OK,
-    WIRE_RARE,
-    PredictView,
-    TensorData,
-    TensorView,
-    predict_view_bytes,
-    wire_read_predict,
-    wire_write_predict,
-)
+from tfsrv._wire_format cimport WIRE_OK, WIRE_RARE
 from tfsrv._workers cimport (
     RunQueue,
     WorkerPool,
