@@ -2,7 +2,7 @@
 
 from libc.stdint cimport int64_t
 
-from tfsrv._buffer cimport Bytes
+from tfsrv._buffer cimport Bytes, bytes_compare, bytes_equal
 
 
 # One TensorProto of a request, as views into the request's bytes.
@@ -56,3 +56,25 @@ cdef void predict_view_clear(PredictView* view) noexcept nogil
 cdef size_t predict_view_bytes(const PredictView* view) noexcept nogil
 cdef void predict_view_free(PredictView* view) noexcept nogil
 cdef int wire_read_predict(const char* data, size_t size, PredictView* view) noexcept nogil
+
+cdef inline const TensorView* predict_view_find(
+    const PredictView* view, Bytes alias
+) noexcept nogil:
+    """The request's input of that name; NULL when there is none."""
+    cdef int low = 0, high = view.inputs_size, middle, order
+    cdef int i
+    if view.inputs_size <= FEW_INPUTS:
+        for i in range(view.inputs_size):
+            if bytes_equal(view.inputs[i].alias, alias):
+                return &view.inputs[i]
+        return NULL
+    while low < high:
+        middle = (low + high) // 2
+        order = bytes_compare(view.inputs[middle].alias, alias)
+        if order == 0:
+            return &view.inputs[middle]
+        if order < 0:
+            low = middle + 1
+        else:
+            high = middle
+    return NULL
