@@ -5,16 +5,15 @@ from libc.stdint cimport int64_t
 from posix.time cimport CLOCK_MONOTONIC, clock_gettime, timespec
 
 from tfsrv._message cimport Message, message_clear, message_free, message_init
-from tfsrv._tensor cimport tensor_from_view, tensor_release
-from tfsrv._tf cimport TF_Tensor, api
-from tfsrv._wire cimport (
+from tfsrv._predict_request cimport (
     PredictView,
-    TensorData,
     predict_view_free,
     predict_view_init,
     wire_read_predict,
-    wire_write_predict,
 )
+from tfsrv._predict_response cimport TensorData, wire_write_predict
+from tfsrv._tensor cimport tensor_from_view, tensor_release
+from tfsrv._tf cimport TF_Tensor, api
 
 
 cdef int64_t now() noexcept nogil:

@@ -8,6 +8,13 @@ from libc.stdlib cimport free
 
 from tfsrv._buffer cimport Bytes, bytes_compare
 from tfsrv._message cimport Message, message_free, message_init, message_read, message_seal
+from tfsrv._predict_request cimport (
+    PredictView,
+    predict_view_free,
+    predict_view_init,
+    wire_read_predict,
+)
+from tfsrv._predict_response cimport TensorData, wire_write_predict
 from tfsrv._session cimport SavedModelSession, Session, session_find, session_run
 from tfsrv._signature cimport Signature, text_of, zeroed
 from tfsrv._status cimport (
@@ -22,17 +29,7 @@ from tfsrv._status cimport (
 )
 from tfsrv._tensor cimport MAX_RANK, tensor_data, tensor_from_view
 from tfsrv._tf cimport TF_Tensor, api
-from tfsrv._wire cimport (
-    WIRE_NO_MEMORY,
-    WIRE_OK,
-    WIRE_RARE,
-    PredictView,
-    TensorData,
-    predict_view_free,
-    predict_view_init,
-    wire_read_predict,
-    wire_write_predict,
-)
+from tfsrv._wire_format cimport WIRE_NO_MEMORY, WIRE_OK, WIRE_RARE
 
 from tfsrv.errors import ServingError
 

@@ -16,15 +16,15 @@ from libc.string cimport memcpy, memset
 
 from tfsrv._atomic cimport cas_weak_ptr, load_acquire_int, load_acquire_ptr
 from tfsrv._buffer cimport Bytes
-from tfsrv._tensor cimport tensor_from_view
-from tfsrv._tf cimport TF_Graph, TF_Output, TF_Tensor, api
-from tfsrv._wire cimport (
-    WIRE_OK,
+from tfsrv._predict_request cimport (
     PredictView,
     predict_view_free,
     predict_view_init,
     wire_read_predict,
 )
+from tfsrv._tensor cimport tensor_from_view
+from tfsrv._tf cimport TF_Graph, TF_Output, TF_Tensor, api
+from tfsrv._wire_format cimport WIRE_OK
 
 from tfsrv._proto import message_class
 

@@ -2,8 +2,9 @@
 
 from libc.stdint cimport int64_t
 
+from tfsrv._predict_request cimport PredictView, TensorView
+from tfsrv._predict_response cimport TensorData
 from tfsrv._tf cimport TF_Tensor
-from tfsrv._wire cimport PredictView, TensorData, TensorView
 
 cdef enum:
     MAX_RANK = 254          # of TensorFlow's TensorShape

@@ -22,6 +22,8 @@ from tfsrv._message cimport (
     message_read,
     message_seal,
 )
+from tfsrv._predict_request cimport predict_view_free, predict_view_init, wire_read_predict
+from tfsrv._predict_response cimport wire_write_predict
 from tfsrv._tensor_proto cimport STRING_VAL, dtype_bytes, dtype_field
 from tfsrv._tensor_values cimport (
     count_elements,
@@ -32,13 +34,7 @@ from tfsrv._tensor_values cimport (
 )
 from tfsrv._tf cimport DT_FLOAT8_E5M2, DT_STRING, api
 from tfsrv._tstring cimport TString, tstring_free, tstring_get, tstring_set
-from tfsrv._wire cimport (
-    WIRE_OK,
-    predict_view_free,
-    predict_view_init,
-    wire_read_predict,
-    wire_write_predict,
-)
+from tfsrv._wire_format cimport WIRE_OK
 
 from tfsrv._tf import open_library
 from tfsrv.errors import Code, ServingError

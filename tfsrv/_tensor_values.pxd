@@ -3,7 +3,7 @@
 from libc.stdint cimport int64_t
 
 from tfsrv._buffer cimport Bytes
-from tfsrv._wire cimport PredictView, TensorView
+from tfsrv._predict_request cimport PredictView, TensorView
 
 ctypedef int (*string_fn)(void* arg, int64_t index, Bytes value) noexcept nogil
 

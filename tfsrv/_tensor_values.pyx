@@ -17,6 +17,7 @@ from libc.stdint cimport (
 )
 from libc.string cimport memcpy, memset
 
+from tfsrv._predict_request cimport predict_view_free, predict_view_init, wire_read_predict
 from tfsrv._tensor_proto cimport (
     BOOL_VAL,
     DCOMPLEX_VAL,
@@ -30,15 +31,14 @@ from tfsrv._tensor_proto cimport (
     dtype_field,
     next_values,
 )
-from tfsrv._wire cimport (
+from tfsrv._wire_format cimport (
     WIRE_NO_MEMORY,
     WIRE_OK,
     WIRE_RARE,
-    predict_view_free,
-    predict_view_init,
-    wire_read_predict,
+    Cursor,
+    read_varint,
+    read_varint_of,
 )
-from tfsrv._wire_format cimport Cursor, read_varint, read_varint_of
 
 from tfsrv.errors import Code, ServingError
 

@@ -33,6 +33,14 @@ cdef enum WireType:
     END_GROUP = 4
     FIXED32 = 5
 
+# What reading or writing a whole message came to.
+cdef enum WireResult:
+    WIRE_OK = 0
+    WIRE_RARE = 1           # valid so far, but uses a known field that only Python protobuf handles
+    WIRE_BAD = -1           # not decodable; protobuf refuses it too
+    WIRE_NO_MEMORY = -2     # or a request of so many parts that no model can have asked for them
+    WIRE_TOO_BIG = -3       # the answer would be longer than a protobuf message can be
+
 cdef enum:
     LONGEST_VARINT = 10     # bytes
     LONGEST_TAG = 5         # bytes; lengths too

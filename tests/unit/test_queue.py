@@ -8,7 +8,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from tfsrv._queue import PointerQueue, stress
+from tfsrv._queue import PointerQueue
+from tfsrv._queue_stress import stress
 
 
 @pytest.mark.parametrize(

@@ -12,13 +12,8 @@ from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 
-from tfsrv._serving_map import (
-    CanaryServable,
-    ServableHandle,
-    ServingMap,
-    live_counts,
-    stress,
-)
+from tfsrv._serving_map import ServableHandle, ServingMap, live_counts
+from tfsrv._serving_map_stress import CanaryServable, stress
 from tfsrv.errors import Code, ServingError
 
 LOOKUPS = 500_000  # of each native thread; a fraction of a second

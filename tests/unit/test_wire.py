@@ -20,9 +20,9 @@ from tests.wire_messages import (
     expected_values,
     given_values,
 )
+from tfsrv._predict_response import write_predict_response
 from tfsrv._proto import message_class
 from tfsrv._tensor_values import parse_predict_request
-from tfsrv._wire import write_predict_response
 from tfsrv.errors import Code, ServingError
 
 PredictResponse = message_class("tensorflow.serving.PredictResponse")

@@ -9,7 +9,8 @@ from contextlib import contextmanager
 import pytest
 
 from tests.unit.waiting import eventually
-from tfsrv._workers import ProbeQueue, WorkerPool, stress
+from tfsrv._workers import WorkerPool
+from tfsrv._workers_probe import ProbeQueue, stress
 
 CORES = 2
 BASE_THREADS = CORES + 1

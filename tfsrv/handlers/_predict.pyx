@@ -29,6 +29,14 @@ from tfsrv._atomic cimport load_relaxed_i64
 from tfsrv._clock cimport NS_PER_MS, now_ns
 from tfsrv._counters cimport counters_of
 from tfsrv._message cimport message_clear, message_seal
+from tfsrv._predict_request cimport (
+    PredictView,
+    TensorView,
+    predict_view_bytes,
+    predict_view_find,
+    wire_read_predict,
+)
+from tfsrv._predict_response cimport TensorData, wire_write_predict
 from tfsrv._serving_map cimport (
     FOUND,
     PENDING,
@@ -44,15 +52,11 @@ from tfsrv._status cimport (
     FAILED_PRECONDITION,
     INTERNAL,
     INVALID_ARGUMENT,
-    NOT_FOUND,
     OK,
     RESOURCE_EXHAUSTED,
     UNAVAILABLE,
     UNKNOWN,
-    Status,
-    status_add,
     status_add_bytes,
-    status_add_int,
     status_set,
 )
 from tfsrv._tensor cimport (
@@ -65,17 +69,7 @@ from tfsrv._tensor cimport (
     tensor_views_measure,
 )
 from tfsrv._tf cimport TF_Tensor
-from tfsrv._wire cimport (
-    FEW_INPUTS,
-    WIRE_OK,
-    WIRE_RARE,
-    PredictView,
-    TensorData,
-    TensorView,
-    predict_view_bytes,
-    wire_read_predict,
-    wire_write_predict,
-)
+from tfsrv._wire_format cimport WIRE_OK, WIRE_RARE
 from tfsrv._workers cimport (
     RunQueue,
     WorkerPool,
@@ -85,6 +79,18 @@ from tfsrv._workers cimport (
     run_queue_note,
     run_queue_push,
     run_queue_sweep,
+)
+from tfsrv.handlers._predict_errors cimport (
+    tell_bad_tensor,
+    tell_missing_input,
+    tell_output_twice,
+    tell_unknown_input,
+    tell_unknown_label,
+    tell_unknown_output,
+    tell_unknown_servable,
+    tell_unknown_signature,
+    tell_wrong_method_name,
+    tell_wrong_size,
 )
 
 from google.protobuf.message import DecodeError
@@ -193,18 +199,9 @@ cdef int find_servable(Context* context, Call* call) noexcept nogil:
     if result == FOUND or result == PENDING:
         return result
     if result == UNKNOWN_LABEL:
-        status_set(&call.status, INVALID_ARGUMENT, "Unrecognized servable version label: ")
-        status_add_bytes(&call.status, view.version_label)
-        return result
-    if view.has_version or view.has_version_label:
-        status_set(&call.status, NOT_FOUND, "Servable not found for request: Specific(")
-        status_add_bytes(&call.status, view.model_name)
-        status_add(&call.status, ", ")
-        status_add_int(&call.status, version)
+        tell_unknown_label(&call.status, view.version_label)
     else:
-        status_set(&call.status, NOT_FOUND, "Servable not found for request: Latest(")
-        status_add_bytes(&call.status, view.model_name)
-    status_add(&call.status, ")")
+        tell_unknown_servable(&call.status, view, version)
     return result
 
 
@@ -219,10 +216,7 @@ cdef int find_signature(Context* context, Call* call) noexcept nogil:
         name = DEFAULT_SIGNATURE
     signature = session_find(session, name)
     if signature == NULL:
-        status_set(&call.status, FAILED_PRECONDITION, 'Serving signature key "')
-        status_add_bytes(&call.status, name)
-        status_add(&call.status, '" not found.')
-        return FAILED_PRECONDITION
+        return tell_unknown_signature(&call.status, name)
     call.signature = signature
     if signature.counters != NULL:
         call.counters = signature.counters
@@ -231,12 +225,7 @@ cdef int find_signature(Context* context, Call* call) noexcept nogil:
         or bytes_equal(signature.method_name, METHOD_CLASSIFY)
         or bytes_equal(signature.method_name, METHOD_REGRESS)
     ):
-        status_set(
-            &call.status, INTERNAL,
-            "Expected prediction signature method_name to be one of {tensorflow/serving/predict, "
-            "tensorflow/serving/classify, tensorflow/serving/regress}. Was: ")
-        status_add_bytes(&call.status, signature.method_name)
-        return INTERNAL
+        return tell_wrong_method_name(&call.status, signature)
     if signature.broken:
         status_set(&call.status, FAILED_PRECONDITION, "")
         status_add_bytes(&call.status, signature.broken_reason)
@@ -262,7 +251,7 @@ cdef int make_plan(Context* context, Call* call) noexcept nogil:
         return tell_wrong_size(&call.status, view, signature)
     for i in range(signature.inputs_size):
         input = &signature.inputs[i]
-        plan.views[i] = find_view(view, input.alias)
+        plan.views[i] = predict_view_find(view, input.alias)
         if plan.views[i] == NULL:
             if input.default_value == NULL:
                 return tell_missing_input(&call.status, view, signature, input)
@@ -315,27 +304,6 @@ cdef Plan* lay_out_plan(Context* context, Call* call) noexcept nogil:
     return plan
 
 
-cdef const TensorView* find_view(const PredictView* view, Bytes alias) noexcept nogil:
-    """The request's input of that name; NULL when there is none."""
-    cdef int low = 0, high = view.inputs_size, middle, order
-    cdef int i
-    if view.inputs_size <= FEW_INPUTS:
-        for i in range(view.inputs_size):
-            if bytes_equal(view.inputs[i].alias, alias):
-                return &view.inputs[i]
-        return NULL
-    while low < high:
-        middle = (low + high) // 2
-        order = bytes_compare(view.inputs[middle].alias, alias)
-        if order == 0:
-            return &view.inputs[middle]
-        if order < 0:
-            low = middle + 1
-        else:
-            high = middle
-    return NULL
-
-
 cdef int find_output(const Signature* signature, Bytes alias) noexcept nogil:
     """Index of an output by alias; -1 when there is none."""
     cdef int low = 0, high = signature.outputs_size, middle, order
@@ -363,20 +331,12 @@ cdef int find_outputs(Call* call) noexcept nogil:
         if index < 0:
             if check_tensors(call) != OK:
                 return call.status.code
-            status_set(&call.status, INVALID_ARGUMENT, "output tensor alias not found in signature: ")
-            status_add_bytes(&call.status, alias)
-            status_add(&call.status, " Outputs expected to be in the set {")
-            for j in range(signature.outputs_size):
-                add_name(&call.status, signature.outputs[j].alias, j)
-            status_add(&call.status, "}.")
-            return INVALID_ARGUMENT
+            return tell_unknown_output(&call.status, signature, alias)
         for j in range(i):  # at most as many as the signature has outputs: then one came twice
             if call.wanted[j] == index:
                 if check_tensors(call) != OK:
                     return call.status.code
-                status_set(&call.status, INVALID_ARGUMENT, "duplicate output tensor alias: ")
-                status_add_bytes(&call.status, alias)
-                return INVALID_ARGUMENT
+                return tell_output_twice(&call.status, alias)
         call.wanted[i] = index
         call.wanted_size = i + 1
     if call.wanted_size == 0:
@@ -398,126 +358,6 @@ cdef int check_tensors(Call* call) noexcept nogil:
         if plan.views[i] != NULL and not tensor_view_parses(&call.view, plan.views[i]):
             return tell_bad_tensor(&call.status, signature.inputs[i].alias)
     return OK
-
-
-# ---- texts ----------------------------------------------------------------------------------------------
-
-cdef void add_name(Status* status, Bytes name, int index) noexcept nogil:
-    if index > 0:
-        status_add(status, ",")
-    status_add_bytes(status, name)
-
-
-cdef const TensorView* next_view(const PredictView* view, const TensorView* after) noexcept nogil:
-    """The request's inputs in the order of their names, one after the other; NULL at the end."""
-    cdef const TensorView* best = NULL
-    cdef int i
-    if view.inputs_size > FEW_INPUTS:  # they are in order
-        best = view.inputs
-        if after != NULL:
-            best = after + 1
-        return best if best < view.inputs + view.inputs_size else NULL
-    for i in range(view.inputs_size):
-        if after != NULL and bytes_compare(view.inputs[i].alias, after.alias) <= 0:
-            continue
-        if best == NULL or bytes_compare(view.inputs[i].alias, best.alias) < 0:
-            best = &view.inputs[i]
-    return best
-
-
-cdef int NAMES_LIMIT = 200  # names told in one error; the text is cut at 1,024 bytes anyway
-
-
-cdef bint has_input(const Signature* signature, Bytes alias) noexcept nogil:
-    cdef int low = 0, high = signature.inputs_size, middle, order
-    while low < high:
-        middle = (low + high) // 2
-        order = bytes_compare(signature.inputs[middle].alias, alias)
-        if order == 0:
-            return True
-        if order < 0:
-            low = middle + 1
-        else:
-            high = middle
-    return False
-
-
-cdef void add_request_names(
-    Status* status, const PredictView* view, const Signature* signature, bint known, bint unknown
-) noexcept nogil:
-    """The names of the request's inputs that the signature knows, or does not, or both."""
-    cdef const TensorView* at = next_view(view, NULL)
-    cdef int looked = 0, told = 0
-    while at != NULL and looked < NAMES_LIMIT:
-        if known if has_input(signature, at.alias) else unknown:
-            add_name(status, at.alias, told)
-            told += 1
-        looked += 1
-        at = next_view(view, at)
-
-
-cdef void add_signature_names(
-    Status* status, const Signature* signature, const PredictView* without
-) noexcept nogil:
-    """The names of the signature's inputs; with `without`, of those that the request lacks."""
-    cdef int i, told = 0
-    for i in range(signature.inputs_size):
-        if told >= NAMES_LIMIT:
-            return
-        if without == NULL or find_view(without, signature.inputs[i].alias) == NULL:
-            add_name(status, signature.inputs[i].alias, told)
-            told += 1
-
-
-cdef int tell_wrong_size(Status* status, const PredictView* view, const Signature* signature) noexcept nogil:
-    status_set(status, INVALID_ARGUMENT, "input size does not match signature: ")
-    status_add_int(status, view.inputs_size)
-    status_add(status, "!=")
-    status_add_int(status, signature.inputs_size)
-    status_add(status, " len({")
-    add_request_names(status, view, signature, True, True)
-    status_add(status, "}) != len({")
-    add_signature_names(status, signature, NULL)
-    status_add(status, "}). Sent extra: {")
-    add_request_names(status, view, signature, False, True)
-    status_add(status, "}. Missing but required: {")
-    add_signature_names(status, signature, view)
-    status_add(status, "}.")
-    return INVALID_ARGUMENT
-
-
-cdef int tell_missing_input(
-    Status* status, const PredictView* view, const Signature* signature, const SignatureInput* input
-) noexcept nogil:
-    cdef int i, told = 0
-    status_set(status, INVALID_ARGUMENT, "Signature input alias: ")
-    status_add_bytes(status, input.alias)
-    status_add(status, "(feed name: ")
-    status_add_bytes(status, input.tensor_name)
-    status_add(
-        status, ") not found in request and no default value provided. "
-        "Inputs expected to be in the request {")
-    add_request_names(status, view, signature, True, True)
-    status_add(status, "}, or default input alias set: ")
-    for i in range(signature.inputs_size):
-        if signature.inputs[i].default_value != NULL:
-            add_name(status, signature.inputs[i].alias, told)
-            told += 1
-    return INVALID_ARGUMENT
-
-
-cdef int tell_unknown_input(Status* status, const PredictView* view, const Signature* signature) noexcept nogil:
-    status_set(status, INVALID_ARGUMENT, "Inputs contains invalid name. Used request inputs: ")
-    add_request_names(status, view, signature, True, False)
-    status_add(status, ", request input: ")
-    add_request_names(status, view, signature, True, True)
-    return INVALID_ARGUMENT
-
-
-cdef int tell_bad_tensor(Status* status, Bytes alias) noexcept nogil:
-    status_set(status, INVALID_ARGUMENT, "tensor parsing error: ")
-    status_add_bytes(status, alias)
-    return INVALID_ARGUMENT
 
 
 # ---- running -----------------------------------------------------------------------------------------------

@@ -1,17 +1,8 @@
-"""The hot messages on protobuf's wire format, read and written without the GIL."""
+"""A PredictRequest as views into its bytes; read without the GIL."""
 
 from libc.stdint cimport int64_t
 
-from tfsrv._buffer cimport Buffer, Bytes
-from tfsrv._message cimport Message
-
-
-cdef enum WireResult:
-    WIRE_OK = 0
-    WIRE_RARE = 1           # valid so far, but uses a known field that only Python protobuf handles
-    WIRE_BAD = -1           # not decodable; protobuf refuses it too
-    WIRE_NO_MEMORY = -2     # or a request of so many parts that no model can have asked for them
-    WIRE_TOO_BIG = -3       # the answer would be longer than a protobuf message can be
+from tfsrv._buffer cimport Bytes, bytes_compare, bytes_equal
 
 
 # One TensorProto of a request, as views into the request's bytes.
@@ -60,26 +51,30 @@ cdef struct PredictView:
     int bodies_capacity
 
 
-# One tensor to be written; a view.
-cdef struct TensorData:
-    Bytes alias
-    int dtype
-    int rank
-    const int64_t* dims     # `rank` of them
-    int64_t elements        # their product
-    const void* data        # `size` bytes; for DT_STRING an array of TStrings
-    size_t size
-    void* holder            # keeps `data` alive; a spliced payload takes it over
-    bint taken              # set when the message took `holder` over
-
-
 cdef void predict_view_init(PredictView* view) noexcept nogil
 cdef void predict_view_clear(PredictView* view) noexcept nogil
 cdef size_t predict_view_bytes(const PredictView* view) noexcept nogil
 cdef void predict_view_free(PredictView* view) noexcept nogil
 cdef int wire_read_predict(const char* data, size_t size, PredictView* view) noexcept nogil
 
-cdef int wire_write_predict(
-    Message* message, TensorData* outputs, int outputs_size, Bytes model_name, int64_t version,
-    Bytes signature_name, bint as_content, size_t splice_from,
-    void (*release)(void* holder) noexcept nogil) noexcept nogil
+cdef inline const TensorView* predict_view_find(
+    const PredictView* view, Bytes alias
+) noexcept nogil:
+    """The request's input of that name; NULL when there is none."""
+    cdef int low = 0, high = view.inputs_size, middle, order
+    cdef int i
+    if view.inputs_size <= FEW_INPUTS:
+        for i in range(view.inputs_size):
+            if bytes_equal(view.inputs[i].alias, alias):
+                return &view.inputs[i]
+        return NULL
+    while low < high:
+        middle = (low + high) // 2
+        order = bytes_compare(view.inputs[middle].alias, alias)
+        if order == 0:
+            return &view.inputs[middle]
+        if order < 0:
+            low = middle + 1
+        else:
+            high = middle
+    return NULL
