@@ -96,10 +96,6 @@ cdef void* call_scratch(Call* call, size_t size) noexcept nogil
 cdef bint call_is_abandoned(Call* call) noexcept nogil
 cdef bint call_charge(Call* call, int64_t bytes) noexcept nogil
 
-cdef bint budget_take(int64_t bytes) noexcept nogil
-cdef void budget_give(int64_t bytes) noexcept nogil
-cdef bint budget_ran_out() noexcept nogil
-
 
 cdef class Method:
     cdef start_fn start

@@ -21,18 +21,13 @@ from libc.stdlib cimport calloc, free, malloc, realloc
 from libc.string cimport memset
 
 from tfsrv._atomic cimport (
-    add_relaxed_i64,
     cas_weak_ptr,
-    exchange_int,
     exchange_ptr,
     load_acquire_int,
-    load_relaxed_i64,
-    load_relaxed_int,
     load_relaxed_ptr,
-    store_relaxed_i64,
-    store_relaxed_int,
     store_release_int,
 )
+from tfsrv._budget cimport budget_give, budget_take
 from tfsrv._buffer cimport Buffer, Bytes, buffer_append, buffer_free, buffer_init
 from tfsrv._clock cimport NS_PER_S, now_ns
 from tfsrv._counters cimport Counters, counters_add, counters_of
@@ -61,59 +56,6 @@ cdef int FREE_CALLS = 1024                   # kept for reuse by each loop
 cdef size_t KEPT_BYTES = 16384               # of a buffer of a call that is kept
 cdef size_t SPARE_BYTES = 4 << 20            # one large request's memory is kept as well, up to this
 cdef int64_t PARK_NS = 30 * NS_PER_S         # how long a request waits for its model's first version
-
-# Bytes that requests and answers of all connections hold now, against what they may hold.
-cdef int64_t budget_used = 0
-cdef int64_t budget_limit = 0x7FFFFFFFFFFFFFFF
-cdef int budget_short = 0   # atomic; 1: somebody was refused since budget_ran_out() was asked
-
-
-# ---- the in-flight budget -------------------------------------------------------------------
-
-cdef bint budget_take(int64_t bytes) noexcept nogil:
-    """Count `bytes` more as in flight; False, and nothing changed, when that is over the limit."""
-    if add_relaxed_i64(&budget_used, bytes) + bytes > load_relaxed_i64(&budget_limit):
-        add_relaxed_i64(&budget_used, -bytes)
-        store_relaxed_int(&budget_short, 1)
-        return False
-    return True
-
-
-cdef void budget_give(int64_t bytes) noexcept nogil:
-    add_relaxed_i64(&budget_used, -bytes)
-
-
-cdef bint budget_ran_out() noexcept nogil:
-    """Whether somebody was refused since this was asked the last time."""
-    return load_relaxed_int(&budget_short) != 0 and exchange_int(&budget_short, 0) != 0
-
-
-cdef bint call_charge(Call* call, int64_t bytes) noexcept nogil:
-    """Charge `bytes` to the call until it is freed; False when the budget has no room."""
-    if not budget_take(bytes):
-        return False
-    call.charged_bytes += bytes
-    return True
-
-
-def set_max_in_flight_bytes(limit: int) -> None:
-    """Requests and answers of all connections together may hold `limit` bytes."""
-    store_relaxed_i64(&budget_limit, limit)
-
-
-def take_in_flight_bytes(size: int) -> bool:
-    """Count `size` bytes more as in flight; False, and nothing changed, when that is over the limit."""
-    return budget_take(size)
-
-
-def give_in_flight_bytes(size: int) -> None:
-    """Count `size` bytes less as in flight."""
-    budget_give(size)
-
-
-def in_flight_bytes() -> int:
-    """Bytes that requests and answers hold now."""
-    return load_relaxed_i64(&budget_used)
 
 
 # ---- calls ------------------------------------------------------------------------------------
@@ -242,6 +184,14 @@ cdef void* call_scratch(Call* call, size_t size) noexcept nogil:
         call.scratch = grown
         call.scratch_size = size
     return call.scratch
+
+
+cdef bint call_charge(Call* call, int64_t bytes) noexcept nogil:
+    """Charge `bytes` to the call until it is freed; False when the budget has no room."""
+    if not budget_take(bytes):
+        return False
+    call.charged_bytes += bytes
+    return True
 
 
 cdef bint call_is_abandoned(Call* call) noexcept nogil:

@@ -18,7 +18,8 @@ from typing import Any
 
 import uvloop
 
-from tfsrv._call import CallLoop, PythonMethod, in_flight_bytes, set_max_in_flight_bytes
+from tfsrv._budget import in_flight_bytes, set_max_in_flight_bytes
+from tfsrv._call import CallLoop, PythonMethod
 from tfsrv._echo import EchoMethod
 from tfsrv._workers import WorkerPool
 from tfsrv.errors import Code, ServingError

@@ -23,13 +23,12 @@ from libc.stdint cimport int32_t, int64_t, uint8_t, uint32_t, uint64_t
 from libc.stdlib cimport calloc, free, malloc
 from libc.string cimport memcmp, memcpy, memset
 
+from tfsrv._budget cimport budget_give, budget_ran_out
 from tfsrv._buffer cimport Buffer, Bytes, buffer_append, buffer_free, buffer_init, buffer_reserve, bytes_equal
 from tfsrv._call cimport (
     Call,
     CallLoop,
     Method,
-    budget_give,
-    budget_ran_out,
     call_abandon,
     call_charge,
     call_dispatch,

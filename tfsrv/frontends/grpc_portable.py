@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any, TypeAlias
 import grpc
 import grpc.aio
 
-from tfsrv._call import give_in_flight_bytes, take_in_flight_bytes
+from tfsrv._budget import give_in_flight_bytes, take_in_flight_bytes
 from tfsrv.errors import Code, ServingError
 from tfsrv.frontends.transport import details, host_and_port
 
