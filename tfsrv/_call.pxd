@@ -6,6 +6,7 @@ from tfsrv._buffer cimport Buffer, Bytes
 from tfsrv._message cimport Message
 from tfsrv._serving_map cimport Servable
 from tfsrv._status cimport Status
+from tfsrv._timers cimport Timer, Timers
 from tfsrv._wire cimport PredictView
 
 
@@ -44,8 +45,7 @@ cdef struct Call:
     Status status
     Message response
     # the loop's
-    int64_t wake_ns         # when the timer has to look at it
-    size_t timer_slot       # index in the timer heap + 1; 0: not in it
+    Timer timer             # when the loop has to look at it
     bint parked
     bint running            # a worker has it
     bint resumes            # the worker did a part: the handler is to be started again
@@ -75,9 +75,7 @@ cdef struct LoopState:
     Call* free_calls
     int free_size
     Buffer spare            # the last large request's memory, for the next one
-    Call** timers           # owned; heap by wake_ns
-    size_t timers_size
-    size_t timers_capacity
+    Timers timers           # of calls with a deadline, and of those that are parked
     int64_t in_flight       # dispatched and not finished, the loop's thread only
     int64_t waiting         # of these, with an owner
     int64_t event_ns        # when the present I/O event began; 0: none that counts

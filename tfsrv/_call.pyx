@@ -17,7 +17,7 @@ from collections.abc import Awaitable, Callable
 from cpython.bytes cimport PyBytes_AS_STRING, PyBytes_FromStringAndSize
 from cpython.ref cimport Py_DECREF, Py_INCREF
 from libc.stdint cimport int64_t, uint64_t
-from libc.stdlib cimport calloc, free, malloc, realloc
+from libc.stdlib cimport calloc, free, malloc
 from libc.string cimport memset
 
 from tfsrv._atomic cimport (
@@ -48,6 +48,7 @@ from tfsrv._status cimport (
     status_set,
 )
 from tfsrv._thread cimport EFD_CLOEXEC, EFD_NONBLOCK, close, eventfd, read, write
+from tfsrv._timers cimport timers_free, timers_put, timers_remove
 from tfsrv._wire cimport predict_view_clear, predict_view_free, predict_view_init
 
 from tfsrv.errors import ServingError
@@ -72,6 +73,7 @@ cdef Call* call_new(LoopState* loop) noexcept nogil:
     if call == NULL:
         return NULL
     call.loop = loop
+    call.timer.holder = call
     buffer_init(&call.request)
     status_init(&call.status)
     message_init(&call.response)
@@ -110,7 +112,6 @@ cdef void call_free(Call* call) noexcept nogil:
     call.headroom = 0
     call.received_ns = 0
     call.deadline_ns = 0
-    call.wake_ns = 0
     call.parked = False
     call.running = False
     call.resumes = False
@@ -355,7 +356,7 @@ cdef void call_complete(Call* call) noexcept nogil:
 cdef void finish(Call* call) noexcept:
     """The call has its answer. The loop's thread; ends the call's time in the loop."""
     cdef int64_t now
-    timer_remove(call)
+    timers_remove(&call.loop.timers, &call.timer)
     call.loop.in_flight -= 1
     if call.task != NULL:
         Py_DECREF(<object>call.task)  # the call's reference
@@ -388,7 +389,7 @@ cdef void call_abandon(Call* call) noexcept:
 
 cdef void leave(Call* call) noexcept:
     """Take the owner off a call that was dispatched and is not done."""
-    timer_remove(call)
+    timers_remove(&call.loop.timers, &call.timer)
     call.owner = NULL
     call.loop.waiting -= 1
     if call.parked:
@@ -402,6 +403,12 @@ cdef void leave(Call* call) noexcept:
             logging.getLogger("tfsrv").exception("a request cannot be cancelled")
     else:
         store_release_int(&call.abandoned, 1)
+
+
+cdef void wake_at(Call* call, int64_t when) noexcept:
+    """Have the timer look at the call at `when`. Without memory it has no deadline."""
+    if timers_put(&call.loop.timers, &call.timer, when):
+        (<CallLoop>call.loop.call_loop).arm()
 
 
 cdef void expire(Call* call, int64_t now) noexcept:
@@ -470,7 +477,7 @@ cdef void restart_parked(LoopState* loop) noexcept:
         call.parked = False
         call.next = NULL
         call.previous = NULL
-        timer_remove(call)
+        timers_remove(&call.loop.timers, &call.timer)
         if call.deadline_ns != 0:
             if call.deadline_ns <= now_ns():
                 status_set(&call.status, DEADLINE_EXCEEDED, "Deadline Exceeded")
@@ -478,78 +485,6 @@ cdef void restart_parked(LoopState* loop) noexcept:
                 continue
             wake_at(call, call.deadline_ns)
         start(call)
-
-
-# ---- the timer heap ---------------------------------------------------------------------------------
-
-cdef void timer_put(LoopState* loop, size_t index, Call* call) noexcept nogil:
-    loop.timers[index] = call
-    call.timer_slot = index + 1
-
-
-cdef void timer_up(LoopState* loop, size_t index, Call* call) noexcept nogil:
-    cdef size_t parent
-    while index > 0:
-        parent = (index - 1) // 2
-        if loop.timers[parent].wake_ns <= call.wake_ns:
-            break
-        timer_put(loop, index, loop.timers[parent])
-        index = parent
-    timer_put(loop, index, call)
-
-
-cdef void timer_down(LoopState* loop, size_t index, Call* call) noexcept nogil:
-    cdef size_t child
-    while True:
-        child = 2 * index + 1
-        if child >= loop.timers_size:
-            break
-        if child + 1 < loop.timers_size and loop.timers[child + 1].wake_ns < loop.timers[child].wake_ns:
-            child += 1
-        if loop.timers[child].wake_ns >= call.wake_ns:
-            break
-        timer_put(loop, index, loop.timers[child])
-        index = child
-    timer_put(loop, index, call)
-
-
-cdef void timer_remove(Call* call) noexcept nogil:
-    """Out of the heap, if it is in it; O(log n)."""
-    cdef LoopState* loop = call.loop
-    cdef size_t index = call.timer_slot
-    cdef Call* last
-    if index == 0:
-        return
-    index -= 1
-    call.timer_slot = 0
-    loop.timers_size -= 1
-    last = loop.timers[loop.timers_size]
-    if last == call:
-        return
-    if index > 0 and loop.timers[(index - 1) // 2].wake_ns > last.wake_ns:
-        timer_up(loop, index, last)
-    else:
-        timer_down(loop, index, last)
-
-
-cdef void wake_at(Call* call, int64_t when) noexcept:
-    """Have the timer look at the call at `when`. Without memory it has no deadline."""
-    cdef LoopState* loop = call.loop
-    cdef size_t capacity
-    cdef Call** grown
-    timer_remove(call)
-    if loop.timers_size == loop.timers_capacity:
-        capacity = loop.timers_capacity * 2 if loop.timers_capacity else 256
-        grown = <Call**>realloc(loop.timers, capacity * sizeof(Call*))
-        if grown == NULL:
-            return
-        loop.timers = grown
-        loop.timers_capacity = capacity
-    call.wake_ns = when
-    loop.timers_size += 1
-    timer_up(loop, loop.timers_size - 1, call)
-    if call.timer_slot == 1:
-        (<CallLoop>loop.call_loop).arm()
 
 
 # ---- what Python sees ---------------------------------------------------------------------------------
@@ -740,9 +675,9 @@ cdef class CallLoop:
     cdef void arm(self) noexcept:
         """See to it that the timer goes off when the first call is due."""
         cdef int64_t due
-        if self.state.timers_size == 0 or self.state.closed:
+        if self.state.timers.size == 0 or self.state.closed:
             return
-        due = self.state.timers[0].wake_ns
+        due = self.state.timers.heap[0].wake_ns
         if self.timer is not None:
             if self.armed_ns <= due:
                 return  # it goes off earlier and arms itself again
@@ -755,9 +690,9 @@ cdef class CallLoop:
         cdef int64_t now = now_ns()
         cdef Call* call
         self.timer = None
-        while self.state.timers_size > 0 and self.state.timers[0].wake_ns <= now:
-            call = self.state.timers[0]
-            timer_remove(call)
+        while self.state.timers.size > 0 and self.state.timers.heap[0].wake_ns <= now:
+            call = <Call*>self.state.timers.heap[0].holder
+            timers_remove(&call.loop.timers, &call.timer)
             expire(call, now)
         self.flush()
         self.arm()
@@ -799,4 +734,4 @@ cdef class CallLoop:
         if self.publish_fd >= 0:
             close(self.publish_fd)
         if self.state.in_flight == 0:
-            free(self.state.timers)
+            timers_free(&self.state.timers)
