@@ -15,7 +15,7 @@ cdef enum Started:          # what a handler says when it was given a call
     STARTED_RUNNING = 1     # a worker has it and will call call_complete
     STARTED_PARKED = 2      # to be started again when the serving map changes
     STARTED_RARE = 3        # not for native code: rewrite it in Python, then start it again
-    STARTED_PYTHON = 4      # a coroutine answers it
+    STARTED_PYTHON = 4      # a coroutine answers it, or has, and calls call_finish
 
 ctypedef int (*start_fn)(void* context, Call* call) noexcept nogil
 # In the loop's thread, with the GIL. `call` is the owner's from here on, to be given to
@@ -87,6 +87,8 @@ cdef Call* call_new(LoopState* loop) noexcept nogil
 cdef void call_free(Call* call) noexcept nogil
 cdef void call_dispatch(Call* call, Method method) noexcept
 cdef void call_complete(Call* call) noexcept nogil
+cdef void call_finish(Call* call) noexcept
+cdef void call_set_error(Call* call, int code, str message) noexcept
 cdef void call_release_servable(Call* call) noexcept nogil
 cdef void call_abandon(Call* call) noexcept
 cdef void call_take_spare(Call* call, size_t needed) noexcept nogil
@@ -100,10 +102,6 @@ cdef class Method:
     cdef void* context      # the subclass says whose it is
     cdef void* counters     # Counters of calls of which no more is known; live for ever
     cdef readonly str name
-
-
-cdef class PythonMethod(Method):
-    cdef readonly object handler
 
 
 cdef class CallLoop:

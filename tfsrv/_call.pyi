@@ -1,5 +1,4 @@
 import asyncio
-from collections.abc import Awaitable, Callable
 
 from tfsrv._serving_map import ServingMap
 
@@ -7,11 +6,6 @@ class Method:
     @property
     def name(self) -> str: ...
     def rewrite(self, request: bytes) -> bytes: ...
-
-class PythonMethod(Method):
-    @property
-    def handler(self) -> Callable[[bytes], Awaitable[bytes]]: ...
-    def __init__(self, name: str, handler: Callable[[bytes], Awaitable[bytes]]) -> None: ...
 
 class CallLoop:
     def __init__(self, loop: asyncio.AbstractEventLoop) -> None: ...

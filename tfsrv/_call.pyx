@@ -12,7 +12,6 @@ passed is *abandoned*: it does not run any more, and dies quietly when it comes 
 
 import asyncio
 import logging
-from collections.abc import Awaitable, Callable
 
 from cpython.bytes cimport PyBytes_AS_STRING, PyBytes_FromStringAndSize
 from cpython.ref cimport Py_DECREF, Py_INCREF
@@ -30,15 +29,14 @@ from tfsrv._atomic cimport (
 from tfsrv._budget cimport budget_give, budget_take
 from tfsrv._buffer cimport Buffer, Bytes, buffer_append, buffer_free, buffer_init
 from tfsrv._clock cimport NS_PER_S, now_ns
-from tfsrv._counters cimport Counters, counters_add, counters_of
-from tfsrv._message cimport message_clear, message_free, message_init, message_read, message_seal
+from tfsrv._counters cimport Counters, counters_add
+from tfsrv._message cimport message_clear, message_free, message_init, message_read
 from tfsrv._serving_map cimport servable_release
 from tfsrv._status cimport (
     CANCELLED,
     DEADLINE_EXCEEDED,
     INTERNAL,
     OK,
-    RESOURCE_EXHAUSTED,
     UNAVAILABLE,
     status_add_bytes,
     status_clear,
@@ -218,7 +216,7 @@ cdef void call_dispatch(Call* call, Method method) noexcept:
         # `received_ns` may be long ago: the first byte's time.
         if call.deadline_ns <= now_ns():
             status_set(&call.status, DEADLINE_EXCEEDED, "Deadline Exceeded")
-            finish(call)
+            call_finish(call)
             return
         wake_at(call, call.deadline_ns)
     start(call)
@@ -236,12 +234,10 @@ cdef void start(Call* call) noexcept:
                 status_set(&call.status, INTERNAL, "The request cannot be read.")
                 started = STARTED_DONE
     if started == STARTED_DONE:
-        finish(call)
+        call_finish(call)
     elif started == STARTED_RUNNING:
         call.running = True
-    elif started == STARTED_PYTHON:
-        launch(call, <PythonMethod>method)
-    else:
+    elif started == STARTED_PARKED:
         park(call)
 
 
@@ -252,87 +248,23 @@ cdef bint rewrite(Call* call, Method method) noexcept:
     try:
         body = method.rewrite(PyBytes_FromStringAndSize(call.body.data, <Py_ssize_t>call.body.size))
     except ServingError as error:
-        set_error(call, error.code, error.message)
+        call_set_error(call, error.code, error.message)
         return False
     except BaseException as error:
-        set_error(call, INTERNAL, f"{type(error).__name__}: {error}")
+        call_set_error(call, INTERNAL, f"{type(error).__name__}: {error}")
         return False
     predict_view_clear(&call.view)
     call.parsed = False
     call.request.size = 0
     if buffer_append(&call.request, PyBytes_AS_STRING(body), <size_t>len(body)) != 0:
-        set_error(call, INTERNAL, "out of memory")
+        call_set_error(call, INTERNAL, "out of memory")
         return False
     call.body = Bytes(call.request.data, call.request.size)
     return True
 
 
-cdef void launch(Call* call, PythonMethod method) noexcept:
-    """Let the method's coroutine answer, in a task of its own."""
-    cdef _Coroutine coroutine
-    try:
-        request = PyBytes_FromStringAndSize(call.body.data, <Py_ssize_t>call.body.size)
-        coroutine = _Coroutine.__new__(_Coroutine)
-        coroutine.call = call
-        task = (<CallLoop>call.loop.call_loop).loop.create_task(_answer(method.handler, request, coroutine))
-        task.add_done_callback(coroutine.ended)
-    except BaseException as error:
-        set_error(call, INTERNAL, f"{type(error).__name__}: {error}")
-        finish(call)
-        return
-    if coroutine.call == NULL:  # an eager task: answered already, and the call is gone
-        return
-    Py_INCREF(task)  # the call's reference, given back in finish()
-    call.task = <void*>task
-
-
-cdef class _Coroutine:
-    """What a coroutine holds of the call that it answers."""
-
-    cdef Call* call         # NULL once it was answered
-
-    def ended(self, task: asyncio.Task[None]) -> None:
-        """The task is over. One that was cancelled before its first step has run nothing of answer()."""
-        if self.call != NULL:
-            self.end(CANCELLED, "CANCELLED", b"")
-
-    cdef void end(self, int code, str message, bytes response) noexcept:
-        cdef Call* call = self.call
-        cdef CallLoop loop = <CallLoop>call.loop.call_loop
-        self.call = NULL
-        status_clear(&call.status)
-        if code != OK:
-            set_error(call, code, message)
-        elif not call_charge(call, <int64_t>len(response)):
-            status_set(
-                &call.status, RESOURCE_EXHAUSTED, "Too many bytes are in flight (--max_in_flight_bytes).")
-        elif (
-            buffer_append(&call.response.head, b"\0\0\0\0\0\0\0\0", call.headroom) != 0
-            or buffer_append(&call.response.head, PyBytes_AS_STRING(response), <size_t>len(response)) != 0
-        ):
-            message_clear(&call.response)
-            set_error(call, INTERNAL, "out of memory")
-        else:
-            message_seal(&call.response)
-        finish(call)
-        loop.flush()
-
-
-async def _answer(handler: object, request: bytes, _Coroutine coroutine) -> None:
-    """Run a Python handler for one call; never raises."""
-    try:
-        response = await handler(request)
-        coroutine.end(OK, "", bytes(response))
-    except ServingError as error:
-        coroutine.end(error.code, error.message, b"")
-    except asyncio.CancelledError:
-        coroutine.end(CANCELLED, "CANCELLED", b"")
-    except BaseException as error:
-        logging.getLogger("tfsrv").exception("%s failed", handler)
-        coroutine.end(INTERNAL, f"{type(error).__name__}: {error}", b"")
-
-
-cdef void set_error(Call* call, int code, str message) noexcept:
+cdef void call_set_error(Call* call, int code, str message) noexcept:
+    """Have the call answered with this error, whose text came from Python."""
     cdef bytes text = message.encode("utf-8", "replace")
     status_set(&call.status, code, "")
     status_add_bytes(&call.status, Bytes(PyBytes_AS_STRING(text), <size_t>len(text)))
@@ -353,7 +285,7 @@ cdef void call_complete(Call* call) noexcept nogil:
         write(loop.event_fd, &one, sizeof(one))
 
 
-cdef void finish(Call* call) noexcept:
+cdef void call_finish(Call* call) noexcept:
     """The call has its answer. The loop's thread; ends the call's time in the loop."""
     cdef int64_t now
     timers_remove(&call.loop.timers, &call.timer)
@@ -423,7 +355,7 @@ cdef void expire(Call* call, int64_t now) noexcept:
             status_set(&call.status, UNAVAILABLE, "Model ")
             status_add_bytes(&call.status, call.view.model_name)
             status_add_bytes(&call.status, Bytes(b" is still loading", 17))
-        finish(call)
+        call_finish(call)
         return
     if call.counters != NULL:
         counters_add(<Counters*>call.counters, DEADLINE_EXCEEDED, -1, -1, -1)
@@ -481,7 +413,7 @@ cdef void restart_parked(LoopState* loop) noexcept:
         if call.deadline_ns != 0:
             if call.deadline_ns <= now_ns():
                 status_set(&call.status, DEADLINE_EXCEEDED, "Deadline Exceeded")
-                finish(call)
+                call_finish(call)
                 continue
             wake_at(call, call.deadline_ns)
         start(call)
@@ -490,7 +422,7 @@ cdef void restart_parked(LoopState* loop) noexcept:
 # ---- what Python sees ---------------------------------------------------------------------------------
 
 cdef class Method:
-    """One RPC. Its requests are handled without Python, unless it is a PythonMethod.
+    """One RPC. Its requests are handled without Python, unless that is what `start` does.
 
     A subclass sets `start` and `context`. Method tables keep it alive as long as the loop.
     """
@@ -501,24 +433,6 @@ cdef class Method:
         Called when `start` answered STARTED_RARE. Raises ServingError if it is not valid.
         """
         raise ServingError(INTERNAL, "The request cannot be read.")
-
-
-cdef int start_python(void* context, Call* call) noexcept nogil:
-    return STARTED_PYTHON
-
-
-cdef class PythonMethod(Method):
-    """A method that a coroutine answers: `await handler(request: bytes) -> bytes`.
-
-    The handler raises ServingError for what goes wrong, and is cancelled when its caller leaves
-    or its deadline passes.
-    """
-
-    def __init__(self, name: str, handler: Callable[[bytes], Awaitable[bytes]]) -> None:
-        self.name = name
-        self.handler = handler
-        self.counters = counters_of("", 0, "", name)  # which model is asked for, it does not know
-        self.start = start_python
 
 
 cdef class _Invocation:
@@ -719,7 +633,7 @@ cdef class CallLoop:
                 call.resumes = False
                 start(call)
             else:
-                finish(call)
+                call_finish(call)
         self.flush()
 
     def _on_published(self) -> None:

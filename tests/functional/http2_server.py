@@ -19,8 +19,9 @@ from typing import Any
 import uvloop
 
 from tfsrv._budget import in_flight_bytes, set_max_in_flight_bytes
-from tfsrv._call import CallLoop, PythonMethod
+from tfsrv._call import CallLoop
 from tfsrv._echo import EchoMethod
+from tfsrv._python_method import PythonMethod
 from tfsrv._workers import WorkerPool
 from tfsrv.errors import Code, ServingError
 from tfsrv.frontends._http2 import Http2Server

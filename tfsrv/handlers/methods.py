@@ -8,7 +8,8 @@ from __future__ import annotations
 
 from collections.abc import Awaitable, Callable, Mapping
 
-from tfsrv._call import Method, PythonMethod
+from tfsrv._call import Method
+from tfsrv._python_method import PythonMethod
 
 Handler = Callable[[bytes], Awaitable[bytes]]
 MethodTable = Mapping[str, Method]  # by "/package.Service/Method"
