@@ -1,4 +1,4 @@
-"""One request in flight, whatever protocol it came by, and the loop that answers it."""
+"""One request in flight, whatever protocol it came by."""
 
 from libc.stdint cimport int64_t
 
@@ -10,18 +10,9 @@ from tfsrv._timers cimport Timer, Timers
 from tfsrv._wire cimport PredictView
 
 
-cdef enum Started:          # what a handler says when it was given a call
-    STARTED_DONE = 0        # status and response are set
-    STARTED_RUNNING = 1     # a worker has it and will call call_complete
-    STARTED_PARKED = 2      # to be started again when the serving map changes
-    STARTED_RARE = 3        # not for native code: rewrite it in Python, then start it again
-    STARTED_PYTHON = 4      # a coroutine answers it, or has, and calls call_finish
-
-ctypedef int (*start_fn)(void* context, Call* call) noexcept nogil
 # In the loop's thread, with the GIL. `call` is the owner's from here on, to be given to
 # call_free; NULL says that the deadline passed while a worker had the call.
 ctypedef void (*done_fn)(void* owner, Call* call) noexcept
-ctypedef void (*flush_fn)(void* argument) noexcept
 
 
 # Owned by the loop, from call_new to call_free; lent to one worker between STARTED_RUNNING
@@ -85,36 +76,10 @@ cdef struct LoopState:
 
 cdef Call* call_new(LoopState* loop) noexcept nogil
 cdef void call_free(Call* call) noexcept nogil
-cdef void call_dispatch(Call* call, Method method) noexcept
-cdef void call_complete(Call* call) noexcept nogil
-cdef void call_finish(Call* call) noexcept
+cdef void call_free_memory(Call* call) noexcept nogil
 cdef void call_set_error(Call* call, int code, str message) noexcept
 cdef void call_release_servable(Call* call) noexcept nogil
-cdef void call_abandon(Call* call) noexcept
 cdef void call_take_spare(Call* call, size_t needed) noexcept nogil
 cdef void* call_scratch(Call* call, size_t size) noexcept nogil
 cdef bint call_is_abandoned(Call* call) noexcept nogil
 cdef bint call_charge(Call* call, int64_t bytes) noexcept nogil
-
-
-cdef class Method:
-    cdef start_fn start
-    cdef void* context      # the subclass says whose it is
-    cdef void* counters     # Counters of calls of which no more is known; live for ever
-    cdef readonly str name
-
-
-cdef class CallLoop:
-    cdef LoopState state
-    cdef object loop        # asyncio.AbstractEventLoop
-    cdef object timer       # TimerHandle that is armed, or None
-    cdef int64_t armed_ns
-    cdef int publish_fd     # written by serving maps when they change
-    cdef list maps
-    cdef flush_fn flushers[8]
-    cdef void* flusher_arguments[8]
-    cdef int flushers_size
-    cdef void add_flusher(self, flush_fn flush, void* argument) noexcept
-    cdef void remove_flusher(self, void* argument) noexcept
-    cdef void flush(self) noexcept
-    cdef void arm(self) noexcept

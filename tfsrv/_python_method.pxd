@@ -1,6 +1,6 @@
 """Methods that Python answers, in a coroutine for each request."""
 
-from tfsrv._call cimport Method
+from tfsrv._method cimport Method
 
 
 cdef class PythonMethod(Method):

@@ -1,6 +1,6 @@
 from collections.abc import Awaitable, Callable
 
-from tfsrv._call import Method
+from tfsrv._method import Method
 
 class PythonMethod(Method):
     @property

@@ -13,15 +13,9 @@ from cpython.ref cimport Py_INCREF
 from libc.stdint cimport int64_t
 
 from tfsrv._buffer cimport buffer_append
-from tfsrv._call cimport (
-    STARTED_PYTHON,
-    Call,
-    CallLoop,
-    Method,
-    call_charge,
-    call_finish,
-    call_set_error,
-)
+from tfsrv._call cimport Call, call_charge, call_set_error
+from tfsrv._call_loop cimport CallLoop, call_finish
+from tfsrv._method cimport STARTED_PYTHON, Method
 from tfsrv._counters cimport counters_of
 from tfsrv._message cimport message_clear, message_seal
 from tfsrv._status cimport (

@@ -19,7 +19,7 @@ from typing import Any
 import uvloop
 
 from tfsrv._budget import in_flight_bytes, set_max_in_flight_bytes
-from tfsrv._call import CallLoop
+from tfsrv._call_loop import CallLoop
 from tfsrv._echo import EchoMethod
 from tfsrv._python_method import PythonMethod
 from tfsrv._workers import WorkerPool

@@ -15,7 +15,7 @@ import pytest
 import uvloop
 
 from tfsrv._budget import in_flight_bytes, set_max_in_flight_bytes
-from tfsrv._call import CallLoop
+from tfsrv._call_loop import CallLoop
 from tfsrv._python_method import PythonMethod
 from tfsrv.config import GrpcChannelArguments, ModelConfig, ServerOptions
 from tfsrv.errors import Code, ServingError

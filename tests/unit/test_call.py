@@ -12,7 +12,7 @@ import pytest
 
 from tests.unit.waiting import DEADLINE_SECONDS
 from tfsrv._budget import in_flight_bytes, set_max_in_flight_bytes
-from tfsrv._call import CallLoop
+from tfsrv._call_loop import CallLoop
 from tfsrv._python_method import PythonMethod
 from tfsrv.errors import Code, ServingError
 

@@ -3,7 +3,7 @@
 from libc.stdint cimport int64_t
 
 from tfsrv._buffer cimport Bytes
-from tfsrv._call cimport CallLoop
+from tfsrv._call_loop cimport CallLoop
 from tfsrv.frontends._http2_stream cimport Stream
 from tfsrv.frontends._nghttp2 cimport nghttp2_option, nghttp2_session_callbacks
 

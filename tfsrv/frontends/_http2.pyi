@@ -1,7 +1,8 @@
 import asyncio
 from collections.abc import Mapping
 
-from tfsrv._call import CallLoop, Method
+from tfsrv._call_loop import CallLoop
+from tfsrv._method import Method
 from tfsrv.frontends._http2_connection import Connection
 from tfsrv.frontends.settings import GrpcSettings
 

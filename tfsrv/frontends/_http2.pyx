@@ -25,7 +25,8 @@ from libc.string cimport memset
 
 from tfsrv._budget cimport budget_ran_out
 from tfsrv._buffer cimport Bytes
-from tfsrv._call cimport CallLoop, Method
+from tfsrv._call_loop cimport CallLoop
+from tfsrv._method cimport Method
 from tfsrv._clock cimport NS_PER_MS, now_ns
 from tfsrv._status cimport RESOURCE_EXHAUSTED
 from tfsrv.frontends._http2_callbacks cimport set_callbacks

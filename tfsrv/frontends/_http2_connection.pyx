@@ -16,16 +16,9 @@ from libc.stdint cimport int32_t, int64_t, uint8_t, uint32_t
 from libc.string cimport memcpy
 
 from tfsrv._buffer cimport Buffer, Bytes, buffer_append, buffer_free, buffer_init, buffer_reserve, bytes_equal
-from tfsrv._call cimport (
-    Call,
-    Method,
-    call_abandon,
-    call_charge,
-    call_dispatch,
-    call_free,
-    call_new,
-    call_take_spare,
-)
+from tfsrv._call cimport Call, call_charge, call_free, call_new, call_take_spare
+from tfsrv._call_loop cimport call_abandon, call_dispatch
+from tfsrv._method cimport Method
 from tfsrv._clock cimport NS_PER_MS, now_ns
 from tfsrv._status cimport (
     CANCELLED,

@@ -19,7 +19,8 @@ from tfsrv.errors import Code, ServingError
 from tfsrv.frontends.transport import details, host_and_port
 
 if TYPE_CHECKING:
-    from tfsrv._call import CallLoop, Method
+    from tfsrv._call_loop import CallLoop
+    from tfsrv._method import Method
     from tfsrv.config import ServerOptions
     from tfsrv.handlers.methods import MethodTable
 

@@ -1,11 +1,7 @@
 import asyncio
 
+from tfsrv._method import Method
 from tfsrv._serving_map import ServingMap
-
-class Method:
-    @property
-    def name(self) -> str: ...
-    def rewrite(self, request: bytes) -> bytes: ...
 
 class CallLoop:
     def __init__(self, loop: asyncio.AbstractEventLoop) -> None: ...
