@@ -27,6 +27,7 @@ ROOT = Path(__file__).resolve().parents[1]
 SUPPRESSIONS = ROOT / "tests" / "sanitizers"
 
 TESTS = (
+    "tests/unit/test_budget.py",
     "tests/unit/test_buffer.py",
     "tests/unit/test_call.py",
     "tests/unit/test_counters.py",

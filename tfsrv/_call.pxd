@@ -1,26 +1,18 @@
-"""One request in flight, whatever protocol it came by, and the loop that answers it."""
+"""One request in flight, whatever protocol it came by."""
 
 from libc.stdint cimport int64_t
 
 from tfsrv._buffer cimport Buffer, Bytes
 from tfsrv._message cimport Message
-from tfsrv._predict_request cimport PredictView
 from tfsrv._serving_map cimport Servable
 from tfsrv._status cimport Status
+from tfsrv._timers cimport Timer, Timers
+from tfsrv._predict_request cimport PredictView
 
 
-cdef enum Started:          # what a handler says when it was given a call
-    STARTED_DONE = 0        # status and response are set
-    STARTED_RUNNING = 1     # a worker has it and will call call_complete
-    STARTED_PARKED = 2      # to be started again when the serving map changes
-    STARTED_RARE = 3        # not for native code: rewrite it in Python, then start it again
-    STARTED_PYTHON = 4      # a coroutine answers it
-
-ctypedef int (*start_fn)(void* context, Call* call) noexcept nogil
 # In the loop's thread, with the GIL. `call` is the owner's from here on, to be given to
 # call_free; NULL says that the deadline passed while a worker had the call.
 ctypedef void (*done_fn)(void* owner, Call* call) noexcept
-ctypedef void (*flush_fn)(void* argument) noexcept
 
 
 # Owned by the loop, from call_new to call_free; lent to one worker between STARTED_RUNNING
@@ -44,8 +36,7 @@ cdef struct Call:
     Status status
     Message response
     # the loop's
-    int64_t wake_ns         # when the timer has to look at it
-    size_t timer_slot       # index in the timer heap + 1; 0: not in it
+    Timer timer             # when the loop has to look at it
     bint parked
     bint running            # a worker has it
     bint resumes            # the worker did a part: the handler is to be started again
@@ -75,9 +66,7 @@ cdef struct LoopState:
     Call* free_calls
     int free_size
     Buffer spare            # the last large request's memory, for the next one
-    Call** timers           # owned; heap by wake_ns
-    size_t timers_size
-    size_t timers_capacity
+    Timers timers           # of calls with a deadline, and of those that are parked
     int64_t in_flight       # dispatched and not finished, the loop's thread only
     int64_t waiting         # of these, with an owner
     int64_t event_ns        # when the present I/O event began; 0: none that counts
@@ -87,42 +76,10 @@ cdef struct LoopState:
 
 cdef Call* call_new(LoopState* loop) noexcept nogil
 cdef void call_free(Call* call) noexcept nogil
-cdef void call_dispatch(Call* call, Method method) noexcept
-cdef void call_complete(Call* call) noexcept nogil
+cdef void call_free_memory(Call* call) noexcept nogil
+cdef void call_set_error(Call* call, int code, str message) noexcept
 cdef void call_release_servable(Call* call) noexcept nogil
-cdef void call_abandon(Call* call) noexcept
 cdef void call_take_spare(Call* call, size_t needed) noexcept nogil
 cdef void* call_scratch(Call* call, size_t size) noexcept nogil
 cdef bint call_is_abandoned(Call* call) noexcept nogil
 cdef bint call_charge(Call* call, int64_t bytes) noexcept nogil
-
-cdef bint budget_take(int64_t bytes) noexcept nogil
-cdef void budget_give(int64_t bytes) noexcept nogil
-cdef bint budget_ran_out() noexcept nogil
-
-
-cdef class Method:
-    cdef start_fn start
-    cdef void* context      # the subclass says whose it is
-    cdef void* counters     # Counters of calls of which no more is known; live for ever
-    cdef readonly str name
-
-
-cdef class PythonMethod(Method):
-    cdef readonly object handler
-
-
-cdef class CallLoop:
-    cdef LoopState state
-    cdef object loop        # asyncio.AbstractEventLoop
-    cdef object timer       # TimerHandle that is armed, or None
-    cdef int64_t armed_ns
-    cdef int publish_fd     # written by serving maps when they change
-    cdef list maps
-    cdef flush_fn flushers[8]
-    cdef void* flusher_arguments[8]
-    cdef int flushers_size
-    cdef void add_flusher(self, flush_fn flush, void* argument) noexcept
-    cdef void remove_flusher(self, void* argument) noexcept
-    cdef void flush(self) noexcept
-    cdef void arm(self) noexcept

@@ -2,7 +2,7 @@
 
 from libc.stdint cimport int64_t
 
-from tfsrv._call cimport Method
+from tfsrv._method cimport Method
 from tfsrv._workers cimport RunQueue, WorkerPool
 
 

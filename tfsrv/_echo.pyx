@@ -7,15 +7,9 @@ its time; copied, or left where it is until it is written.
 from libc.stdint cimport int64_t
 
 from tfsrv._buffer cimport buffer_append, buffer_append_bytes
-from tfsrv._call cimport (
-    STARTED_DONE,
-    STARTED_RUNNING,
-    Call,
-    Method,
-    call_charge,
-    call_complete,
-    call_is_abandoned,
-)
+from tfsrv._call cimport Call, call_charge, call_is_abandoned
+from tfsrv._call_loop cimport call_complete
+from tfsrv._method cimport STARTED_DONE, STARTED_RUNNING, Method
 from tfsrv._clock cimport NS_PER_S, NS_PER_US, now_ns
 from tfsrv._message cimport message_clear, message_seal, message_splice
 from tfsrv._status cimport CANCELLED, RESOURCE_EXHAUSTED, UNAVAILABLE, status_set

@@ -6,7 +6,8 @@ import asyncio
 import logging
 import os
 
-from tfsrv._call import CallLoop, set_max_in_flight_bytes
+from tfsrv._budget import set_max_in_flight_bytes
+from tfsrv._call_loop import CallLoop
 from tfsrv._serving_map import ServingMap
 from tfsrv._workers import WorkerPool
 from tfsrv.config import ServerOptions

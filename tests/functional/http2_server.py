@@ -18,8 +18,10 @@ from typing import Any
 
 import uvloop
 
-from tfsrv._call import CallLoop, PythonMethod, in_flight_bytes, set_max_in_flight_bytes
+from tfsrv._budget import in_flight_bytes, set_max_in_flight_bytes
+from tfsrv._call_loop import CallLoop
 from tfsrv._echo import EchoMethod
+from tfsrv._python_method import PythonMethod
 from tfsrv._workers import WorkerPool
 from tfsrv.errors import Code, ServingError
 from tfsrv.frontends._http2 import Http2Server

@@ -14,7 +14,9 @@ import grpc.aio
 import pytest
 import uvloop
 
-from tfsrv._call import CallLoop, PythonMethod, in_flight_bytes, set_max_in_flight_bytes
+from tfsrv._budget import in_flight_bytes, set_max_in_flight_bytes
+from tfsrv._call_loop import CallLoop
+from tfsrv._python_method import PythonMethod
 from tfsrv.config import GrpcChannelArguments, ModelConfig, ServerOptions
 from tfsrv.errors import Code, ServingError
 from tfsrv.frontends._http2 import available

@@ -14,7 +14,8 @@ import pytest
 import uvloop
 
 from tests.conftest import ROOT, tensorflow_version
-from tfsrv._call import CallLoop, in_flight_bytes
+from tfsrv._budget import in_flight_bytes
+from tfsrv._call_loop import CallLoop
 from tfsrv._memory import live_blocks
 from tfsrv._proto import message_class
 from tfsrv._serving_map import ServingMap

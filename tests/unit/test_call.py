@@ -11,14 +11,9 @@ from collections.abc import Awaitable, Callable, Iterator
 import pytest
 
 from tests.unit.waiting import DEADLINE_SECONDS
-from tfsrv._call import (
-    CallLoop,
-    PythonMethod,
-    give_in_flight_bytes,
-    in_flight_bytes,
-    set_max_in_flight_bytes,
-    take_in_flight_bytes,
-)
+from tfsrv._budget import in_flight_bytes, set_max_in_flight_bytes
+from tfsrv._call_loop import CallLoop
+from tfsrv._python_method import PythonMethod
 from tfsrv.errors import Code, ServingError
 
 Test = Callable[[CallLoop], Awaitable[None]]
@@ -275,15 +270,6 @@ def test_an_answer_counts_against_the_budget_until_it_has_left() -> None:
 
     run(test)
     assert seen == [0]
-
-
-def test_the_budget_gives_out_what_it_has_and_no_more() -> None:
-    set_max_in_flight_bytes(100)
-    assert take_in_flight_bytes(60)
-    assert not take_in_flight_bytes(41)
-    assert in_flight_bytes() == 60
-    assert take_in_flight_bytes(40)
-    give_in_flight_bytes(100)
 
 
 def test_close_is_final_and_may_be_repeated() -> None:

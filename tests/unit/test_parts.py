@@ -8,7 +8,7 @@ from collections.abc import Iterator
 import pytest
 import uvloop
 
-from tfsrv._call import CallLoop
+from tfsrv._call_loop import CallLoop
 from tfsrv.config import ModelConfig, ServerOptions
 from tfsrv.errors import ServingError
 from tfsrv.frontends import _http2

@@ -1,17 +1,12 @@
 import asyncio
 from collections.abc import Mapping
 
-from tfsrv._call import CallLoop, Method
+from tfsrv._call_loop import CallLoop
+from tfsrv._method import Method
+from tfsrv.frontends._http2_connection import Connection
 from tfsrv.frontends.settings import GrpcSettings
 
 def available() -> bool: ...
-
-class Connection(asyncio.BaseProtocol):
-    def __init__(self, server: Http2Server) -> None: ...
-    def get_buffer(self, size_hint: int) -> memoryview: ...
-    def buffer_updated(self, size: int) -> None: ...
-    def eof_received(self) -> bool: ...
-    def start_goaway(self) -> None: ...
 
 class Http2Server:
     def __init__(

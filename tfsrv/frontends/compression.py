@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import zlib
 
-from tfsrv._call import give_in_flight_bytes, take_in_flight_bytes
+from tfsrv._budget import give_in_flight_bytes, take_in_flight_bytes
 from tfsrv.errors import Code, ServingError
 
 _CHUNK_BYTES = 1 << 20  # unpacked at a time

@@ -13,7 +13,7 @@ from tfsrv.frontends.settings import GrpcSettings
 from tfsrv.frontends.transport import host_and_port
 
 if TYPE_CHECKING:
-    from tfsrv._call import CallLoop
+    from tfsrv._call_loop import CallLoop
     from tfsrv.config import ServerOptions
     from tfsrv.handlers.methods import MethodTable
 

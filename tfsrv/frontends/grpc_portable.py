@@ -14,12 +14,13 @@ from typing import TYPE_CHECKING, Any, TypeAlias
 import grpc
 import grpc.aio
 
-from tfsrv._call import give_in_flight_bytes, take_in_flight_bytes
+from tfsrv._budget import give_in_flight_bytes, take_in_flight_bytes
 from tfsrv.errors import Code, ServingError
 from tfsrv.frontends.transport import details, host_and_port
 
 if TYPE_CHECKING:
-    from tfsrv._call import CallLoop, Method
+    from tfsrv._call_loop import CallLoop
+    from tfsrv._method import Method
     from tfsrv.config import ServerOptions
     from tfsrv.handlers.methods import MethodTable
 

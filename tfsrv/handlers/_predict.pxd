@@ -1,6 +1,6 @@
 """Predict, from the request's bytes to the response's, without Python."""
 
-from tfsrv._call cimport Method
+from tfsrv._method cimport Method
 from tfsrv._workers cimport Pool, RunQueue
 
 

@@ -1,4 +1,4 @@
-from tfsrv._call import Method
+from tfsrv._method import Method
 from tfsrv._serving_map import ServingMap
 from tfsrv._workers import WorkerPool
 

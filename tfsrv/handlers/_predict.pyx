@@ -12,19 +12,9 @@ from libc.stdint cimport int64_t
 from libc.string cimport memset
 
 from tfsrv._buffer cimport Bytes, buffer_append, bytes_compare, bytes_equal
-from tfsrv._call cimport (
-    STARTED_DONE,
-    STARTED_PARKED,
-    STARTED_RARE,
-    STARTED_RUNNING,
-    Call,
-    Method,
-    call_charge,
-    call_complete,
-    call_is_abandoned,
-    call_release_servable,
-    call_scratch,
-)
+from tfsrv._call cimport Call, call_charge, call_is_abandoned, call_release_servable, call_scratch
+from tfsrv._call_loop cimport call_complete
+from tfsrv._method cimport STARTED_DONE, STARTED_PARKED, STARTED_RARE, STARTED_RUNNING, Method
 from tfsrv._atomic cimport load_relaxed_i64
 from tfsrv._clock cimport NS_PER_MS, now_ns
 from tfsrv._counters cimport counters_of

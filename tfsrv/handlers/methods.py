@@ -1,6 +1,6 @@
 """The methods that the server answers, by path: what every gRPC transport serves.
 
-All of them are `_call.Method`s: requests' bytes in, responses' bytes out, ServingError for what
+All of them are `_method.Method`s: requests' bytes in, responses' bytes out, ServingError for what
 goes wrong. Predict runs without Python; the rare ones are coroutines in a PythonMethod.
 """
 
@@ -8,7 +8,8 @@ from __future__ import annotations
 
 from collections.abc import Awaitable, Callable, Mapping
 
-from tfsrv._call import Method, PythonMethod
+from tfsrv._method import Method
+from tfsrv._python_method import PythonMethod
 
 Handler = Callable[[bytes], Awaitable[bytes]]
 MethodTable = Mapping[str, Method]  # by "/package.Service/Method"

@@ -1,0 +1,7 @@
+"""Methods that Python answers, in a coroutine for each request."""
+
+from tfsrv._method cimport Method
+
+
+cdef class PythonMethod(Method):
+    cdef readonly object handler

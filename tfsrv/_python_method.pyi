@@ -1,0 +1,8 @@
+from collections.abc import Awaitable, Callable
+
+from tfsrv._method import Method
+
+class PythonMethod(Method):
+    @property
+    def handler(self) -> Callable[[bytes], Awaitable[bytes]]: ...
+    def __init__(self, name: str, handler: Callable[[bytes], Awaitable[bytes]]) -> None: ...

@@ -1,0 +1,115 @@
+"""Methods that Python answers, in a coroutine for each request.
+
+For what is asked for seldom. Such a call is in its loop's hands like any other: it may be
+abandoned, which cancels the coroutine, and its answer counts against the in-flight budget.
+"""
+
+import asyncio
+import logging
+from collections.abc import Awaitable, Callable
+
+from cpython.bytes cimport PyBytes_AS_STRING, PyBytes_FromStringAndSize
+from cpython.ref cimport Py_INCREF
+from libc.stdint cimport int64_t
+
+from tfsrv._buffer cimport buffer_append
+from tfsrv._call cimport Call, call_charge, call_set_error
+from tfsrv._call_loop cimport CallLoop, call_finish
+from tfsrv._method cimport STARTED_PYTHON, Method
+from tfsrv._counters cimport counters_of
+from tfsrv._message cimport message_clear, message_seal
+from tfsrv._status cimport (
+    CANCELLED,
+    INTERNAL,
+    OK,
+    RESOURCE_EXHAUSTED,
+    status_clear,
+    status_set,
+)
+
+from tfsrv.errors import ServingError
+
+
+cdef int start_python(void* context, Call* call) noexcept with gil:
+    launch(call, <PythonMethod>context)
+    return STARTED_PYTHON
+
+
+cdef class PythonMethod(Method):
+    """A method that a coroutine answers: `await handler(request: bytes) -> bytes`.
+
+    The handler raises ServingError for what goes wrong, and is cancelled when its caller leaves
+    or its deadline passes.
+    """
+
+    def __init__(self, name: str, handler: Callable[[bytes], Awaitable[bytes]]) -> None:
+        self.name = name
+        self.handler = handler
+        self.counters = counters_of("", 0, "", name)  # which model is asked for, it does not know
+        self.context = <void*>self
+        self.start = start_python
+
+
+cdef void launch(Call* call, PythonMethod method) noexcept:
+    """Let the method's coroutine answer, in a task of its own."""
+    cdef _Coroutine coroutine
+    try:
+        request = PyBytes_FromStringAndSize(call.body.data, <Py_ssize_t>call.body.size)
+        coroutine = _Coroutine.__new__(_Coroutine)
+        coroutine.call = call
+        task = (<CallLoop>call.loop.call_loop).loop.create_task(_answer(method.handler, request, coroutine))
+        task.add_done_callback(coroutine.ended)
+    except BaseException as error:
+        call_set_error(call, INTERNAL, f"{type(error).__name__}: {error}")
+        call_finish(call)
+        return
+    if coroutine.call == NULL:  # an eager task: answered already, and the call is gone
+        return
+    Py_INCREF(task)  # the call's reference, given back in call_finish()
+    call.task = <void*>task
+
+
+cdef class _Coroutine:
+    """What a coroutine holds of the call that it answers."""
+
+    cdef Call* call         # NULL once it was answered
+
+    def ended(self, task: asyncio.Task[None]) -> None:
+        """The task is over. One that was cancelled before its first step has run nothing of answer()."""
+        if self.call != NULL:
+            self.end(CANCELLED, "CANCELLED", b"")
+
+    cdef void end(self, int code, str message, bytes response) noexcept:
+        cdef Call* call = self.call
+        cdef CallLoop loop = <CallLoop>call.loop.call_loop
+        self.call = NULL
+        status_clear(&call.status)
+        if code != OK:
+            call_set_error(call, code, message)
+        elif not call_charge(call, <int64_t>len(response)):
+            status_set(
+                &call.status, RESOURCE_EXHAUSTED, "Too many bytes are in flight (--max_in_flight_bytes).")
+        elif (
+            buffer_append(&call.response.head, b"\0\0\0\0\0\0\0\0", call.headroom) != 0
+            or buffer_append(&call.response.head, PyBytes_AS_STRING(response), <size_t>len(response)) != 0
+        ):
+            message_clear(&call.response)
+            call_set_error(call, INTERNAL, "out of memory")
+        else:
+            message_seal(&call.response)
+        call_finish(call)
+        loop.flush()
+
+
+async def _answer(handler: object, request: bytes, _Coroutine coroutine) -> None:
+    """Run a Python handler for one call; never raises."""
+    try:
+        response = await handler(request)
+        coroutine.end(OK, "", bytes(response))
+    except ServingError as error:
+        coroutine.end(error.code, error.message, b"")
+    except asyncio.CancelledError:
+        coroutine.end(CANCELLED, "CANCELLED", b"")
+    except BaseException as error:
+        logging.getLogger("tfsrv").exception("%s failed", handler)
+        coroutine.end(INTERNAL, f"{type(error).__name__}: {error}", b"")
