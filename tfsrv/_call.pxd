@@ -5,7 +5,7 @@ from libc.stdint cimport int64_t
 from tfsrv._buffer cimport Buffer, Bytes
 from tfsrv._message cimport Message
 from tfsrv._predict_request cimport PredictView
-from tfsrv._serving_map cimport Servable
+from tfsrv._servable cimport Servable
 from tfsrv._status cimport Status
 
 

@@ -38,7 +38,7 @@ from tfsrv._clock cimport NS_PER_S, now_ns
 from tfsrv._counters cimport Counters, counters_add, counters_of
 from tfsrv._message cimport message_clear, message_free, message_init, message_read, message_seal
 from tfsrv._predict_request cimport predict_view_clear, predict_view_free, predict_view_init
-from tfsrv._serving_map cimport servable_release
+from tfsrv._servable cimport servable_release
 from tfsrv._status cimport (
     CANCELLED,
     DEADLINE_EXCEEDED,
