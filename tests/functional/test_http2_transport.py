@@ -844,7 +844,8 @@ def test_a_slow_reader_costs_bounded_memory_and_no_one_elses_time() -> None:
         server.eventually(lambda stats: stats["in_flight"] == 0)
         for _ in range(50):
             assert good.call(body=b"a").body == b"a"
-        # The answers themselves, and a few megabytes on their way.
+        # The answers themselves, which still count, and a few megabytes on their way.
+        assert server.stats()["in_flight_bytes"] > 3 * size - 16 * MEBIBYTE
         assert not MEMORY_TELLS or server.stats()["rss"] - before < 3 * size + 16 * MEBIBYTE
         slow.acknowledges = False
         for stream in streams:
@@ -876,6 +877,19 @@ def test_a_client_that_reads_the_last_megabyte_of_nothing_is_dropped_too() -> No
             deaf.http2.increment_flow_control_window(2**30, stream)
             deaf.send(stream, message(b"500000"))
         server.holds_nothing()
+
+
+def test_an_answer_that_was_reset_is_not_waited_for() -> None:
+    with serving(unread_timeout_ms=50, tick_ms=10) as server:
+        client = server.connect(start=False)
+        client.start(INITIAL_WINDOW_SIZE=10)
+        client.acknowledges = False
+        stream = client.begin("/t/Spliced", b"x" * 10_000)
+        while len(client.responses[stream].data) < 10:
+            client.receive()
+        client.reset(stream)
+        time.sleep(0.5)  # ten times what the server waits for a client that does not read
+        assert client.call("/t/Native", b"a").body == b"a"
 
 
 def test_a_client_that_reads_slowly_is_not_dropped() -> None:
@@ -940,7 +954,7 @@ def test_a_greedy_connection_is_refused_while_a_good_one_goes_on() -> None:
 
 
 def test_stalled_requests_give_way_when_memory_is_short() -> None:
-    with serving(max_in_flight_bytes=2 * MEBIBYTE, stall_timeout_ms=1) as server:
+    with serving(max_in_flight_bytes=2 * MEBIBYTE, stall_timeout_ms=1, tick_ms=100_000) as server:
         stalled = [server.connect() for _ in range(2)]
         streams = [client.open() for client in stalled]
         for client, stream in zip(stalled, streams, strict=True):
@@ -949,7 +963,7 @@ def test_stalled_requests_give_way_when_memory_is_short() -> None:
         server.eventually(lambda stats: stats["in_flight_bytes"] > 1_800_000)
         good = server.connect()
         deadline = time.monotonic() + PATIENCE_SECONDS
-        while good.call(body=b"y" * 500_000).code != OK:
+        while good.call("/t/Native", b"y" * 500_000).code != OK:
             assert time.monotonic() < deadline
         # The stalled ones are told at once, on connections where nothing else happens.
         codes = [client.wait(stream).code for client, stream in zip(stalled, streams, strict=True)]
@@ -1032,23 +1046,42 @@ def test_a_flood_of_resets_leaves_nothing_and_stops_nobody(path: str) -> None:
         frame(PING, 0, 0, b"12345678") * 20_000,
         frame(SETTINGS, 0, 0, b"") * 20_000,
         b"".join(frame(WINDOW_UPDATE, 0, i, b"\0\0\0\0") for i in range(1, 40_001, 2)),
-        flood_of_resets("/t/Nothing", 30_000),
-        flood_of_resets("/t/Native", 30_000),
+        flood_of_resets("/t/Nothing", 30_000, first=3),
+        flood_of_resets("/t/Native", 30_000, first=3),
+        # Without :path; each is answered by a reset.
+        b"".join(frame(HEADERS, 5, i, b"\x83\x86\x01\x01t") for i in range(3, 400_001, 2)),
     ],
-    ids=["pings", "settings", "windows", "refused", "answered"],
+    ids=["pings", "settings", "windows", "refused", "answered", "malformed"],
 )
 def test_a_flood_whose_answers_nobody_reads_costs_bounded_memory(flood: bytes) -> None:
     with serving() as server:
-        before = server.stats()["rss"]
         deaf = settled(server.connect(receive_buffer=4096))
+        deaf.http2.increment_flow_control_window(2**30)
+        stream = deaf.open("/t/Big")
+        deaf.http2.increment_flow_control_window(2**30, stream)
+        deaf.send(stream, message(b"8000000"))  # the sockets are full from here on
+        server.eventually(lambda stats: stats["in_flight_bytes"] > 8_000_000)
+        before = server.stats()["rss"]
         deaf.socket.settimeout(0.5)
         try:
             for at in range(0, len(flood), 1 << 16):
                 deaf.raw(flood[at : at + (1 << 16)])
         except OSError:  # closed, or no longer read from
             pass
-        assert not MEMORY_TELLS or server.stats()["rss"] - before < 24 * MEBIBYTE
+        assert not MEMORY_TELLS or server.stats()["rss"] - before < 12 * MEBIBYTE
         deaf.close()
+        server.holds_nothing()
+
+
+def test_a_client_that_makes_us_answer_and_does_not_read_is_dropped() -> None:
+    with serving(max_concurrent_streams=10) as server:
+        deaf = settled(server.connect(receive_buffer=4096))
+        deaf.http2.increment_flow_control_window(2**30)
+        stream = deaf.open("/t/Big")
+        deaf.http2.increment_flow_control_window(2**30, stream)
+        deaf.send(stream, message(b"8000000"))
+        server.eventually(lambda stats: stats["in_flight_bytes"] > 8_000_000)
+        deaf.raw(flood_of_resets("/t/Nothing", 600, first=3))
         server.holds_nothing()
 
 

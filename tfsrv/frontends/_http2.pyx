@@ -56,6 +56,7 @@ from tfsrv.frontends._nghttp2 cimport (
     NGHTTP2_DATA_FLAG_NO_END_STREAM,
     NGHTTP2_ERR_BAD_CLIENT_MAGIC,
     NGHTTP2_ERR_TEMPORAL_CALLBACK_FAILURE,
+    NGHTTP2_ERR_WOULDBLOCK,
     NGHTTP2_FLAG_ACK,
     NGHTTP2_FLAG_END_STREAM,
     NGHTTP2_FLAG_NONE,
@@ -107,7 +108,7 @@ cdef int32_t STREAM_WINDOW = 4 << 20         # bytes that a client may send ahea
 cdef int32_t CONNECTION_WINDOW = 16 << 20
 cdef uint32_t FRAME_BYTES = 131072
 cdef size_t PROGRESS_BYTES = 4096            # what moves less between two looks does not move
-cdef size_t OUTBOUND_FRAMES = 1000           # that may wait for a client that does not read, and 2 a stream
+cdef size_t OUTBOUND_FRAMES = 200            # that may wait for a client that does not read, and 2 a stream
 cdef int64_t RELIEVE_NS = 100 * NS_PER_MS    # how often memory is looked for; it takes a walk over all
 cdef size_t LONGEST_MESSAGE = 0xFFFFFFFF     # what the prefix can say
 # How often a client may reset streams before nghttp2 ends its connection. Its own 1,000 and 33 a
@@ -261,6 +262,9 @@ cdef int send_answer(
     """Write one DATA frame, the answer's bytes straight into what is being written."""
     cdef Connection connection = <Connection>user_data
     cdef Stream* stream = <Stream*>source.ptr
+    if connection.writing_paused:
+        # One nghttp2_session_mem_send makes as many of these as windows allow: stop it.
+        return NGHTTP2_ERR_WOULDBLOCK
     if not connection.make_room(FRAME_HEAD + size):
         return NGHTTP2_ERR_TEMPORAL_CALLBACK_FAILURE
     memcpy(connection.target + connection.filled, frame_head, FRAME_HEAD)
