@@ -4,10 +4,10 @@ from libc.stdint cimport int64_t
 
 from tfsrv._buffer cimport Buffer, Bytes
 from tfsrv._message cimport Message
-from tfsrv._serving_map cimport Servable
+from tfsrv._predict_request cimport PredictView
+from tfsrv._servable cimport Servable
 from tfsrv._status cimport Status
 from tfsrv._timers cimport Timer, Timers
-from tfsrv._predict_request cimport PredictView
 
 
 # In the loop's thread, with the GIL. `call` is the owner's from here on, to be given to

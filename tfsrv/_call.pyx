@@ -12,9 +12,9 @@ from tfsrv._atomic cimport load_acquire_int
 from tfsrv._budget cimport budget_give, budget_take
 from tfsrv._buffer cimport Buffer, Bytes, buffer_append, buffer_free, buffer_init
 from tfsrv._message cimport message_clear, message_free, message_init
-from tfsrv._serving_map cimport servable_release
-from tfsrv._status cimport status_add_bytes, status_clear, status_free, status_init, status_set
 from tfsrv._predict_request cimport predict_view_clear, predict_view_free, predict_view_init
+from tfsrv._servable cimport servable_release
+from tfsrv._status cimport status_add_bytes, status_clear, status_free, status_init, status_set
 
 cdef int FREE_CALLS = 1024                   # kept for reuse by each loop
 cdef size_t KEPT_BYTES = 16384               # of a buffer of a call that is kept

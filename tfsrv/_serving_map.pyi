@@ -1,31 +1,10 @@
 from collections.abc import Collection, Mapping
-from types import TracebackType
 
 from typing_extensions import disjoint_base
 
+from tfsrv._servable import ServableHandle
+
 NO_LABELS: Mapping[str, Mapping[str, int]]
-
-@disjoint_base
-class NativeServable: ...
-
-@disjoint_base
-class ServableHandle:
-    def __init__(self, *args: object, **kwargs: object) -> None: ...
-    @property
-    def name(self) -> str: ...
-    @property
-    def version(self) -> int: ...
-    @property
-    def servable(self) -> object: ...
-    def release(self) -> None: ...
-    def __enter__(self) -> ServableHandle: ...
-    def __exit__(
-        self,
-        exception_type: type[BaseException] | None,
-        exception: BaseException | None,
-        traceback: TracebackType | None,
-        /,
-    ) -> None: ...
 
 @disjoint_base
 class ServingMap:

@@ -5,7 +5,8 @@ Readers (`serving_map_find`, any thread, no lock, no Python) look into an immuta
 old one, and frees it. Servables that the new table leaves out live on until their last handle is
 released; `ServingMap.drain` waits for that.
 
-What a lookup answers is _serving_table's; here is who may see and hold what, and how long.
+What a lookup answers is _serving_table's, who still reads is counted by _readers, and who holds
+what, and how long, is _servable's; here they are put together.
 """
 
 import threading
@@ -14,108 +15,65 @@ from collections.abc import Collection, Mapping
 from types import MappingProxyType
 
 from cpython.exc cimport PyErr_CheckSignals
-from cpython.ref cimport Py_DECREF, Py_INCREF
 from libc.stdint cimport int64_t, uint64_t, uintptr_t
-from libc.stdlib cimport calloc
 from libc.string cimport memset
 from posix.stdlib cimport posix_memalign
 
 from tfsrv._atomic cimport (
-    add_acq_rel_i64,
     add_relaxed_i64,
-    add_seq_cst_i64,
     load_relaxed_i64,
-    load_relaxed_int,
-    load_seq_cst_i64,
     load_seq_cst_ptr,
-    pause,
-    store_relaxed_int,
     store_seq_cst_ptr,
 )
-from tfsrv._buffer cimport Bytes, bytes_equal
-from tfsrv._clock cimport CLOCK_MONOTONIC, NS_PER_S, now_ns, timespec
+from tfsrv._buffer cimport Bytes
+from tfsrv._readers cimport Readers, readers_enter, readers_leave, readers_wait
+from tfsrv._servable cimport (
+    Servable,
+    ServableHandle,
+    bytes_view,
+    servable_leave_out,
+    servable_live_count,
+    servable_new,
+    servable_release,
+    servables_bury,
+    servables_drop,
+    servables_handles,
+    servables_lock,
+    servables_take_drained,
+    servables_unlock,
+    servables_wait_drained,
+    wipe,
+)
 from tfsrv._serving_table cimport (
+    FOUND,
+    PENDING,
+    UNKNOWN_LABEL,
     Model,
     Table,
-    bytes_copy,
-    bytes_view,
     table_find,
     table_free,
     table_live_count,
     table_new,
     table_servable,
-    wipe,
 )
-from tfsrv._thread cimport (
-    pthread_cond_broadcast,
-    pthread_cond_init,
-    pthread_cond_t,
-    pthread_cond_timedwait,
-    pthread_condattr_destroy,
-    pthread_condattr_init,
-    pthread_condattr_setclock,
-    pthread_condattr_t,
-    pthread_mutex_init,
-    pthread_mutex_lock,
-    pthread_mutex_t,
-    pthread_mutex_unlock,
-    write,
-)
+from tfsrv._thread cimport write
 
 from tfsrv.errors import Code, ServingError
 
-
-cdef extern from "Python.h" nogil:
-    int Py_AddPendingCall(int (*function)(void*) noexcept, void* arg)
-
-cdef extern from "<pthread.h>" nogil:
-    uint64_t thread_number "pthread_self"()     # the address of the thread's control block
-
-cdef extern from "<time.h>" nogil:
-    int nanosleep(const timespec* duration, timespec* left)
-
 cdef enum:
     CACHE_LINE = 64         # bytes
-    STRIPES = 16            # reader counters; more than loops and decoders on most machines
-    SPINS = 100             # looks at a reader before the publisher sleeps; sections take 20-50 ns
-    NAP_NANOSECONDS = 50_000    # for a reader that was preempted inside its section
 
 NO_LABELS: Mapping[str, Mapping[str, int]] = MappingProxyType({})
 
 cdef double SIGNAL_CHECK_SECONDS = 1.0  # how long a drain without limit may ignore Ctrl-C
 
 
-cdef struct Stripe:
-    int64_t inside[2]       # atomic: readers inside their section, by the phase they came in
-    char pad[48]            # one cache line for each stripe
-
-
 cdef struct Map:
     # Owned by one ServingMap.
-    Stripe stripes[16]      # first, because the map is aligned to cache lines
+    Readers readers         # first, because the map is aligned to cache lines
     Table* table            # atomic; owned
-    int phase               # atomic; 0 or 1: which counter of a stripe newcomers use
     int64_t generation      # of the newest table tried; the publisher's
-    Servable* left_out      # list of those with handles or not dropped yet; under `mutex`
-
-
-# One mutex and one condition for all maps: only last releases, drains and publishes take them,
-# and a servable may outlive its map. No GIL is ever taken while the mutex is held.
-cdef pthread_mutex_t mutex
-cdef pthread_cond_t some_drained
-cdef Servable* graveyard = NULL     # servables that were released after their map died
-cdef int64_t live_servables = 0     # atomic
-
-
-cdef void init_locks() noexcept:
-    cdef pthread_condattr_t attributes
-    pthread_mutex_init(&mutex, NULL)
-    pthread_condattr_init(&attributes)
-    pthread_condattr_setclock(&attributes, CLOCK_MONOTONIC)
-    pthread_cond_init(&some_drained, &attributes)
-    pthread_condattr_destroy(&attributes)
-
-init_locks()
+    Servable* left_out      # list of those with handles or not dropped yet; under the lock
 
 
 # ------------------------------------------------------------------------------------- reading
@@ -129,113 +87,21 @@ cdef int serving_map_find(
     `map` must stay alive for the call: whoever may call holds its ServingMap.
     """
     cdef Map* self = <Map*>map
-    # Relaxed: which of the two counters is used matters only for how soon a publisher gets by.
-    cdef int phase = load_relaxed_int(&self.phase)
-    cdef int64_t* inside = &self.stripes[stripe_index()].inside[phase]
+    cdef int64_t* inside = readers_enter(&self.readers)
     cdef Table* table
     cdef int result
-    # Both seq_cst, as the publisher's store of the table and its look at the counters: either
-    # this reader sees the new table, or the publisher sees this reader and waits for it.
-    add_seq_cst_i64(inside, 1)
+    # seq_cst: see readers_enter.
     table = <Table*>load_seq_cst_ptr(<void* const*>&self.table)
     result = table_find(
         table, name, has_version, version, has_label, label, found, label_version)
     if result == FOUND:
         # Relaxed: the map's own reference is there as long as the table can be seen.
         add_relaxed_i64(&found[0].refs, 1)
-    # Release: all looks at the table come before the publisher, that sees 0, frees it.
-    add_acq_rel_i64(inside, -1)
+    readers_leave(inside)
     return result
 
 
-cdef inline unsigned int stripe_index() noexcept nogil:
-    """A number below STRIPES that differs between most threads: their counters are not shared."""
-    return <unsigned int>((thread_number() >> 6) * 0x9E3779B97F4A7C15u >> 60)
-
-
-# ----------------------------------------------------------------------------------- releasing
-
-cdef void servable_release(Servable* servable) noexcept nogil:
-    """Give back one reference. Any thread; only the last one of a servable left out locks."""
-    # Release: what this holder did with the servable comes before its end. Acquire: the last
-    # one has seen what all others did, and hands that on under the mutex.
-    if add_acq_rel_i64(&servable.refs, -1) == 1:
-        last_reference_released(servable)
-
-
-cdef void last_reference_released(Servable* servable) noexcept nogil:
-    global graveyard
-    cdef bint orphaned
-    pthread_mutex_lock(&mutex)
-    servable.drained = True
-    orphaned = servable.orphaned
-    if orphaned:
-        servable.next = graveyard
-        graveyard = servable
-    pthread_cond_broadcast(&some_drained)
-    pthread_mutex_unlock(&mutex)
-    # `servable` is not looked at from here on: who sees `drained` may have freed it.
-    if orphaned:
-        # The Python object has to go, and nobody is left who would do it with the GIL: ask the
-        # main thread. If its short list is full, the next map that publishes or dies does it.
-        Py_AddPendingCall(bury_pending, NULL)
-
-
-cdef int bury_pending(void* unused) noexcept with gil:
-    bury()
-    return 0
-
-
-cdef void bury() noexcept:
-    """Free what was released after its map died."""
-    global graveyard
-    cdef Servable* dead
-    pthread_mutex_lock(&mutex)
-    dead = graveyard
-    graveyard = NULL
-    pthread_mutex_unlock(&mutex)
-    servables_drop(dead)
-
-
-cdef void servables_drop(Servable* servable) noexcept:
-    """Free a list of servables, each without references, and their hold on Python objects."""
-    cdef Servable* next_one
-    while servable != NULL:
-        next_one = servable.next
-        object_ = <object>servable.object
-        Py_DECREF(object_)  # the servable's reference, see servable_new
-        servable_free(servable)
-        object_ = None      # may run the object's destructor, which may call back into the map
-        servable = next_one
-
-
 # ------------------------------------------------------------------------------------ building
-
-cdef Servable* servable_new(bytes name, int64_t version, object servable) except NULL:
-    cdef Servable* self = <Servable*>calloc(1, sizeof(Servable))
-    if self == NULL:
-        raise MemoryError
-    add_relaxed_i64(&live_servables, 1)
-    self.refs = 1  # the map's
-    self.version = version
-    if isinstance(servable, NativeServable):
-        self.impl = (<NativeServable>servable).impl
-    self.object = <void*>servable
-    Py_INCREF(servable)  # the servable's reference, see servables_drop
-    try:
-        bytes_copy(&self.name, name)
-    except MemoryError:
-        servables_drop(self)
-        raise
-    return self
-
-
-cdef void servable_free(Servable* servable) noexcept nogil:
-    """The memory alone. Wiped, so that a reader that comes too late cannot take it for alive."""
-    wipe(<void*>servable.name.data, servable.name.size)
-    wipe(servable, sizeof(Servable))
-    add_relaxed_i64(&live_servables, -1)
-
 
 cdef list make_plan(servables, labels, pending):
     """What is to be published, as [(name, pending, [(version, object)], [(label, version)])].
@@ -289,35 +155,11 @@ cdef Table* build_table(Map* self, list plan) except NULL:
 cdef void map_replace(Map* self, Table* table) noexcept nogil:
     """Publish `table`, and take the servables that it leaves out, and the old table, away."""
     cdef Table* old = self.table
-    # seq_cst: see serving_map_find.
+    # seq_cst: see readers_enter.
     store_seq_cst_ptr(<void**>&self.table, table)
-    wait_for_readers(self)
+    readers_wait(&self.readers)
     leave_out(self, old)
     table_free(old)
-
-
-cdef void wait_for_readers(Map* self) noexcept nogil:
-    """Until every reader that may have seen the table before the current one is gone.
-
-    Each counter has to be seen at 0 once. Newcomers are sent to the other one of the pair
-    meanwhile, so that a steady stream of them cannot keep a counter from coming to 0.
-    """
-    cdef timespec nap
-    cdef int _turn, phase, stripe, looks
-    nap.tv_sec = 0
-    nap.tv_nsec = NAP_NANOSECONDS
-    for _turn in range(2):
-        phase = load_relaxed_int(&self.phase)
-        store_relaxed_int(&self.phase, 1 - phase)  # a hint, see serving_map_find
-        for stripe in range(STRIPES):
-            looks = 0
-            # seq_cst: see serving_map_find. As an acquire it pairs with the readers' releases.
-            while load_seq_cst_i64(&self.stripes[stripe].inside[phase]) != 0:
-                looks += 1
-                if looks <= SPINS:
-                    pause()
-                else:
-                    nanosleep(&nap, NULL)
 
 
 cdef void leave_out(Map* self, Table* old) noexcept nogil:
@@ -325,118 +167,18 @@ cdef void leave_out(Map* self, Table* old) noexcept nogil:
     cdef Servable* servable
     cdef Model* model
     cdef int i, k
-    pthread_mutex_lock(&mutex)
+    servables_lock()
     for i in range(old.models_size):
         model = &old.models[i]
         for k in range(model.versions_size):
             servable = model.versions[k]
             if servable.generation == self.generation:
                 continue
-            servable.next = self.left_out
-            self.left_out = servable
-            # As in servable_release.
-            if add_acq_rel_i64(&servable.refs, -1) == 1:
-                servable.drained = True
-                pthread_cond_broadcast(&some_drained)
-    pthread_mutex_unlock(&mutex)
-
-
-cdef bint matches(const Servable* servable, Bytes name, int64_t version) noexcept nogil:
-    return servable.version == version and bytes_equal(servable.name, name)
-
-
-cdef Servable* take_drained(Map* self, bint any_one, Bytes name, int64_t version) noexcept nogil:
-    """Unlink what may be freed, all or of one version, from `left_out`. Under the mutex."""
-    cdef Servable** link = &self.left_out
-    cdef Servable* servable
-    cdef Servable* taken = NULL
-    while link[0] != NULL:
-        servable = link[0]
-        if servable.drained and (any_one or matches(servable, name, version)):
-            link[0] = servable.next
-            servable.next = taken
-            taken = servable
-        else:
-            link = &servable.next
-    return taken
-
-
-cdef int64_t handles_left(Map* self, Bytes name, int64_t version) noexcept nogil:
-    """Handles on versions left out. Under the mutex. Also counts one being released just now."""
-    cdef Servable* servable = self.left_out
-    cdef int64_t handles = 0
-    cdef int64_t refs
-    while servable != NULL:
-        if not servable.drained and matches(servable, name, version):
-            refs = load_relaxed_i64(&servable.refs)
-            handles += refs if refs > 0 else 1
-        servable = servable.next
-    return handles
-
-
-cdef Servable* wait_drained(
-    Map* self, Bytes name, int64_t version, int64_t nanoseconds, bint* in_time
-) noexcept nogil:
-    """Sleep until no handle is left on versions left out; returns what may be freed."""
-    cdef timespec deadline
-    cdef Servable* taken = NULL
-    cdef int rc = 0
-    nanoseconds += now_ns()
-    deadline.tv_sec = nanoseconds // NS_PER_S
-    deadline.tv_nsec = nanoseconds % NS_PER_S
-    in_time[0] = True
-    pthread_mutex_lock(&mutex)
-    while handles_left(self, name, version) != 0:
-        if rc != 0:
-            in_time[0] = False
-            break
-        rc = pthread_cond_timedwait(&some_drained, &mutex, &deadline)
-    if in_time[0]:
-        taken = take_drained(self, False, name, version)
-    pthread_mutex_unlock(&mutex)
-    return taken
+            servable_leave_out(servable, &self.left_out)
+    servables_unlock()
 
 
 # ---------------------------------------------------------------------------- what Python sees
-
-cdef class NativeServable:
-    """Base of servables that native handlers can run; see the .pxd."""
-
-
-cdef class ServableHandle:
-    """One counted reference to a loaded servable: it stays loaded until release().
-
-        with serving_map.acquire("half_plus_two") as handle:
-            run(handle.servable)
-    """
-
-    def __init__(self) -> None:
-        raise TypeError("handles are made by ServingMap.acquire")
-
-    def __dealloc__(self):
-        if self._servable != NULL:
-            servable_release(self._servable)
-
-    @property
-    def servable(self) -> object:
-        """The object that was published."""
-        if self._servable == NULL:
-            raise ValueError(f"the handle of {self.name} version {self.version} was released")
-        return <object>self._servable.object
-
-    def release(self) -> None:
-        """Give the reference back. Again: nothing happens."""
-        cdef Servable* servable = self._servable
-        self._servable = NULL
-        if servable != NULL:
-            servable_release(servable)
-
-    def __enter__(self) -> ServableHandle:
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self.release()
-
 
 cdef class ServingMap:
     """What is loaded, for every thread that looks it up.
@@ -476,16 +218,16 @@ cdef class ServingMap:
         if map.table != NULL:
             leave_out(map, map.table)
             table_free(map.table)
-        pthread_mutex_lock(&mutex)
-        dead = take_drained(map, True, nobody, 0)
+        servables_lock()
+        dead = servables_take_drained(&map.left_out, True, nobody, 0)
         servable = map.left_out
         while servable != NULL:
             servable.orphaned = True  # the last handle buries it
             servable = servable.next
-        pthread_mutex_unlock(&mutex)
+        servables_unlock()
         wipe(map, sizeof(Map))
         servables_drop(dead)
-        bury()
+        servables_bury()
 
     def publish(
         self,
@@ -506,11 +248,12 @@ cdef class ServingMap:
         cdef list plan = make_plan(servables, labels, pending)
         nobody.data = NULL
         nobody.size = 0
-        pthread_mutex_lock(&mutex)
-        dead = take_drained(map, True, nobody, 0)  # of earlier publishes, never drained
-        pthread_mutex_unlock(&mutex)
+        servables_lock()
+        # Of earlier publishes, never drained.
+        dead = servables_take_drained(&map.left_out, True, nobody, 0)
+        servables_unlock()
         servables_drop(dead)
-        bury()
+        servables_bury()
         with self._publishing:
             table = build_table(map, plan)
             with nogil:
@@ -560,6 +303,7 @@ cdef class ServingMap:
         cdef double deadline = float("inf")
         cdef double left
         cdef int64_t nanoseconds
+        cdef Map* map = <Map*>self.map
         cdef Servable* dead
         cdef bint in_time = False
         if timeout_seconds is not None:
@@ -568,7 +312,8 @@ cdef class ServingMap:
             left = deadline - <double>time.monotonic()
             nanoseconds = <int64_t>(max(0.0, min(left, SIGNAL_CHECK_SECONDS)) * 1e9)
             with nogil:
-                dead = wait_drained(<Map*>self.map, name_view, wanted, nanoseconds, &in_time)
+                dead = servables_wait_drained(
+                    &map.left_out, name_view, wanted, nanoseconds, &in_time)
             if in_time:
                 servables_drop(dead)
                 return True
@@ -586,9 +331,9 @@ cdef class ServingMap:
         cdef Servable* servable = NULL
         no_label.data = NULL
         no_label.size = 0
-        pthread_mutex_lock(&mutex)
-        handles = handles_left(<Map*>self.map, name_view, wanted)
-        pthread_mutex_unlock(&mutex)
+        servables_lock()
+        handles = servables_handles((<Map*>self.map).left_out, name_view, wanted)
+        servables_unlock()
         if serving_map_find(
                 self.map, name_view, True, wanted, False, no_label, &servable, NULL) == FOUND:
             handles += load_relaxed_i64(&servable.refs) - 2  # the map's, and this one
@@ -616,6 +361,6 @@ cdef void wake(int fd) noexcept:
 def live_counts() -> dict[str, int]:
     """Native tables and servables in memory, of all maps: what a leak would make grow."""
     return {
-        "servables": load_relaxed_i64(&live_servables),
+        "servables": servable_live_count(),
         "tables": table_live_count(),
     }

@@ -1,4 +1,5 @@
-from tfsrv._serving_map import NativeServable, ServingMap
+from tfsrv._servable import NativeServable
+from tfsrv._serving_map import ServingMap
 
 class CanaryServable(NativeServable):
     def __new__(cls, version: int) -> CanaryServable: ...

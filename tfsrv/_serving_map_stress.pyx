@@ -10,15 +10,9 @@ from libc.stdlib cimport calloc, free, malloc
 from tfsrv._atomic cimport load_relaxed_i64
 from tfsrv._buffer cimport Bytes, bytes_equal
 from tfsrv._clock cimport now_ns
-from tfsrv._serving_map cimport (
-    FOUND,
-    NativeServable,
-    Servable,
-    ServingMap,
-    servable_release,
-    serving_map_find,
-)
-from tfsrv._serving_table cimport bytes_view, wipe
+from tfsrv._servable cimport NativeServable, Servable, bytes_view, servable_release, wipe
+from tfsrv._serving_map cimport ServingMap, serving_map_find
+from tfsrv._serving_table cimport FOUND
 from tfsrv._stress cimport gate_wait, run_together
 
 

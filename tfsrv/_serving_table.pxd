@@ -3,7 +3,15 @@
 from libc.stdint cimport int64_t, uint64_t
 
 from tfsrv._buffer cimport Bytes
-from tfsrv._serving_map cimport Servable
+from tfsrv._servable cimport Servable
+
+
+cdef enum Lookup:
+    FOUND = 0
+    UNKNOWN_MODEL = 1       # nothing of that name is loaded or on its way
+    UNKNOWN_VERSION = 2     # the model is known, that version (or the label's) is not loaded
+    UNKNOWN_LABEL = 3
+    PENDING = 4             # configured, first version still on its way, nothing of it loaded
 
 
 cdef struct Label:
@@ -35,6 +43,3 @@ cdef Servable* table_servable(const Table* table, Bytes name, int64_t version) n
 cdef Table* table_new(list models) except NULL
 cdef void table_free(Table* table) noexcept nogil
 cdef int64_t table_live_count() noexcept nogil
-cdef int bytes_copy(Bytes* target, bytes source) except -1
-cdef Bytes bytes_view(bytes source) noexcept
-cdef void wipe(void* memory, size_t size) noexcept nogil

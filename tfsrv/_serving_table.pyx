@@ -6,23 +6,13 @@ answers whom follows TensorFlow Serving's model_servers/server_core.cc and core/
 """
 
 from libc.stdint cimport int64_t, uint64_t, uintptr_t
-from libc.stdlib cimport calloc, free, malloc
+from libc.stdlib cimport calloc
 from libc.string cimport memcpy
 
 from tfsrv._atomic cimport add_relaxed_i64, load_relaxed_i64
 from tfsrv._buffer cimport Bytes, bytes_compare, bytes_equal
-from tfsrv._serving_map cimport (
-    FOUND,
-    PENDING,
-    UNKNOWN_LABEL,
-    UNKNOWN_MODEL,
-    UNKNOWN_VERSION,
-    Servable,
-)
+from tfsrv._servable cimport Servable, bytes_copy, wipe
 
-
-cdef extern from "<string.h>" nogil:
-    void explicit_bzero(void* memory, size_t size)  # not left out before a free, as memset may be
 
 cdef int64_t live_tables = 0    # atomic
 
@@ -209,32 +199,3 @@ cdef void table_free(Table* table) noexcept nogil:
 cdef int64_t table_live_count() noexcept nogil:
     """Tables in memory, of all maps."""
     return load_relaxed_i64(&live_tables)
-
-
-# --------------------------------------------------------------------------------------- bytes
-
-cdef int bytes_copy(Bytes* target, bytes source) except -1:
-    """Into memory that `target` owns from now on."""
-    cdef size_t size = <size_t>len(source)
-    cdef char* data = <char*>malloc(size + 1)
-    if data == NULL:
-        raise MemoryError
-    memcpy(data, <const char*>source, size)
-    target.data = data
-    target.size = size
-    return 0
-
-
-cdef Bytes bytes_view(bytes source) noexcept:
-    """A view that lives as long as `source`."""
-    cdef Bytes view
-    view.data = source
-    view.size = <size_t>len(source)
-    return view
-
-
-cdef void wipe(void* memory, size_t size) noexcept nogil:
-    """Free it, cleared first: a reader that came too late could not take it for alive."""
-    if memory != NULL:
-        explicit_bzero(memory, size)
-        free(memory)

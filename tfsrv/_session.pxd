@@ -3,7 +3,7 @@
 from libc.stdint cimport int64_t
 
 from tfsrv._buffer cimport Bytes
-from tfsrv._serving_map cimport NativeServable
+from tfsrv._servable cimport NativeServable
 from tfsrv._signature cimport Signature, SignatureInput, SignatureOutput
 from tfsrv._status cimport Status
 from tfsrv._tf cimport TF_Graph, TF_Session, TF_Tensor

@@ -4,7 +4,7 @@ from typing import Any
 from google.protobuf.message import Message
 from typing_extensions import disjoint_base
 
-from tfsrv._serving_map import NativeServable
+from tfsrv._servable import NativeServable
 
 @disjoint_base
 class SavedModelSession(NativeServable):

@@ -18,7 +18,7 @@ from tfsrv._meta_graph cimport (
     meta_graph_view_free,
     meta_graph_view_init,
 )
-from tfsrv._serving_map cimport NativeServable
+from tfsrv._servable cimport NativeServable
 from tfsrv._signature cimport (
     BAD_SET,
     FULL_SET,

@@ -17,7 +17,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Protocol
 
-from tfsrv._serving_map import ServableHandle
+from tfsrv._servable import ServableHandle
 from tfsrv.config import ModelConfig, ServerOptions, session_config
 from tfsrv.core.aspired_versions_manager import (
     AspiredVersionsManager,

@@ -12,7 +12,8 @@ from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 
-from tfsrv._serving_map import ServableHandle, ServingMap, live_counts
+from tfsrv._servable import ServableHandle
+from tfsrv._serving_map import ServingMap, live_counts
 from tfsrv._serving_map_stress import CanaryServable, stress
 from tfsrv.errors import Code, ServingError
 

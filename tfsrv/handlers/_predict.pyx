@@ -27,13 +27,8 @@ from tfsrv._predict_request cimport (
     wire_read_predict,
 )
 from tfsrv._predict_response cimport TensorData, wire_write_predict
-from tfsrv._serving_map cimport (
-    FOUND,
-    PENDING,
-    UNKNOWN_LABEL,
-    ServingMap,
-    serving_map_find,
-)
+from tfsrv._serving_map cimport ServingMap, serving_map_find
+from tfsrv._serving_table cimport FOUND, PENDING, UNKNOWN_LABEL
 from tfsrv._session cimport Session, session_find, session_plan, session_run
 from tfsrv._signature cimport Signature, SignatureInput
 from tfsrv._status cimport (
