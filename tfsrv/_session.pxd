@@ -15,6 +15,7 @@ cdef struct Session:
     Signature* signatures   # owned; sorted by name; they outlive `session`
     int signatures_size
     bint uses_gpu           # some device is no CPU
+    bint has_run_pools      # the pools of _run_pools, for runs with a time-out
 
 cdef Signature* session_find(Session* session, Bytes name) noexcept nogil
 cdef int session_plan(

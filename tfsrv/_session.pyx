@@ -18,6 +18,7 @@ from tfsrv._meta_graph cimport (
     meta_graph_view_free,
     meta_graph_view_init,
 )
+from tfsrv._run_pools cimport run_pool_give, run_pool_take
 from tfsrv._servable cimport NativeServable
 from tfsrv._signature cimport (
     BAD_SET,
@@ -64,11 +65,12 @@ from tfsrv._tf cimport (
 
 from tfsrv import _tf
 from tfsrv._proto import message_class
+from tfsrv._run_pools import add_run_pools
 from tfsrv.errors import ServingError
 
 cdef enum:
     ON_STACK = 32           # outputs whose arrays need no malloc; most signatures have fewer
-    OPTIONS_SIZE = 16       # bytes; RunOptions with one varint field
+    OPTIONS_SIZE = 16       # bytes; RunOptions with a time-out and a pool
     BUILT_AT_LOAD = 4       # signatures, see build_signatures
 
 # RunOptions (tensorflow/core/protobuf/config.proto), serialized.
@@ -119,7 +121,9 @@ cdef int session_plan(
 
 # ---------------------------------------------------------------------------------------- running
 
-cdef size_t write_options(char* target, bint in_callers_thread, int64_t timeout_ms) noexcept nogil:
+cdef size_t write_options(
+    char* target, bint in_callers_thread, int64_t timeout_ms, int pool
+) noexcept nogil:
     """A serialized RunOptions of at most OPTIONS_SIZE bytes; its size."""
     cdef uint64_t left
     cdef size_t size = 1
@@ -135,7 +139,9 @@ cdef size_t write_options(char* target, bint in_callers_thread, int64_t timeout_
         left >>= 7
         size += 1
     target[size] = <char>left
-    return size + 1
+    target[size + 1] = 0x18  # inter_op_thread_pool, under 128
+    target[size + 2] = <char>pool
+    return size + 3
 
 
 cdef int session_run(
@@ -149,8 +155,9 @@ cdef int session_run(
     for session_plan. `outputs` receives the tensors, the caller's from then on, in the order of
     `wanted`, or of the signature's outputs when all are wanted; all NULL after an error.
 
-    TensorFlow heeds `timeout_ms` (0: none) only on its own pool, so not with
-    `in_callers_thread`. Any number of threads may run at once.
+    TensorFlow heeds `timeout_ms` (0: none) only on its own pools, so not with
+    `in_callers_thread`; such a run has a pool to itself (see _run_pools), unless the session's
+    config has other ones or there is a GPU. Any number of threads may run at once.
     """
     cdef TF_Status* tf_status
     cdef TF_Buffer run_options
@@ -163,6 +170,7 @@ cdef int session_run(
     cdef int fetches_size = signature.outputs_size
     cdef int answers_size
     cdef int chosen
+    cdef int pool = 0
     cdef int i
     if wanted == NULL:
         wanted_size = 0
@@ -196,13 +204,16 @@ cdef int session_run(
         if chosen != FULL_SET:
             bits = signature.sets[chosen].bits
         fetches_size = signature_fetches(signature, bits, fetches)
+    if session.has_run_pools and timeout_ms > 0 and not in_callers_thread:
+        pool = run_pool_take()
     run_options.data = options
-    run_options.length = write_options(options, in_callers_thread, timeout_ms)
+    run_options.length = write_options(options, in_callers_thread, timeout_ms, pool)
     run_options.data_deallocator = NULL
     api.SessionRun(
         session.session, &run_options if run_options.length else NULL,
         signature.feeds, inputs, signature.inputs_size, fetches, fetched, fetches_size,
         NULL, 0, NULL, tf_status)
+    run_pool_give(pool)
     if api.GetCode(tf_status) == 0:
         if load_acquire_int(&signature.sets[chosen].ready) == 0:
             # release pairs with session_plan's acquire: who reads 1 finds the set compiled
@@ -439,6 +450,7 @@ cdef int load_into(SavedModelSession made, list tags, bytes config) except -1:
     """Fill in a new session."""
     encoded_dir = _encode(made.export_dir)
     encoded_tags = [_encode(tag) for tag in tags]
+    config, has_run_pools = add_run_pools(config)
     cdef const char* c_dir = encoded_dir
     cdef const char* c_config = config
     cdef size_t config_size = len(config)
@@ -459,6 +471,7 @@ cdef int load_into(SavedModelSession made, list tags, bytes config) except -1:
                 find_devices(&made.session, &status)
         if status.code != 0:
             raise status_error(&status)
+        made.session.has_run_pools = has_run_pools and not made.session.uses_gpu
         entries = scan_meta_graph(made, meta_graph)
         with nogil:
             api.DeleteBuffer(meta_graph)

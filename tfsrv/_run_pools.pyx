@@ -1,0 +1,78 @@
+"""A thread of TensorFlow's for each run that must stop at its deadline.
+
+TensorFlow looks at a run's time-out only when the run is on a thread pool. In the pool that all
+sessions share, as many threads as there are cores, two runs that loop for half a minute leave no
+thread for anybody's next run. So there are pools of one thread each beside the shared one
+(ConfigProto.session_inter_op_thread_pool), and a run takes one that is free: it has a thread to
+itself, as it has in the caller's thread. If ever all are taken, the shared pool serves.
+
+The pools have names, by which TensorFlow makes them once for all sessions.
+"""
+
+from libc.stdint cimport uint64_t
+
+from tfsrv._atomic cimport cas_weak_u64, load_relaxed_u64
+
+from google.protobuf.message import DecodeError
+
+from tfsrv._proto import message_class
+
+cdef extern from *:
+    int count_trailing_zeros "__builtin_ctzll"(unsigned long long value) nogil
+
+cdef enum:
+    RUN_POOLS = 64          # numbers 1 to 64 in each session; 0 is the shared pool
+
+cdef uint64_t taken = 0     # atomic: bit i is set while a run has pool i + 1
+
+
+cdef int run_pool_take() noexcept nogil:
+    """The number of a pool that no other run has; 0, the shared one, if there is none."""
+    cdef uint64_t before = load_relaxed_u64(&taken)
+    cdef int pool
+    while ~before:
+        pool = count_trailing_zeros(~before)
+        if cas_weak_u64(&taken, &before, before | <uint64_t>1 << pool):
+            return pool + 1
+    return 0
+
+
+cdef void run_pool_give(int pool) noexcept nogil:
+    """Give back what run_pool_take gave. The run has ended, all of its ops have."""
+    cdef uint64_t before = load_relaxed_u64(&taken)
+    if pool == 0:
+        return
+    while not cas_weak_u64(&taken, &before, before & ~(<uint64_t>1 << pool - 1)):
+        pass
+
+
+def take_run_pool() -> int:
+    """run_pool_take, for tests."""
+    return run_pool_take()
+
+
+def give_run_pool(pool: int) -> None:
+    """run_pool_give, for tests."""
+    run_pool_give(pool)
+
+
+def add_run_pools(config: bytes) -> tuple[bytes, bool]:
+    """A serialized ConfigProto with these pools in it, and True.
+
+    One that has pools of its own stays as it is, as does one that cannot be read: TensorFlow
+    will say so. Then False.
+    """
+    message = message_class("tensorflow.ConfigProto")()
+    try:
+        message.ParseFromString(config)
+    except DecodeError:
+        return config, False
+    if message.session_inter_op_thread_pool:
+        return config, False
+    # Of no fixed size: what inter_op_parallelism_threads says. Without a name it is the session's.
+    shared = message.session_inter_op_thread_pool.add()
+    if not message.use_per_session_threads:
+        shared.global_name = "tfsrv"
+    for i in range(1, RUN_POOLS + 1):
+        message.session_inter_op_thread_pool.add(num_threads=1, global_name=f"tfsrv-run-{i}")
+    return message.SerializeToString(), True
