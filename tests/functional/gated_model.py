@@ -1,13 +1,14 @@
-"""A SavedModel whose load waits until a test lets it go on, or fail."""
+"""SavedModels whose load, or whose runs, wait until a test lets them go on."""
 
 from __future__ import annotations
 
+import itertools
 import os
 from contextlib import suppress
 from pathlib import Path
 
 from tests.functional.launching import until
-from tests.graphs import FLOAT, Graph
+from tests.graphs import FLOAT, STRING, Graph
 
 
 class GatedModel:
@@ -57,3 +58,51 @@ def _read(descriptor: int) -> bytes:
         return os.read(descriptor, 100)
     except BlockingIOError:  # the writer is there, and has not written yet
         return b""
+
+
+class GatedRuns:
+    """A model whose runs wait until a test lets them go on, or leave a trace.
+
+    `serving_default`: path [] string → y [] string, the same, after "ran" was written into the
+    file of that path. `fast`: x [n] → y = x, of the same model.
+    """
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        self._count = itertools.count()
+        graph = Graph()
+        file = graph.add("path", "Placeholder", dtype=STRING)
+        graph.add("write", "WriteFile", file, graph.constant("word", "ran"))
+        y = graph.add("y", "Identity", file, "^write", T=STRING)
+        signature = graph.sign("serving_default", {"path": file}, {"y": y})
+        signature.inputs["path"].dtype = signature.outputs["y"].dtype = STRING
+        x = graph.add("x", "Placeholder", dtype=FLOAT)
+        graph.sign("fast", {"x": x}, {"y": graph.add("z", "Identity", x, T=FLOAT)})
+        graph.save(path / "1")
+
+    def gate(self) -> Gate:
+        """For a run that waits until the gate is opened."""
+        return Gate(self._new("gate"))
+
+    def witness(self) -> Path:
+        """For a run that does not wait: there will be a file."""
+        return self._new("witness")
+
+    def _new(self, kind: str) -> Path:
+        return self.path.with_name(f"{self.path.name}-{kind}-{next(self._count)}")
+
+
+class Gate:
+    """A FIFO that a run writes into."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        os.mkfifo(path)
+
+    def open(self) -> None:
+        """Let the run go on, as soon as it is here; waits until it does."""
+        reading = os.open(self.path, os.O_RDONLY | os.O_NONBLOCK)
+        try:
+            until(lambda: _read(reading) == b"ran")
+        finally:
+            os.close(reading)

@@ -91,6 +91,11 @@ class Launched:
         pages = int(Path(f"/proc/{self.process.pid}/statm").read_text().split()[1])
         return pages * os.sysconf("SC_PAGE_SIZE")
 
+    def cpu_seconds(self) -> float:
+        """Processor time of all its threads, so far."""
+        stat = Path(f"/proc/{self.process.pid}/stat").read_text().rpartition(")")[2].split()
+        return (int(stat[11]) + int(stat[12])) / os.sysconf("SC_CLK_TCK")
+
     def peak_memory_bytes(self) -> int:
         """The most resident memory since it was last forgotten."""
         status = Path(f"/proc/{self.process.pid}/status").read_text()

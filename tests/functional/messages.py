@@ -112,6 +112,13 @@ def strings(*values: bytes | str) -> Array:
     return numpy.array([v.encode() if isinstance(v, str) else v for v in values], dtype=object)
 
 
+def scalar(text: bytes) -> Array:
+    """A string tensor of no dimensions."""
+    values = numpy.empty((), dtype=object)
+    values[()] = text
+    return values
+
+
 def predict_request(
     model: str,
     inputs: Mapping[str, Array | Any] | None = None,

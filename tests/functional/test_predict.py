@@ -24,6 +24,7 @@ from tests.functional.messages import (
     floats,
     parts,
     predict_request,
+    scalar,
     strings,
     tensor,
     varint,
@@ -181,12 +182,6 @@ SHAPES: dict[str, Callable[[Array], Array]] = {
     "rows_of_nothing": lambda values: values[:0].reshape(3, 0, 2),
     "three_dimensions": lambda values: values.reshape(1, 3, 2),
 }
-
-
-def scalar(text: bytes) -> Array:
-    values = numpy.empty((), dtype=object)
-    values[()] = text
-    return values
 
 
 @pytest.mark.parametrize("as_content", [False, True], ids=["typed_fields", "tensor_content"])
