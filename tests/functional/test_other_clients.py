@@ -1,4 +1,4 @@
-"""Clients that are neither ours nor Python's: JavaScript's gRPC, h2load, curl."""
+"""Clients that are not gRPC's C core: @grpc/grpc-js, h2load and curl."""
 
 from __future__ import annotations
 
@@ -6,93 +6,165 @@ import json
 import re
 import shutil
 import subprocess
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
 
 from tests.conftest import ROOT
-from tests.functional.launching import SECONDS, Launched
-from tfsrv._proto import message_class, parse_text
+from tests.functional.conftest import serving
+from tests.functional.launching import SECONDS, Launched, client
+from tests.functional.messages import PredictResponse, array, floats, predict_request
 
 NODE = ROOT / "tests" / "node"
 PREDICT = "/tensorflow.serving.PredictionService/Predict"
-GRPC_HEADERS = ("content-type: application/grpc", "te: trailers")
-ASK_2 = """
-model_spec { name: "half_plus_two" }
-inputs { key: "x" value { dtype: DT_FLOAT tensor_shape { dim { size: 1 } } float_val: 2 } }
-"""
 
 
-def run(*command: str | Path) -> subprocess.CompletedProcess[bytes]:
-    return subprocess.run(command, capture_output=True, timeout=SECONDS, check=False)
+def curl_speaks_http_2() -> bool:
+    if shutil.which("curl") is None:
+        return False
+    return b"HTTP2" in subprocess.run(["curl", "--version"], capture_output=True).stdout
 
 
-def ask_with_node(server: Launched, model: str, *arguments: str) -> tuple[int, Any]:
-    if shutil.which("node") is None or not (NODE / "node_modules").exists():
-        pytest.skip("needs Node.js and `npm ci --prefix tests/node`")
-    done = run("node", NODE / "predict.js", server.address(), model, *arguments)
-    assert done.stderr == b""
-    return done.returncode, json.loads(done.stdout)
+needs_node = pytest.mark.skipif(
+    shutil.which("node") is None or not (NODE / "node_modules").exists(),
+    reason="needs node, and `npm ci --prefix tests/node`: scripts/run_tests sees to both",
+)
+needs_h2load = pytest.mark.skipif(shutil.which("h2load") is None, reason="needs h2load")
+needs_curl = pytest.mark.skipif(not curl_speaks_http_2(), reason="needs curl with HTTP/2")
 
 
-def body(folder: Path) -> Path:
-    """A file with a request for half of 2 plus two, behind gRPC's prefix."""
-    request = parse_text("tensorflow.serving.PredictRequest", ASK_2, "").SerializeToString()
-    file = folder / "request"
-    file.write_bytes(b"\0" + len(request).to_bytes(4, "big") + request)
-    return file
+@pytest.fixture(scope="module")
+def server(models: Path, transport: str) -> Iterator[Launched]:
+    flags = (f"--grpc_transport={transport}", "--shutdown_grace_seconds=0.1")
+    paths = {name: models / name for name in ("half_plus_two", "blocker")}
+    with serving(paths, *flags) as server:
+        yield server
 
 
-def test_the_javascript_client_gets_answers(server: Launched) -> None:
-    status, answer = ask_with_node(server, "half_plus_two", "[1, 2, 5]")
-    assert status == 0
-    assert answer["outputs"]["y"]["float_val"] == [4.5, 5.0, 6.5]  # version 3: x / 2 + 1 + 3
-    assert answer["model_spec"]["version"] == {"value": 3}
+# --- @grpc/grpc-js
 
 
-def test_the_javascript_client_gets_codes_and_texts(server: Launched) -> None:
-    status, answer = ask_with_node(server, "nosuch", "[1]")
-    assert status == 1
-    assert answer == {"code": 5, "details": "Servable not found for request: Latest(nosuch)"}
+def javascript(server: Launched, model: str, *arguments: str) -> Any:
+    """What tests/node/predict.js prints."""
+    done = subprocess.run(
+        ["node", NODE / "predict.js", server.address(), model, *arguments],
+        capture_output=True,
+        text=True,
+        timeout=SECONDS,
+        check=False,
+    )
+    assert done.stderr == ""
+    answer = json.loads(done.stdout)
+    assert (done.returncode != 0) == ("code" in answer)
+    return answer
 
 
-def test_the_javascript_client_gets_its_deadline_kept(server: Launched) -> None:
-    status, answer = ask_with_node(server, "blocker", "[1]", "300")
-    assert status == 1
-    assert answer["code"] == 4
+@needs_node
+def test_javascript_gets_right_answers(server: Launched) -> None:
+    answer = javascript(server, "half_plus_two", "[1, 2, 5]")
+    assert answer["outputs"]["y"]["float_val"] == [4.5, 5.0, 6.5]
+    assert answer["model_spec"]["version"]["value"] == 3
 
 
-def test_every_answer_to_h2load_is_whole(server: Launched, tmp_path: Path) -> None:
-    if shutil.which("h2load") is None:
-        pytest.skip("needs h2load")
-    headers = [f"--header={header}" for header in GRPC_HEADERS]
-    url = f"http://{server.address()}{PREDICT}"
-    load = ("-n2000", "-c4", "-m16", "-t1", f"--data={body(tmp_path)}")
-    done = run("h2load", *load, *headers, url)
-    text = done.stdout.decode()
-    assert "2000 succeeded, 0 failed, 0 errored" in text
-    data = re.search(r"\((\d+)\) data", text)
-    assert data is not None
-    # HTTP status 200 proves nothing with gRPC: the bytes do.
-    response: Any = message_class("tensorflow.serving.PredictResponse")()
-    response.outputs["y"].dtype = 1
-    response.outputs["y"].tensor_shape.dim.add(size=1)
-    response.outputs["y"].float_val.append(5.0)
-    response.model_spec.name = "half_plus_two"
-    response.model_spec.version.value = 3
-    response.model_spec.signature_name = "serving_default"
-    assert int(data[1]) == 2000 * (5 + len(response.SerializeToString()))
+@needs_node
+def test_javascript_gets_large_answers(server: Launched) -> None:
+    numbers = [*range(10_000)]
+    answer = javascript(server, "half_plus_two", json.dumps(numbers))
+    assert answer["outputs"]["y"]["float_val"] == [x / 2 + 4 for x in numbers]
 
 
-def test_curl_gets_an_answer_over_http_2(server: Launched, tmp_path: Path) -> None:
-    if shutil.which("curl") is None or b"HTTP2" not in run("curl", "--version").stdout:
-        pytest.skip("needs curl with HTTP/2")
-    headers = [part for header in GRPC_HEADERS for part in ("--header", header)]
-    data = ("--data-binary", f"@{body(tmp_path)}")
-    url = f"http://{server.address()}{PREDICT}"
-    done = run("curl", "--silent", "--http2-prior-knowledge", *headers, *data, url)
-    assert done.returncode == 0
-    assert done.stdout[:1] == b"\0"
-    response: Any = message_class("tensorflow.serving.PredictResponse").FromString(done.stdout[5:])
-    assert list(response.outputs["y"].float_val) == [5.0]
+@needs_node
+def test_javascript_gets_errors(server: Launched) -> None:
+    assert javascript(server, "nosuch ü", "[1]") == {
+        "code": 5,
+        "details": "Servable not found for request: Latest(nosuch ü)",
+    }
+    assert javascript(server, "blocker", "[1]", "500")["code"] == 4  # DEADLINE_EXCEEDED
+
+
+# --- h2load
+
+
+def h2load_counts(
+    server: Launched, tmp_path: Path, body: bytes, requests: int, connections: int, streams: int
+) -> tuple[int, int]:
+    """How many answers h2load takes for good, and the bytes in their DATA frames.
+
+    An HTTP status of 200 says nothing about gRPC's, so only the bytes tell.
+    """
+    file = tmp_path / "body"
+    file.write_bytes(b"\0" + len(body).to_bytes(4, "big") + body)
+    done = subprocess.run(
+        [
+            *("h2load", f"--requests={requests}", f"--clients={connections}"),
+            *(f"--max-concurrent-streams={streams}", "--threads=1", f"--data={file}"),
+            *("--header=content-type: application/grpc", "--header=te: trailers"),
+            f"http://{server.address()}{PREDICT}",
+        ],
+        capture_output=True,
+        text=True,
+        timeout=100,
+        check=True,
+    )
+    succeeded = re.search(r"(\d+) succeeded, 0 failed, 0 errored, 0 timeout", done.stdout)
+    data = re.search(r"\((\d+)\) data$", done.stdout, re.MULTILINE)
+    assert succeeded, done.stdout
+    assert data, done.stdout
+    return int(succeeded[1]), int(data[1])
+
+
+@needs_h2load
+@pytest.mark.parametrize(("connections", "streams"), [(1, 1), (4, 16), (64, 1), (16, 4)])
+def test_h2load_gets_every_answer_whole(
+    server: Launched, tmp_path: Path, connections: int, streams: int
+) -> None:
+    body = predict_request("half_plus_two", {"x": floats(1, 2, 5)}).SerializeToString()
+    with client(server.address()) as ask:
+        size = len(ask.channel.unary_unary(PREDICT)(body, timeout=SECONDS))
+    counts = h2load_counts(server, tmp_path, body, 1600, connections, streams)
+    assert counts == (1600, 1600 * (5 + size))
+
+
+@needs_h2load
+def test_errors_under_load_have_no_data(server: Launched, tmp_path: Path) -> None:
+    body = predict_request("nosuch", {"x": floats(1)}).SerializeToString()
+    assert h2load_counts(server, tmp_path, body, 640, 4, 16) == (640, 0)
+
+
+# --- curl
+
+
+def curl(*arguments: str | Path) -> subprocess.CompletedProcess[bytes]:
+    return subprocess.run(
+        ["curl", "--silent", "--max-time", "20", *arguments],
+        capture_output=True,
+        timeout=SECONDS,
+        check=False,
+    )
+
+
+@needs_curl
+def test_curl_gets_an_answer_with_its_trailers(server: Launched, tmp_path: Path) -> None:
+    body = predict_request("half_plus_two", {"x": floats(3)}).SerializeToString()
+    sent, headers = tmp_path / "sent", tmp_path / "headers"
+    sent.write_bytes(b"\0" + len(body).to_bytes(4, "big") + body)
+    done = curl(
+        *("--http2-prior-knowledge", "--data-binary", f"@{sent}", "--dump-header", headers),
+        *("--header", "content-type: application/grpc", "--header", "te: trailers"),
+        f"http://{server.address()}{PREDICT}",
+    )
+    assert done.returncode == 0, done
+    assert done.stdout[:5] == b"\0" + (len(done.stdout) - 5).to_bytes(4, "big")
+    assert array(PredictResponse.FromString(done.stdout[5:]).outputs["y"]) == [5.5]
+    lines = headers.read_text().lower().splitlines()
+    assert "http/2 200 " in lines
+    assert "content-type: application/grpc" in lines
+    assert "grpc-status: 0" in lines
+
+
+@needs_curl
+def test_a_request_in_http_1_does_not_hang(server: Launched) -> None:
+    done = curl("--http1.1", f"http://{server.address()}/")
+    assert done.returncode != 28  # its time-out
