@@ -38,17 +38,41 @@ class GrpcChannelArguments:
 
 
 @dataclass(frozen=True)
+class LatestVersions:
+    """The highest versions that can be loaded, and the broken ones above them."""
+
+    num_versions: int = 1
+
+
+@dataclass(frozen=True)
+class AllVersions:
+    """Every version."""
+
+
+@dataclass(frozen=True)
+class SpecificVersions:
+    """These versions, as far as they are there."""
+
+    versions: frozenset[int]
+
+
+VersionPolicy = LatestVersions | AllVersions | SpecificVersions
+
+
+@dataclass(frozen=True)
 class ModelConfig:
     """One model to be served.
 
     `base_path` holds the versions as subdirectories named by numbers; with `only_version` it
-    is itself one version, of that number.
+    is itself one version, of that number. `version_labels` are (label, version), sorted.
     """
 
     name: str
     base_path: str
     only_version: int | None = None
     platform: str = "tensorflow"
+    version_policy: VersionPolicy = LatestVersions()
+    version_labels: tuple[tuple[str, int], ...] = ()
 
 
 @dataclass(frozen=True)

@@ -14,7 +14,6 @@ import logging
 import os
 import threading
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
 from typing import Any, Protocol
 
 from tfsrv._servable import ServableHandle
@@ -26,33 +25,23 @@ from tfsrv.core.aspired_versions_manager import (
 from tfsrv.core.event_bus import EventBus
 from tfsrv.core.loader import Loader
 from tfsrv.core.memory import MemoryReleaser
+from tfsrv.core.platform import Platform
 from tfsrv.core.servable import ManagerState, ServableData, ServableState
 from tfsrv.core.servable_state_monitor import ServableStateMonitor, outcome
 from tfsrv.core.serving_map_publisher import ServingMap, ServingMapPublisher
 from tfsrv.core.source import SourceAdapter, connect
+from tfsrv.core.storage_path import StoragePath
 from tfsrv.errors import Code, ServingError
 from tfsrv.servables.saved_model import (
     SavedModelInspector,
     SavedModelOptions,
     SavedModelSourceAdapter,
 )
-from tfsrv.sources import (
-    FileSystemStoragePathSource,
-    ServableToMonitor,
-    VersionInspector,
-)
+from tfsrv.sources.file_system import FileSystemStoragePathSource, ServableToMonitor
 
 SETTLE_SECONDS = 1.0  # a version that nobody wrote to for so long is complete
 
 logger = logging.getLogger("tfsrv")
-
-
-@dataclass(frozen=True)
-class Platform:
-    """How directories of one kind become servables."""
-
-    adapter: SourceAdapter[str, Loader]
-    inspector: VersionInspector
 
 
 class ReadableServingMap(ServingMap, Protocol):
@@ -165,7 +154,7 @@ class ServerCore:
 
     # -- wiring
 
-    def _adapter(self, model: ModelConfig) -> SourceAdapter[str, Loader]:
+    def _adapter(self, model: ModelConfig) -> SourceAdapter[StoragePath, Loader]:
         return self._platforms[model.platform].adapter
 
     def _to_monitor(self, model: ModelConfig) -> ServableToMonitor:
@@ -176,7 +165,7 @@ class ServerCore:
             only_version=model.only_version,
         )
 
-    def _route(self, name: str, versions: Sequence[ServableData[str]]) -> None:
+    def _route(self, name: str, versions: Sequence[ServableData[StoragePath]]) -> None:
         """To the adapter of the model's platform."""
         self._adapters[name].set_aspired_versions(name, versions)
 

@@ -15,8 +15,9 @@ from tfsrv.core.memory import MemoryReleaser
 from tfsrv.core.servable import ServableData, ServableId
 from tfsrv.core.serving_map_publisher import ServingMapPublisher
 from tfsrv.core.source import SourceAdapter, connect
+from tfsrv.core.storage_path import StoragePath
 from tfsrv.errors import Code, ServingError
-from tfsrv.sources import StaticStoragePathSource
+from tfsrv.sources.static import StaticStoragePathSource
 
 A1 = ServableId("a", 1)
 
@@ -61,13 +62,13 @@ class Recorder:
         self.calls.append((name, list(versions)))  # type: ignore[call-overload]
 
 
-class Length(SourceAdapter[str, int]):
+class Length(SourceAdapter[StoragePath, int]):
     """The length of a path; some it does not like."""
 
-    def convert(self, version: ServableData[str]) -> int:
-        if version.data == "bad":
+    def convert(self, version: ServableData[StoragePath]) -> int:
+        if version.data.path == "bad":
             raise ValueError("a bad path")
-        return len(version.data)
+        return len(version.data.path)
 
 
 def test_adapter_hands_on_what_it_converted() -> None:
@@ -83,7 +84,11 @@ def test_adapter_turns_a_failure_into_the_error_of_that_version_only() -> None:
     adapter, target = Length(), Recorder()
     connect(adapter, target)
     adapter.set_aspired_versions(
-        "a", [ServableData(A1, "bad"), ServableData(ServableId("a", 2), "good")]
+        "a",
+        [
+            ServableData(A1, StoragePath("bad")),
+            ServableData(ServableId("a", 2), StoragePath("good")),
+        ],
     )
     ((_, (first, second)),) = target.calls
     assert first.error is not None

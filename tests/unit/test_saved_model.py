@@ -10,6 +10,7 @@ from pathlib import Path
 import pytest
 
 from tfsrv.core.servable import ServableData, ServableId
+from tfsrv.core.storage_path import StoragePath
 from tfsrv.errors import Code, ServingError
 from tfsrv.servables.saved_model import (
     SavedModelInspector,
@@ -152,7 +153,7 @@ def test_loader_loads_serves_and_closes_a_session() -> None:
     loading = Loading()
     options = SavedModelOptions(tags=("serve", "gpu"), session_config=b"config")
     loader = SavedModelSourceAdapter(options, load_session=loading).convert(
-        ServableData(ID, "/models/m/7")
+        ServableData(ID, StoragePath("/models/m/7"))
     )
     assert loading.asked == []
     loader.load()
@@ -165,7 +166,7 @@ def test_loader_loads_serves_and_closes_a_session() -> None:
 def test_loader_cancels_what_is_loaded_only() -> None:
     loading = Loading()
     adapter = SavedModelSourceAdapter(load_session=loading)
-    loader = adapter.convert(ServableData(ID, "/models/m/7"))
+    loader = adapter.convert(ServableData(ID, StoragePath("/models/m/7")))
     loader.cancel()
     loader.load()
     loader.cancel()

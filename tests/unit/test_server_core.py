@@ -13,21 +13,23 @@ from tests.unit.waiting import eventually
 from tfsrv._serving_map import ServingMap
 from tfsrv.config import ModelConfig, ServerOptions
 from tfsrv.core.loader import Loader
+from tfsrv.core.platform import Platform
 from tfsrv.core.servable import ManagerState, ServableData, ServableId
 from tfsrv.core.source import SourceAdapter
+from tfsrv.core.storage_path import StoragePath
 from tfsrv.errors import Code, ServingError
-from tfsrv.server_core import Platform, ServerCore
+from tfsrv.server_core import ServerCore
 
 LONG = 30.0
 
 
-class PuppetAdapter(SourceAdapter[str, Loader]):
+class PuppetAdapter(SourceAdapter[StoragePath, Loader]):
     """Makes puppets of directories: `fails` and `stuck` in a version tell what they do."""
 
     def __init__(self) -> None:
         self.gate = threading.Event()
 
-    def convert(self, version: ServableData[str]) -> Loader:
+    def convert(self, version: ServableData[StoragePath]) -> Loader:
         path = Path(version.data)
         failures = [permanent("broken model")] if (path / "fails").exists() else []
         gate = self.gate if (path / "stuck").exists() else None
@@ -35,7 +37,7 @@ class PuppetAdapter(SourceAdapter[str, Loader]):
 
 
 class Exists:
-    def is_complete(self, path: str) -> bool:
+    def is_complete(self, path: str, *, is_settled: bool = False) -> bool:
         return not (Path(path) / "incomplete").exists()
 
 

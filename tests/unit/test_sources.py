@@ -10,16 +10,11 @@ from pathlib import Path
 import pytest
 
 from tests.unit.waiting import eventually
+from tfsrv.config import AllVersions, LatestVersions, SpecificVersions, VersionPolicy
 from tfsrv.core.servable import ServableData, ServableId
+from tfsrv.core.storage_path import StoragePath
 from tfsrv.errors import Code, ServingError
-from tfsrv.sources import (
-    AllVersions,
-    FileSystemStoragePathSource,
-    LatestVersions,
-    ServableToMonitor,
-    SpecificVersions,
-    VersionPolicy,
-)
+from tfsrv.sources.file_system import FileSystemStoragePathSource, ServableToMonitor
 
 
 class MarkerInspector:
@@ -28,7 +23,7 @@ class MarkerInspector:
     def __init__(self) -> None:
         self.asked: list[str] = []
 
-    def is_complete(self, path: str) -> bool:
+    def is_complete(self, path: str, *, is_settled: bool = False) -> bool:
         self.asked.append(Path(path).name)
         if (Path(path) / "broken").exists():
             raise ServingError(Code.NOT_FOUND, f"nothing in {Path(path).name}")
@@ -48,7 +43,7 @@ class Watch:
     ) -> None:
         self.base_path = base_path
         self.inspector = MarkerInspector()
-        self.emitted: list[list[ServableData[str]]] = []
+        self.emitted: list[list[ServableData[StoragePath]]] = []
         self.nothing_found: list[ServingError] = []
         self.source = FileSystemStoragePathSource(
             [
@@ -65,7 +60,7 @@ class Watch:
         )
         self.source.set_aspired_versions_callback(self._hear)
 
-    def _hear(self, name: str, versions: Sequence[ServableData[str]]) -> None:
+    def _hear(self, name: str, versions: Sequence[ServableData[StoragePath]]) -> None:
         assert name == "m"
         self.emitted.append(list(versions))
 
@@ -75,7 +70,7 @@ class Watch:
         if not self.emitted:
             return {}
         return {
-            version.id.version: Path(version.data).name if version.error is None else "!"
+            version.id.version: Path(version.data.path).name if version.error is None else "!"
             for version in self.emitted[-1]
         }
 
@@ -245,7 +240,7 @@ def test_broken_version_is_told_with_its_error_beside_the_next_good_one(tmp_path
     make(tmp_path, "2", marker="broken")
     watch = Watch(tmp_path)
     assert watch.poll() == {2: "!", 1: "1"}
-    assert watch.emitted[0][0] == ServableData[str](
+    assert watch.emitted[0][0] == ServableData[StoragePath](
         ServableId("m", 2), error=ServingError(Code.NOT_FOUND, "nothing in 2")
     )
 
@@ -358,7 +353,7 @@ def test_fault_of_one_servable_does_not_touch_the_others(tmp_path: Path) -> None
     heard: list[str] = []
 
     class Faulty:
-        def is_complete(self, path: str) -> bool:
+        def is_complete(self, path: str, *, is_settled: bool = False) -> bool:
             raise RuntimeError("a fault")
 
     make(tmp_path / "faulty", "1")

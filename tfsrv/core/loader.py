@@ -7,6 +7,8 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 
+from tfsrv.core.resources import ResourceAllocation
+
 
 class Loader(ABC):
     """The life of one version's servable. Methods are called on threads that may block.
@@ -15,6 +17,22 @@ class Loader(ABC):
     cleaned up after itself, and may be called again; unload follows each load that did not
     raise, exactly once, and never while a request still holds the servable.
     """
+
+    @property
+    def origin(self) -> object:
+        """What the servable is made of, such as a path.
+
+        Two loaders of one version are interchangeable when their origins are equal. When a wish
+        names a version with another origin than what is there, it is loaded afresh.
+        """
+        return None
+
+    def estimate_resources(self) -> ResourceAllocation:
+        """What the servable will take, before it is loaded; once it is, what it takes.
+
+        Nothing is reserved for a servable that does not tell. May look at files.
+        """
+        return {}
 
     @abstractmethod
     def load(self) -> None:

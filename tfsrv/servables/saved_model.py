@@ -13,6 +13,7 @@ from tfsrv.core.failure import as_serving_error
 from tfsrv.core.loader import Loader
 from tfsrv.core.servable import ServableData, ServableId
 from tfsrv.core.source import SourceAdapter
+from tfsrv.core.storage_path import StoragePath
 from tfsrv.errors import Code, ServingError
 
 FILE_NAMES = ("saved_model.pb", "saved_model.pbtxt")
@@ -48,13 +49,22 @@ class SavedModelLoader(Loader):
     """A SavedModel as a servable: a session with its signatures."""
 
     def __init__(
-        self, id: ServableId, path: str, options: SavedModelOptions, load_session: LoadSession
+        self,
+        id: ServableId,
+        origin: StoragePath,
+        options: SavedModelOptions,
+        load_session: LoadSession,
     ) -> None:
         self._id = id
-        self._path = path
+        self._origin = origin
+        self._path = origin.path
         self._options = options
         self._load_session = load_session
         self._session: Session | None = None
+
+    @property
+    def origin(self) -> StoragePath:
+        return self._origin
 
     def load(self) -> None:
         try:
@@ -85,7 +95,7 @@ class SavedModelLoader(Loader):
             session.cancel()
 
 
-class SavedModelSourceAdapter(SourceAdapter[str, Loader]):
+class SavedModelSourceAdapter(SourceAdapter[StoragePath, Loader]):
     """Makes loaders of paths."""
 
     def __init__(
@@ -97,7 +107,7 @@ class SavedModelSourceAdapter(SourceAdapter[str, Loader]):
         self._options = options or SavedModelOptions()
         self._load_session = load_session
 
-    def convert(self, version: ServableData[str]) -> Loader:
+    def convert(self, version: ServableData[StoragePath]) -> Loader:
         return SavedModelLoader(version.id, version.data, self._options, self._load_session)
 
 
@@ -115,7 +125,7 @@ class SavedModelInspector:
         self._clock = clock
         self._unsettled: dict[str, tuple[float, float]] = {}  # path: newest change, when seen
 
-    def is_complete(self, path: str) -> bool:
+    def is_complete(self, path: str, *, is_settled: bool = False) -> bool:
         has_graph = any(os.path.isfile(os.path.join(path, name)) for name in FILE_NAMES)
         try:
             newest = max(_changes(path, with_directories=not has_graph), default=0.0)
@@ -123,7 +133,7 @@ class SavedModelInspector:
             return False
         except OSError as error:
             raise as_serving_error(error) from None
-        if not self._is_settled(path, newest):
+        if not (is_settled or self._is_settled(path, newest)):
             return False
         if not has_graph:
             raise ServingError(

@@ -13,13 +13,16 @@ import re
 import threading
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Protocol
 
+from tfsrv.config import LatestVersions, SpecificVersions, VersionPolicy
 from tfsrv.core.damped_log import DampedLog
 from tfsrv.core.failure import as_serving_error
+from tfsrv.core.platform import VersionInspector
 from tfsrv.core.servable import ServableData, ServableId
 from tfsrv.core.source import Source
+from tfsrv.core.storage_path import StoragePath
 from tfsrv.errors import Code, ServingError
+from tfsrv.sources.version_policy import Version, choose
 
 INT64_MIN, INT64_MAX = -(2**63), 2**63 - 1
 RECHECK_SECONDS = 1.0  # until the next look at a version that was being written
@@ -27,66 +30,6 @@ RECHECK_SECONDS = 1.0  # until the next look at a version that was being written
 _INTEGER = re.compile(r"\s*[+-]?[0-9]+\s*", re.ASCII)
 
 logger = logging.getLogger("tfsrv")
-
-Look = Callable[[int], ServableData[str] | None]
-
-
-class VersionInspector(Protocol):
-    """What a platform knows of the directories that hold its servables."""
-
-    def is_complete(self, path: str) -> bool:
-        """Whether it can be loaded; False while somebody still writes to it.
-
-        Raises ServingError if nobody writes to it and there is no servable in it. A version
-        that was complete once is not asked about again while it is there.
-        """
-
-
-class VersionPolicy(Protocol):
-    """Which of the versions found should be served."""
-
-    def choose(self, found: Sequence[int], look: Look) -> list[ServableData[str]]:
-        """Choose among `found`, highest first. `look` tells of one of them, None if it is not
-        complete; what has an error may be chosen too, so that the error shows."""
-
-
-@dataclass(frozen=True)
-class LatestVersions:
-    """The highest versions that can be loaded, and the broken ones above them."""
-
-    num_versions: int = 1
-
-    def choose(self, found: Sequence[int], look: Look) -> list[ServableData[str]]:
-        chosen: list[ServableData[str]] = []
-        missing = max(1, self.num_versions)
-        for version in found:
-            data = look(version)
-            if data is None:
-                continue
-            chosen.append(data)
-            missing -= data.error is None
-            if missing == 0:
-                break
-        return chosen
-
-
-@dataclass(frozen=True)
-class AllVersions:
-    """Every version."""
-
-    def choose(self, found: Sequence[int], look: Look) -> list[ServableData[str]]:
-        return [data for data in map(look, found) if data is not None]
-
-
-@dataclass(frozen=True)
-class SpecificVersions:
-    """These versions, as far as they are there."""
-
-    versions: frozenset[int]
-
-    def choose(self, found: Sequence[int], look: Look) -> list[ServableData[str]]:
-        wanted = [version for version in found if version in self.versions]
-        return [data for data in map(look, wanted) if data is not None]
 
 
 @dataclass(frozen=True)
@@ -100,20 +43,7 @@ class ServableToMonitor:
     only_version: int | None = None  # base_path is itself this version, and there are no others
 
 
-class StaticStoragePathSource(Source[str]):
-    """One version at one path, for ever."""
-
-    def __init__(self, name: str, version: int, path: str) -> None:
-        self._version = ServableData(ServableId(name, version), path)
-
-    def start(self) -> None:
-        self._emit(self._version.id.name, [self._version])
-
-    def stop(self) -> None:
-        """Nothing runs."""
-
-
-class FileSystemStoragePathSource(Source[str]):
+class FileSystemStoragePathSource(Source[StoragePath]):
     """Looks into each base path from time to time and tells the target what is new.
 
     `poll_wait_seconds` is the time between two looks: 0 looks once, a negative one never.
@@ -143,7 +73,7 @@ class FileSystemStoragePathSource(Source[str]):
         self._stopped = threading.Event()
         self._wait = wait or self._stopped.wait
         self._thread: threading.Thread | None = None
-        self._emitted: dict[str, list[ServableData[str]]] = {}
+        self._emitted: dict[str, list[Version]] = {}
         self._complete: dict[str, set[str]] = {}  # name: paths seen complete
         self._problems = DampedLog(logger)
         self._notes = DampedLog(logger)
@@ -193,7 +123,7 @@ class FileSystemStoragePathSource(Source[str]):
         complete.intersection_update(paths.values())  # forget what has gone
         changing: list[int] = []
 
-        def look(version: int) -> ServableData[str] | None:
+        def look(version: int) -> Version | None:
             path, id = paths[version], ServableId(name, version)
             try:
                 if path not in complete and not servable.inspector.is_complete(path):
@@ -202,9 +132,9 @@ class FileSystemStoragePathSource(Source[str]):
             except ServingError as error:
                 return ServableData(id, error=error)
             complete.add(path)
-            return ServableData(id, path)
+            return ServableData(id, StoragePath(path))
 
-        versions = servable.version_policy.choose(sorted(paths, reverse=True), look)
+        versions = choose(servable.version_policy, sorted(paths, reverse=True), look)
         self._note_missing(servable, paths)
         if versions or self._is_meant_empty(servable):
             self._problems.recovered(name, f"Versions of servable {name} are found again")
@@ -213,7 +143,7 @@ class FileSystemStoragePathSource(Source[str]):
             raise _nothing_found(servable, paths)
         return bool(changing)
 
-    def _emit_news(self, name: str, versions: list[ServableData[str]]) -> None:
+    def _emit_news(self, name: str, versions: list[Version]) -> None:
         if self._emitted.get(name) != versions:
             self._emit(name, versions)
             self._emitted[name] = versions

@@ -1,0 +1,1 @@
+"""Sources: where a server learns which versions there should be."""
