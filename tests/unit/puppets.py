@@ -12,6 +12,7 @@ from tfsrv.core.aspired_versions_manager import (
 )
 from tfsrv.core.event_bus import EventBus
 from tfsrv.core.loader import Loader
+from tfsrv.core.resources import RAM, ResourceAllocation
 from tfsrv.core.servable import ManagerState, ServableData, ServableId, ServableState
 from tfsrv.core.servable_state_monitor import ServableStateMonitor
 from tfsrv.core.serving_map_publisher import ServingMapPublisher
@@ -43,7 +44,11 @@ class PuppetLoader(Loader):
         unload_failure: Exception | None = None,
         gate: threading.Event | None = None,
         during_load: Callable[[], object] = lambda: None,
+        origin: object = None,
+        ram_bytes: int = 0,
+        used_ram_bytes: int | None = None,
     ) -> None:
+        """`ram_bytes` is the estimate before the load, `used_ram_bytes` the one after it."""
         self.id = id
         self.calls: list[str] = []
         self.entered = threading.Event()  # load was called
@@ -53,6 +58,17 @@ class PuppetLoader(Loader):
         self._gate = gate
         self._during_load = during_load
         self._servable: PuppetServable | None = None
+        self._origin = origin
+        self._ram_bytes = ram_bytes
+        self._used_ram_bytes = ram_bytes if used_ram_bytes is None else used_ram_bytes
+
+    @property
+    def origin(self) -> object:
+        return self._origin
+
+    def estimate_resources(self) -> ResourceAllocation:
+        is_loaded = self._servable is not None
+        return {RAM: self._used_ram_bytes if is_loaded else self._ram_bytes}
 
     def load(self) -> None:
         self.calls.append("load")
@@ -73,6 +89,9 @@ class PuppetLoader(Loader):
     def servable(self) -> PuppetServable:
         assert self._servable is not None
         return self._servable
+
+    def has_loaded(self, servable: object) -> bool:
+        return self._servable is servable
 
     def unload(self) -> None:
         self.calls.append("unload")
@@ -97,7 +116,7 @@ class FakeHandle:
         self.servable = servable
 
     def release(self) -> None:
-        self._serving_map.release(self._id)
+        self._serving_map.release(self._id, self.servable)
 
 
 class WouldWaitError(Exception):
@@ -116,7 +135,7 @@ class FakeServingMap:
         self.pending: frozenset[str] = frozenset()
         self.num_publications = 0
         self._condition = threading.Condition()
-        self._handles: Counter[ServableId] = Counter()
+        self._handles: Counter[tuple[ServableId, object]] = Counter()
 
     def publish(
         self,
@@ -133,25 +152,35 @@ class FakeServingMap:
         with self._condition:
             servable = self.servables[name][version]
             id = ServableId(name, version)
-            self._handles[id] += 1
+            self._handles[id, servable] += 1
             return FakeHandle(self, id, servable)
 
-    def release(self, id: ServableId) -> None:
+    def release(self, id: ServableId, servable: object) -> None:
         with self._condition:
-            self._handles[id] -= 1
+            self._handles[id, servable] -= 1
             self._condition.notify_all()
 
     def in_use(self, name: str, version: int) -> int:
         with self._condition:
-            return self._handles[ServableId(name, version)]
+            return sum(
+                count for (id, _), count in self._handles.items() if id == ServableId(name, version)
+            )
 
     def drain(self, name: str, version: int, timeout_seconds: float | None) -> bool:
-        id = ServableId(name, version)
         with self._condition:
-            assert version not in self.servables.get(name, {}), f"{id} is still published"
-            if self._handles[id] and not self._waits:
+            if self._left_out_in_use(name, version) and not self._waits:
                 raise WouldWaitError
-            return self._condition.wait_for(lambda: not self._handles[id], timeout_seconds)
+            return self._condition.wait_for(
+                lambda: not self._left_out_in_use(name, version), timeout_seconds
+            )
+
+    def _left_out_in_use(self, name: str, version: int) -> bool:
+        shown = self.servables.get(name, {}).get(version)
+        return any(
+            count
+            for (id, servable), count in self._handles.items()
+            if id == ServableId(name, version) and servable is not shown
+        )
 
 
 class HandTask:

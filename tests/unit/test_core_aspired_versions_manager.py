@@ -273,11 +273,32 @@ def test_transient_failure_is_tried_again_after_the_interval(stage: Stage) -> No
     assert stage.states("a", 1) == [START, LOADING, AVAILABLE]  # retries are invisible
 
 
+def test_waits_twice_as_long_after_each_failure_up_to_ten_minutes() -> None:
+    options = LoadRetryOptions(load_retry_interval_micros=100_000_000)
+    assert [options.wait_seconds(tries) for tries in (1, 2, 3, 4, 2000)] == [
+        100, 200, 400, 600, 600,
+    ]  # fmt: skip
+    longer = LoadRetryOptions(load_retry_interval_micros=3_600_000_000)
+    assert longer.wait_seconds(5) == 3600
+
+
+def test_second_retry_waits_longer_than_the_first(stage: Stage) -> None:
+    (loader,) = stage.aspire("a", stage.loader("a", 1, [transient(), transient()]))
+    stage.run_load()
+    stage.advance(61)
+    stage.run_load()
+    stage.advance(61)
+    assert not stage.loads.tasks
+    stage.advance(60)
+    stage.run_all()
+    assert loader.calls == ["load", "load", "load", "warm_up"]
+
+
 def test_gives_up_after_five_retries(stage: Stage) -> None:
     (loader,) = stage.aspire("a", stage.loader("a", 1, [transient()] * 9))
     for _ in range(20):
         stage.run_all()
-        stage.advance(60)
+        stage.advance(600)
     assert loader.calls == ["load"] * 6
     assert stage.error("a", 1) == (Code.UNAVAILABLE, "disk is busy")
 

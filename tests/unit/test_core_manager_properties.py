@@ -33,7 +33,7 @@ NEXT_EVENTS: dict[ManagerState | None, set[ManagerState]] = {
     None: {START, END},
     START: {LOADING, END},
     LOADING: {AVAILABLE, END},
-    AVAILABLE: {UNLOADING},
+    AVAILABLE: {UNLOADING, AVAILABLE},  # replaced, or failed to be
     UNLOADING: {END},
     END: {START, END},
 }
@@ -44,8 +44,13 @@ FATES: list[list[str] | str] = [
     *(["transient"], ["transient", "permanent"], ["permanent"]),
     SOURCE_ERROR,
 ]
-Wish = dict[int, list[str] | str]
-wishes = st.dictionaries(st.sampled_from(VERSIONS), st.sampled_from(FATES), max_size=2)
+ORIGINS = ("here", "there")
+Wish = dict[int, tuple[list[str] | str, str]]  # what becomes of a version, and its origin
+wishes = st.dictionaries(
+    st.sampled_from(VERSIONS),
+    st.tuples(st.sampled_from(FATES), st.sampled_from(ORIGINS)),
+    max_size=2,
+)
 names = st.sampled_from(NAMES)
 
 
@@ -57,30 +62,35 @@ class ManagerMachine(RuleBasedStateMachine):
         self.last_event: dict[ServableId, ManagerState] = {}
         self.handles: list[FakeHandle] = []
         self.during_load: Callable[[], None] = lambda: None
-        self.wished: dict[str, set[int]] = {name: set() for name in NAMES}
+        self.wished: dict[str, Wish] = {name: {} for name in NAMES}
         self.was_available: dict[str, bool] = dict.fromkeys(NAMES, False)
 
     # -- what happens
 
     @rule(name=names, wish=wishes, steps=st.booleans())
     def aspire(self, name: str, wish: Wish, steps: bool) -> None:
-        versions = [self.version(ServableId(name, each), fate) for each, fate in wish.items()]
+        versions = [
+            self.version(ServableId(name, each), fate, origin)
+            for each, (fate, origin) in wish.items()
+        ]
         self.stage.manager.set_aspired_versions(name, versions)
-        self.wished[name] = set(wish)
+        self.wished[name] = wish
         if steps:
             self.stage.manager.step()
 
-    @rule(name=names, version=st.sampled_from(VERSIONS))
-    def aspire_one_good_version(self, name: str, version: int) -> None:
-        self.aspire(name, {version: []}, True)
+    @rule(name=names, version=st.sampled_from(VERSIONS), origin=st.sampled_from(ORIGINS))
+    def aspire_one_good_version(self, name: str, version: int, origin: str) -> None:
+        self.aspire(name, {version: ([], origin)}, True)
 
-    def version(self, id: ServableId, fate: list[str] | str) -> ServableData[Loader]:
+    def version(self, id: ServableId, fate: list[str] | str, origin: str) -> ServableData[Loader]:
         if isinstance(fate, str):
             return ServableData(id, error=permanent_error(fate))
         failures = [
             transient_error() if each == "transient" else permanent_error() for each in fate
         ]
-        loader = PuppetLoader(id, failures, during_load=lambda: self.during_load())
+        loader = PuppetLoader(
+            id, failures, during_load=lambda: self.during_load(), origin=origin
+        )
         self.stage.loaders.append(loader)
         return data(loader)
 
@@ -104,7 +114,7 @@ class ManagerMachine(RuleBasedStateMachine):
         self.stage.unloads.run_next(choice % len(self.stage.unloads.tasks))
         self.stage.manager.step()
 
-    @rule(seconds=st.sampled_from([0, 30, 61]))
+    @rule(seconds=st.sampled_from([0, 30, 61, 600]))
     def let_time_pass(self, seconds: int) -> None:
         self.stage.advance(seconds)
 
@@ -168,13 +178,10 @@ class ManagerMachine(RuleBasedStateMachine):
         self.settle()
         for name in NAMES:
             available = set(self.stage.available(name))
-            for version in self.wished[name]:
-                error = self.stage.error(name, version)
-                is_settled = (version in available) != (error is not None)
-                assert is_settled, f"{name} {version} did not settle"
-                assert error is None or error[0] is not Code.CANCELLED
-            if available & self.wished[name]:
-                assert available <= self.wished[name], "an old version is left"
+            for version, (fate, origin) in self.wished[name].items():
+                self.check_settled(ServableId(name, version), fate, origin)
+            if available & self.wished[name].keys():
+                assert available <= self.wished[name].keys(), "an old version is left"
         self.stage.manager.begin_stop()
         self.settle()
         assert self.stage.serving_map.servables == {}
@@ -183,10 +190,21 @@ class ManagerMachine(RuleBasedStateMachine):
             check_calls(loader)
             assert loader.calls.count("warm_up") == loader.calls.count("unload")
 
+    def check_settled(self, id: ServableId, fate: list[str] | str, origin: str) -> None:
+        """What is wished is there, from where it should come, or there is an error."""
+        error = self.stage.error(id.name, id.version)
+        assert error is None or error[0] is not Code.CANCELLED
+        is_available = id.version in self.stage.available(id.name)
+        assert is_available or error is not None, f"{id} did not settle"
+        if is_available and error is None and fate != SOURCE_ERROR:
+            shown = self.stage.serving_map.servables[id.name][id.version]
+            (loader,) = (each for each in self.stage.loaders if each.has_loaded(shown))
+            assert loader.origin == origin
+
     def settle(self) -> None:
         for _ in range(10):
             self.stage.run_all()
-            self.stage.advance(61)
+            self.stage.advance(601)
         assert not self.stage.loads.tasks
         assert not self.stage.unloads.tasks
 

@@ -39,6 +39,9 @@ class ServableAction:
 class AspiredVersionPolicy(ABC):
     """Decides over the versions of one servable."""
 
+    # Whether a version that is to be loaded afresh stays until it is; else it goes before that.
+    replaces_in_place = True
+
     @abstractmethod
     def get_next_action(
         self, versions: Sequence[AspiredServableStateSnapshot]

@@ -25,6 +25,7 @@ from tfsrv.core.executor import Executor, SlotExecutor
 from tfsrv.core.loader import Loader
 from tfsrv.core.loader_harness import BEFORE_READY, LoaderHarness, State
 from tfsrv.core.manager import BasicManager, LoadRetryOptions, Publisher
+from tfsrv.core.reservations import Tracker
 from tfsrv.core.servable import ServableData, ServableState
 from tfsrv.errors import Code, ServingError
 
@@ -39,6 +40,8 @@ class AspiredVersionsManagerOptions:
     retry: LoadRetryOptions = field(default_factory=LoadRetryOptions)
     num_load_threads: int = 0  # 0: half of the processors
     num_unload_threads: int = 0
+    tracker: Tracker | None = None  # is asked for room before each load; None: there is always room
+    load_thread_niceness: int = 0  # serving goes before loading
 
 
 class AspiredVersionsManager:
@@ -76,6 +79,7 @@ class AspiredVersionsManager:
             self._unload_executor,
             self._wake.set,
             retry=options.retry,
+            tracker=options.tracker,
             clock=clock,
             on_memory_freed=on_memory_freed,
         )
@@ -95,8 +99,10 @@ class AspiredVersionsManager:
         set_aspired_versions("a", [a2])        # load a2, then unload a1
         set_aspired_versions("a", [])          # unload everything of a
 
-        A version that is there, or failed to load, stays as it is: its new loader is dropped.
-        One that is on its way out is loaded again when it has gone.
+        A version that is there, or failed to load, stays as it is, and its new loader is dropped,
+        if that has the same origin. With another origin it is loaded afresh: what is available
+        stays so until then, unless the policy wants the room first.
+        A version that is on its way out is loaded again when it has gone.
         """
         for version in versions:
             if version.id.name != name:
@@ -150,6 +156,7 @@ class AspiredVersionsManager:
     def step(self) -> None:
         """Do all that can be done now. Called by the control thread when it was woken."""
         names = self._basic_manager.take_in()
+        names |= self._give_second_chances()
         with self._lock:
             new_wishes, self._new_wishes = self._new_wishes, {}
             stopping = self._stopping
@@ -164,7 +171,7 @@ class AspiredVersionsManager:
         self._basic_manager.push_out()
         if self._cancel_servables.is_set():
             self._basic_manager.cancel_servables()
-        if stopping and not self._basic_manager.names:
+        if stopping and self._basic_manager.is_empty:
             self._empty.set()
 
     def _run(self) -> None:
@@ -176,22 +183,54 @@ class AspiredVersionsManager:
             except Exception:
                 logger.exception("the manager failed at a step")
 
+    def _give_second_chances(self) -> set[str]:
+        """Forget that there was no room for some versions; the names of their servables."""
+        names = set()
+        for harness in self._basic_manager.with_room_by_now():
+            names.add(harness.id.name)
+            if harness.predecessor is not None:
+                self._basic_manager.drop_successor(harness.predecessor)
+            else:
+                self._basic_manager.forget(harness)
+        return names
+
     def _reconcile(self, name: str) -> None:
         """Bring one servable nearer to its wish."""
         wish = self._wishes.get(name, {})
-        harnesses = self._basic_manager.harnesses(name)
-        for version, harness in list(harnesses.items()):
-            harness.is_aspired = version in wish
-            if not harness.is_aspired and harness.state in BEFORE_READY:
-                self._basic_manager.cancel_load(harness)
-            if harness.ended and not _stays_failed(harness, wish.get(version)):
-                self._basic_manager.forget(harness)
+        for version, harness in list(self._basic_manager.harnesses(name).items()):
+            self._compare(harness, wish.get(version))
         for version, data in wish.items():
             if version not in self._basic_manager.harnesses(name):
                 self._basic_manager.manage(data)
         self._follow_policy(name)
         if not wish and not self._basic_manager.harnesses(name):
             self._wishes.pop(name, None)
+
+    def _compare(self, harness: LoaderHarness, wanted: ServableData[Loader] | None) -> None:
+        """Mark, replace, give up or forget a version, as is wanted of it."""
+        is_same = wanted is not None and _has_same_origin(harness, wanted)
+        is_stale = wanted is not None and not is_same
+        is_ready = harness.state is State.READY
+        # One that has to go first, to come back from elsewhere, counts as wanted meanwhile: the
+        # policy must not take it for a wish for nothing, and unload what else there is.
+        goes_first = is_stale and is_ready and not self._policy.replaces_in_place
+        harness.is_aspired = wanted is not None and not goes_first
+        if wanted is not None and is_ready and not goes_first:
+            self._replace_unless_same(harness, wanted, is_same)
+        if not is_same and harness.state in BEFORE_READY:
+            self._basic_manager.cancel_load(harness)
+        if harness.ended and not _stays_failed(harness, wanted):
+            self._basic_manager.forget(harness)
+
+    def _replace_unless_same(
+        self, harness: LoaderHarness, wanted: ServableData[Loader], is_same: bool
+    ) -> None:
+        successor = self._basic_manager.successor(harness)
+        if successor is not None and (is_same or not _has_same_origin(successor, wanted)):
+            self._basic_manager.drop_successor(harness)
+            successor = self._basic_manager.successor(harness)
+        if successor is None and not is_same:
+            self._basic_manager.replace(harness, wanted)
 
     def _follow_policy(self, name: str) -> None:
         harnesses = self._basic_manager.harnesses(name)
@@ -212,22 +251,32 @@ class AspiredVersionsManager:
     def _left(self) -> list[str]:
         return [
             f"{harness.id} ({harness.state.value})"
-            for name in self._basic_manager.names
-            for harness in self._basic_manager.harnesses(name).values()
+            for harness in self._basic_manager.all_harnesses()
         ]
+
+
+def _has_same_origin(harness: LoaderHarness, wanted: ServableData[Loader]) -> bool:
+    """Whether what is there is what is wanted. A source that has no loader now changes nothing."""
+    if wanted.error is not None:
+        return True
+    if harness.version.error is not None:
+        return False
+    return harness.origin == wanted.data.origin
 
 
 def _stays_failed(harness: LoaderHarness, wanted: ServableData[Loader] | None) -> bool:
     """Whether a version that ended keeps its place, so that it is not loaded again.
 
-    One that failed to load would only fail again. One whose source had no loader for it gets
-    another chance when the source has news.
+    One that failed to load would only fail again, unless it comes from elsewhere now. One whose
+    source had no loader for it gets another chance when the source has news.
     """
     if wanted is None or harness.state is not State.ERROR:
         return False
     if harness.cancelled or harness.was_loaded:
         return False
-    return harness.version.error is None or harness.version == wanted
+    if harness.version.error is not None:
+        return harness.version == wanted
+    return _has_same_origin(harness, wanted)
 
 
 def _num_threads(configured: int) -> int:

@@ -8,6 +8,7 @@ from __future__ import annotations
 from enum import Enum
 
 from tfsrv.core.loader import Loader
+from tfsrv.core.resources import ResourceAllocation
 from tfsrv.core.servable import ServableData, ServableId
 from tfsrv.errors import Code, ServingError
 
@@ -59,6 +60,9 @@ class LoaderHarness:
         self.cancelled = False  # no longer wanted before it was ready; never taken back
         self.was_loaded = False
         self.servable: object = None  # the loader's, while it is loaded
+        self.lacking: ResourceAllocation | None = None  # failed for want of so much room
+        self.predecessor: LoaderHarness | None = None  # while it is to take that one's place
+        self.was_replaced = False  # another harness has taken its place
         self.num_tries = 0
         self.load_began_at = 0.0  # of the first try, on the manager's clock
         self._state = State.NEW
@@ -76,6 +80,11 @@ class LoaderHarness:
     @property
     def loader(self) -> Loader:
         return self.version.data
+
+    @property
+    def origin(self) -> object:
+        """What its loader loads; None if there is no loader."""
+        return None if self.version.error is not None else self.version.data.origin
 
     @property
     def ended(self) -> bool:
