@@ -80,6 +80,9 @@ class ServerOptions:
     """Everything that flags decide. Names are those of the flags, which explain them."""
 
     models: tuple[ModelConfig, ...] = ()
+    model_config_file: str = ""
+    allow_version_labels_for_unavailable_models: bool = False
+    servable_versions_always_present: bool = True
     file_system_poll_wait_seconds: int = 1
     saved_model_tags: tuple[str, ...] = ("serve",)
 

@@ -16,6 +16,7 @@ from tfsrv.frontends.transport import GrpcServer
 from tfsrv.handlers._predict import PredictMethod
 from tfsrv.handlers.methods import MethodTable, method_table
 from tfsrv.handlers.status import GetModelStatus
+from tfsrv.servables.saved_model import saved_model_platform
 from tfsrv.server import Parts
 from tfsrv.server_core import ServerCore
 
@@ -27,7 +28,7 @@ def make_parts(options: ServerOptions, loop: asyncio.AbstractEventLoop) -> Parts
     set_max_in_flight_bytes(options.max_in_flight_bytes)
     serving_map = ServingMap()
     workers = WorkerPool()
-    core = ServerCore(options, serving_map)
+    core = ServerCore(options, serving_map, {"tensorflow": saved_model_platform(options)})
     call_loop = CallLoop(loop)
     call_loop.watch(serving_map)
     predict = PredictMethod(

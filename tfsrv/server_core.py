@@ -1,11 +1,11 @@
 """ServerCore: the models of a server, from their configuration to the serving map.
 
-    source -> adapter -> manager -> serving map
-                            |
-                         event bus -> monitor
+    source -> adapter of the model's platform -> manager -> serving map
+                                                    |
+                                                event bus -> monitor
 
-It wires these together, knows which models are configured, and tells for which of them requests
-should wait because their first version is on its way.
+It wires these together, knows which models are configured, changes that list while serving, and
+tells for which models requests should wait because their first version is on its way.
 """
 
 from __future__ import annotations
@@ -13,33 +13,35 @@ from __future__ import annotations
 import logging
 import os
 import threading
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from enum import Enum
 from typing import Any, Protocol
 
 from tfsrv._servable import ServableHandle
-from tfsrv.config import ModelConfig, ServerOptions, session_config
+from tfsrv.config import ModelConfig, ServerOptions
 from tfsrv.core.aspired_versions_manager import (
     AspiredVersionsManager,
     AspiredVersionsManagerOptions,
+    Outcome,
 )
 from tfsrv.core.event_bus import EventBus
 from tfsrv.core.loader import Loader
 from tfsrv.core.memory import MemoryReleaser
 from tfsrv.core.platform import Platform
-from tfsrv.core.servable import ManagerState, ServableData, ServableState
-from tfsrv.core.servable_state_monitor import ServableStateMonitor, outcome
+from tfsrv.core.servable import ManagerState, ServableData, ServableId, ServableState
+from tfsrv.core.servable_state_monitor import ServableStateMonitor
 from tfsrv.core.serving_map_publisher import ServingMap, ServingMapPublisher
-from tfsrv.core.source import SourceAdapter, connect
+from tfsrv.core.source import AspiredVersionsCallback, SourceAdapter, connect
 from tfsrv.core.storage_path import StoragePath
 from tfsrv.errors import Code, ServingError
-from tfsrv.servables.saved_model import (
-    SavedModelInspector,
-    SavedModelOptions,
-    SavedModelSourceAdapter,
-)
-from tfsrv.sources.file_system import FileSystemStoragePathSource, ServableToMonitor
+from tfsrv.reloading import Reloading
+from tfsrv.sources.file_system import FileSystemStoragePathSource
+from tfsrv.sources.storage import check_scheme
+from tfsrv.sources.watched import Looked, ServableToMonitor
+from tfsrv.version_labels import VersionLabels
 
-SETTLE_SECONDS = 1.0  # a version that nobody wrote to for so long is complete
+NEVER_LOOKS = "--file_system_poll_wait_seconds is negative: versions are never looked for"
 
 logger = logging.getLogger("tfsrv")
 
@@ -53,11 +55,44 @@ class ReadableServingMap(ServingMap, Protocol):
         """Hold a servable. Raises ServingError when it is not there."""
 
 
+class StoragePathSource(Protocol):
+    """A source of paths beside the configured models, such as a plug-in."""
+
+    def set_aspired_versions_callback(
+        self, callback: AspiredVersionsCallback[StoragePath]
+    ) -> None: ...
+
+    def start(self) -> None: ...
+
+    def stop(self) -> None: ...
+
+
+class SetBy(Enum):
+    """Where a model's configuration came from."""
+
+    FLAGS = 1
+    FILE = 2
+    CALL = 3
+
+
+@dataclass(frozen=True)
+class ModelListing:
+    """All that is known of one configured model."""
+
+    config: ModelConfig
+    set_by: SetBy
+    is_pending: bool  # requests for it wait
+    states: tuple[ServableState, ...]  # of its versions, highest first
+    labels: Mapping[str, int]  # those that work
+    error: ServingError | None  # why the last look found nothing
+
+
 class ServerCore:
     """The models of one server.
 
-    A model is *pending* from the start until it is *decided*: a version of it is available, or
-    all that were found have failed, or nothing was found. Requests for a pending model wait.
+    A model is *pending* from the moment that it is configured until it is *decided*: a version
+    of it is available, or all that were found have failed, or nothing was found. Requests for a
+    pending model wait.
 
     Thread-safety: start() and stop() belong to one thread, all else may be called on any.
     """
@@ -66,14 +101,17 @@ class ServerCore:
         self,
         options: ServerOptions,
         serving_map: ReadableServingMap,
-        platforms: Mapping[str, Platform] | None = None,
+        platforms: Mapping[str, Platform],
         manager_options: AspiredVersionsManagerOptions | None = None,
+        *,
+        sources: Sequence[StoragePathSource] = (),
     ) -> None:
+        """`sources` tell of further servables, on the platform that their attribute `platform`
+        names, or else "tensorflow"; their names must not be those of configured models."""
         self._options = options
         self._serving_map = serving_map
-        self._platforms = platforms or {"tensorflow": _tensorflow(options)}
+        self._platforms = platforms
         self._manager_options = manager_options or AspiredVersionsManagerOptions()
-        _check(options.models, self._platforms)
         self._publisher = ServingMapPublisher(serving_map)
         self._event_bus: EventBus[ServableState] = EventBus()
         self._decisions: EventBus[str] = EventBus()
@@ -86,26 +124,45 @@ class ServerCore:
             self._manager_options,
             on_memory_freed=self._memory_releaser.request,
         )
-        self._adapters = {model.name: self._adapter(model) for model in options.models}
-        for adapter in {id(each): each for each in self._adapters.values()}.values():
-            connect(adapter, self._manager)
+        self._labels = VersionLabels(
+            self._is_available,
+            self._publisher.set_labels,
+            allow_unavailable=options.allow_version_labels_for_unavailable_models,
+        )
+        self._adapters: dict[int, SourceAdapter[StoragePath, Loader]] = {}  # connected, by id()
         self._source = FileSystemStoragePathSource(
-            [self._to_monitor(model) for model in options.models],
             poll_wait_seconds=options.file_system_poll_wait_seconds,
-            on_nothing_found=lambda name, error: self._decide(name),
+            servable_versions_always_present=options.servable_versions_always_present,
+            on_looked=self._looked,
         )
         self._source.set_aspired_versions_callback(self._route)
-        self._decided = threading.Condition()
-        self._pending = frozenset(self.model_names())
+        self._sources = tuple(sources)
+        self._configuring = threading.Lock()  # held for a change of the list, not for its effects
+        self._lock = threading.Condition()  # for all below
+        self._models: dict[str, ModelConfig] = {}
+        self._set_by: dict[str, SetBy] = {}
+        self._monitored: dict[str, ServableToMonitor] = {}
+        self._nothing_found: dict[str, ServingError] = {}
+        self._reloadings: list[Reloading] = []
+        self._pending: frozenset[str] = frozenset()
+        self._is_started = False
+        self._first_load_is_over = False
+        self._replace(
+            {model.name: model for model in _distinct(options.models)},
+            SetBy.FILE if options.model_config_file else SetBy.FLAGS,
+        )
 
     def start(self) -> None:
         """Begin to look for versions, and to load them. Returns at once."""
-        if self._options.file_system_poll_wait_seconds < 0:
-            self._pending = frozenset()  # nobody will ever look
-        self._publisher.set_pending(self._pending)
+        with self._lock:
+            self._is_started = True
+            self._publisher.set_pending(self._pending)
         self._manager.set_num_load_threads(os.cpu_count() or 1)  # nothing else to do yet
         self._manager.start()
+        for source in self._sources:
+            self._start_further(source)
         self._source.start()
+        self._end_first_load_if_over()
 
     def stop(self, timeout_seconds: float) -> bool:
         """Unload all models and end all threads.
@@ -113,15 +170,25 @@ class ServerCore:
         Requests get `timeout_seconds` to finish, then they are cancelled. Returns False if
         something hangs all the same.
         """
+        for source in self._sources:
+            source.stop()
         self._source.stop()
         ended = self._manager.stop(timeout_seconds)
         self._memory_releaser.stop()
         self.monitor.close()
         return ended
 
+    # -- what there is
+
     def model_names(self) -> tuple[str, ...]:
         """The configured models."""
-        return tuple(model.name for model in self._options.models)
+        with self._lock:
+            return tuple(self._models)
+
+    def models(self) -> tuple[ModelConfig, ...]:
+        """The configuration of now."""
+        with self._lock:
+            return tuple(self._models.values())
 
     def pending_names(self) -> frozenset[str]:
         """The models that are not decided yet."""
@@ -129,8 +196,36 @@ class ServerCore:
 
     def wait_until_decided(self, timeout_seconds: float | None) -> bool:
         """Wait until no model is pending; False when the time was too short."""
-        with self._decided:
-            return self._decided.wait_for(lambda: not self._pending, timeout_seconds)
+        with self._lock:
+            return self._lock.wait_for(lambda: not self._pending, timeout_seconds)
+
+    def unavailable(self) -> dict[str, ServingError]:
+        """The configured models without any version that is available, and why as far as known."""
+        return {
+            listing.config.name: _why_unavailable(listing)
+            for listing in self.list_models()
+            if not _is_any_available(listing)
+        }
+
+    def list_models(self) -> list[ModelListing]:
+        """All configured models, by name."""
+        with self._lock:
+            known = [
+                (self._models[name], self._set_by[name], self._nothing_found.get(name))
+                for name in sorted(self._models)
+            ]
+            pending = self._pending
+        return [
+            ModelListing(
+                model,
+                set_by,
+                model.name in pending,
+                tuple(self.monitor.versions(model.name).values()),
+                self._labels.effective(model.name),
+                error,
+            )
+            for model, set_by, error in known
+        ]
 
     def signature_defs(self, name: str) -> Mapping[str, Any] | None:
         """The signatures of a model's latest version; None if none is available or has any."""
@@ -152,69 +247,264 @@ class ServerCore:
         """Call `callback` with every change of a version's state, as above."""
         return self._event_bus.subscribe(callback)
 
-    # -- wiring
+    # -- changing the list of models
 
-    def _adapter(self, model: ModelConfig) -> SourceAdapter[StoragePath, Loader]:
-        return self._platforms[model.platform].adapter
+    def reload(self, models: Iterable[ModelConfig], set_by: SetBy) -> Reloading:
+        """Serve exactly these models from now on.
+
+        The list is checked as a whole first: if anything is wrong with it, this raises
+        ServingError and nothing has changed. Else it is the configuration from here on, whatever
+        becomes of each model, and the Reloading tells that for those that are new, have changed,
+        or are not available. Never waits for models, nor for another reload.
+        """
+        with self._configuring:
+            return self._replace({model.name: model for model in _distinct(models)}, set_by)
+
+    def set_model(self, model: ModelConfig) -> Reloading:
+        """Add a model, or change one, by a call; the others stay as they are."""
+        with self._configuring:
+            return self._replace({**self._models, model.name: model}, SetBy.CALL, only=model.name)
+
+    def remove_model(self, name: str) -> Reloading:
+        """Serve a model no more; the others stay as they are. NOT_FOUND if it is not configured."""
+        with self._configuring:
+            if name not in self._models:
+                raise ServingError(Code.NOT_FOUND, f"Model {name} is not configured")
+            rest = {other: model for other, model in self._models.items() if other != name}
+            return self._replace(rest, SetBy.CALL, only=name)
+
+    def _replace(
+        self, models: dict[str, ModelConfig], set_by: SetBy, only: str | None = None
+    ) -> Reloading:
+        """Check and apply a list. With `only` the other models keep who has set them."""
+        monitored = {name: self._to_monitor(model) for name, model in models.items()}
+        self._check_platforms_stay(models)
+        with self._lock:
+            old = self._models
+            changed = [name for name, model in models.items() if old.get(name) != model]
+            failed = [name for name in models if name not in changed and self._has_failed(name)]
+            reloading = Reloading([*changed, *failed])
+            for name in old.keys() - models.keys():
+                self._nothing_found.pop(name, None)
+            if only is None:
+                self._set_by = dict.fromkeys(models, set_by)
+            else:
+                self._set_by = {name: self._set_by.get(name, set_by) for name in models}
+                if only in models:
+                    self._set_by[only] = set_by
+            self._models = models
+            self._monitored = monitored
+            is_looking = self._options.file_system_poll_wait_seconds >= 0
+            new = {name for name in changed if is_looking and not self._is_any_available(name)}
+            self._pending = (self._pending & models.keys()) | new
+            if self._is_started:
+                self._publisher.set_pending(self._pending)
+            self._reloadings = [each for each in self._reloadings if not each.wait(0)]
+            self._reloadings.append(reloading)
+            self._lock.notify_all()
+        self._labels.set_wanted(
+            {name: dict(model.version_labels) for name, model in models.items()}
+        )
+        self._source.update(monitored.values())
+        self._answer_removed(models)
+        for name in changed + failed:
+            if not is_looking:
+                reloading.set_result(name, ServingError(Code.FAILED_PRECONDITION, NEVER_LOOKS))
+            else:
+                self._source.look_again(name)  # also if only labels have changed
+        self._end_first_load_if_over()
+        return reloading
+
+    def _check_platforms_stay(self, models: Mapping[str, ModelConfig]) -> None:
+        for name, model in models.items():
+            old = self._models.get(name)
+            if old is not None and old.platform != model.platform:
+                raise ServingError(
+                    Code.FAILED_PRECONDITION,
+                    f"Illegal to change a model's platform. For model {name} platform was "
+                    f"{old.platform} and new platform requested is {model.platform}",
+                )
+
+    def _answer_removed(self, models: Mapping[str, ModelConfig]) -> None:
+        """Whoever waits for a model that is not configured any more waits in vain."""
+        removed = ServingError(Code.CANCELLED, "it was removed from the configuration")
+        for reloading in list(self._reloadings):
+            for name, error in reloading.results().items():
+                if error is not None and name not in models:
+                    reloading.set_result(name, removed)
 
     def _to_monitor(self, model: ModelConfig) -> ServableToMonitor:
+        check_scheme(model.base_path)
         return ServableToMonitor(
             model.name,
             model.base_path,
-            self._platforms[model.platform].inspector,
-            only_version=model.only_version,
+            self._platform(model).inspector,
+            model.version_policy,
+            model.only_version,
         )
+
+    # -- from sources to the manager
+
+    def _platform(self, model: ModelConfig) -> Platform:
+        if model.platform not in self._platforms:
+            raise ServingError(
+                Code.INVALID_ARGUMENT,
+                f"Model {model.name} requests unsupported platform {model.platform}",
+            )
+        return self._platforms[model.platform]
+
+    def _adapter(self, platform: Platform) -> SourceAdapter[StoragePath, Loader]:
+        """The platform's adapter, with the manager as its target."""
+        adapter = platform.adapter
+        with self._lock:
+            if id(adapter) not in self._adapters:
+                connect(adapter, self._manager)
+                self._adapters[id(adapter)] = adapter
+        return adapter
 
     def _route(self, name: str, versions: Sequence[ServableData[StoragePath]]) -> None:
         """To the adapter of the model's platform."""
-        self._adapters[name].set_aspired_versions(name, versions)
+        model = self._models.get(name)
+        if model is None:
+            self._manager.set_aspired_versions(name, [])  # it was removed: nothing is aspired
+        else:
+            self._adapter(self._platform(model)).set_aspired_versions(name, versions)
 
-    # -- pending models
+    def _start_further(self, source: StoragePathSource) -> None:
+        platform_name = getattr(source, "platform", "tensorflow")
+        if platform_name not in self._platforms:
+            raise ServingError(
+                Code.INVALID_ARGUMENT,
+                f"{type(source).__name__} requests unsupported platform {platform_name}",
+            )
+        adapter = self._adapter(self._platforms[platform_name])
+
+        def tell(name: str, versions: Sequence[ServableData[StoragePath]]) -> None:
+            if name in self._models:
+                logger.error(
+                    "%s tells of versions of %s, which is configured: they are ignored",
+                    type(source).__name__,
+                    name,
+                )
+            else:
+                adapter.set_aspired_versions(name, versions)
+
+        source.set_aspired_versions_callback(tell)
+        source.start()
+
+    # -- what happens to them
+
+    def _looked(self, looked: Looked) -> None:
+        """The source has looked at a model, and told the manager what it found."""
+        name = looked.servable.name
+        with self._lock:
+            if self._monitored.get(name) != looked.servable:
+                return  # its configuration has changed meanwhile
+            if looked.error is not None:
+                self._nothing_found[name] = looked.error
+            else:
+                self._nothing_found.pop(name, None)
+            waiting = [each for each in self._reloadings if each.is_open(name)]
+            is_pending = name in self._pending
+        if looked.error is not None:
+            for reloading in waiting:
+                reloading.set_result(name, looked.error)
+            self._decide(name)
+        elif looked.versions is not None and (waiting or is_pending):
+            self._manager.when_settled(
+                name, lambda outcome: self._settled(looked.servable, outcome, waiting)
+            )
+
+    def _settled(
+        self, servable: ServableToMonitor, outcome: Outcome, waiting: Sequence[Reloading]
+    ) -> None:
+        """The manager has done what it could for a model."""
+        name = servable.name
+        with self._lock:
+            if self._monitored.get(name) != servable:
+                return  # there will be another look
+        error = self._result(name, outcome)
+        for reloading in waiting:
+            reloading.set_result(name, error)
+        self._decide(name)
+
+    def _result(self, name: str, outcome: Outcome) -> ServingError | None:
+        """What a reload answers for a model: it is fine if any version is available."""
+        failed = {version: error for version, error in outcome.items() if error is not None}
+        if failed and len(failed) == len(outcome):
+            version = max(failed)
+            error = failed[version]
+            id = ServableId(name, version)
+            return ServingError(error.code, f"{id}: {error.message}")
+        for version in self._labels.outstanding(name).values():
+            return ServingError(
+                Code.FAILED_PRECONDITION,
+                f"Request to assign label to version {version} of model {name}, "
+                "which is not currently available for inference",
+            )
+        return None
 
     def _hear(self, state: ServableState) -> None:
-        name = state.id.name
-        if name not in self._pending:
-            return
+        name, error = state.id.name, state.error
+        if error is not None and error.code is not Code.CANCELLED:
+            self._source.note_failed(state.id)
         if state.manager_state is ManagerState.AVAILABLE:
+            self._labels.update(name)
             self._decide(name, at_once=False)  # the map prefers what is there to what is pending
-        elif state.manager_state is ManagerState.END and outcome(self.monitor.versions(name)):
-            self._decide(name)
 
     def _decide(self, name: str, *, at_once: bool = True) -> None:
-        with self._decided:
+        with self._lock:
             if name not in self._pending:
                 return
             self._pending -= {name}
             self._publisher.set_pending(self._pending, at_once=at_once)
-            all_decided = not self._pending
-            self._decided.notify_all()
-        if all_decided:
-            self._manager.set_num_load_threads(self._manager_options.num_load_threads)
+            self._lock.notify_all()
+        self._end_first_load_if_over()
         self._decisions.publish(name)
 
+    def _end_first_load_if_over(self) -> None:
+        """While nothing is served yet, all processors load; later loads leave some alone."""
+        with self._lock:
+            if self._pending or not self._is_started or self._first_load_is_over:
+                return
+            self._first_load_is_over = True
+        self._manager.set_num_load_threads(self._manager_options.num_load_threads)
 
-def _tensorflow(options: ServerOptions) -> Platform:
-    poll_wait_seconds = options.file_system_poll_wait_seconds
-    settle_seconds = poll_wait_seconds if poll_wait_seconds > 0 else SETTLE_SECONDS
-    saved_model = SavedModelOptions(options.saved_model_tags, session_config(options))
-    return Platform(
-        SavedModelSourceAdapter(saved_model),
-        SavedModelInspector(min(settle_seconds, SETTLE_SECONDS)),
-    )
+    def _is_available(self, name: str, version: int) -> bool:
+        state = self.monitor.state(ServableId(name, version))
+        return state is not None and state.manager_state is ManagerState.AVAILABLE
+
+    def _is_any_available(self, name: str) -> bool:
+        states = self.monitor.versions(name).values()
+        return any(state.manager_state is ManagerState.AVAILABLE for state in states)
+
+    def _has_failed(self, name: str) -> bool:
+        return name not in self._pending and not self._is_any_available(name)
 
 
-def _check(models: Sequence[ModelConfig], platforms: Mapping[str, Platform]) -> None:
-    """Refuse a list of models that can't be served. Texts as TensorFlow Serving's."""
+def _distinct(models: Iterable[ModelConfig]) -> list[ModelConfig]:
+    """The models, if no two have the same name. Text as TensorFlow Serving's."""
+    listed = list(models)
     seen: set[str] = set()
-    for model in models:
+    for model in listed:
         if model.name in seen:
             raise ServingError(
                 Code.INVALID_ARGUMENT,
                 f"Illegal to list model {model.name} multiple times in config list",
             )
         seen.add(model.name)
-        if model.platform not in platforms:
-            raise ServingError(
-                Code.INVALID_ARGUMENT,
-                f"Model {model.name} requests unsupported platform {model.platform}",
-            )
+    return listed
+
+
+def _is_any_available(listing: ModelListing) -> bool:
+    return any(state.manager_state is ManagerState.AVAILABLE for state in listing.states)
+
+
+def _why_unavailable(listing: ModelListing) -> ServingError:
+    """The highest version's error, or what the last look said, or that it takes long."""
+    for state in listing.states:
+        if state.error is not None:
+            return ServingError(state.error.code, f"{state.id}: {state.error.message}")
+    if listing.error is not None:
+        return listing.error
+    return ServingError(Code.DEADLINE_EXCEEDED, "it is not available yet")

@@ -88,9 +88,7 @@ class ManagerMachine(RuleBasedStateMachine):
         failures = [
             transient_error() if each == "transient" else permanent_error() for each in fate
         ]
-        loader = PuppetLoader(
-            id, failures, during_load=lambda: self.during_load(), origin=origin
-        )
+        loader = PuppetLoader(id, failures, during_load=lambda: self.during_load(), origin=origin)
         self.stage.loaders.append(loader)
         return data(loader)
 

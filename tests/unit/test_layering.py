@@ -23,6 +23,7 @@ LAYERS = [
     {"frontends"},
     {"handlers"},
     {"server_core"},
+    {"reloading", "version_labels"},
     {"servables", "sources"},
     {"core"},
     {"metrics"},  # reads the engine's counters

@@ -247,8 +247,9 @@ def test_states_can_be_heard(site: Site) -> None:
 def test_refuses_models_that_cannot_be_served(
     models: tuple[ModelConfig, ...], message: str
 ) -> None:
+    platforms = {"tensorflow": Platform(PuppetAdapter(), Exists())}
     with pytest.raises(ServingError) as caught:
-        ServerCore(ServerOptions(models=models), ServingMap())
+        ServerCore(ServerOptions(models=models), ServingMap(), platforms)
     assert caught.value.code is Code.INVALID_ARGUMENT
     assert caught.value.message == message
 

@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+import dataclasses
+import errno
 import logging
 import threading
-from collections.abc import Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
+from typing import Any
 
+import inotify_simple
 import pytest
 
 from tests.unit.waiting import eventually
@@ -14,7 +18,10 @@ from tfsrv.config import AllVersions, LatestVersions, SpecificVersions, VersionP
 from tfsrv.core.servable import ServableData, ServableId
 from tfsrv.core.storage_path import StoragePath
 from tfsrv.errors import Code, ServingError
-from tfsrv.sources.file_system import FileSystemStoragePathSource, ServableToMonitor
+from tfsrv.sources.file_system import FileSystemStoragePathSource
+from tfsrv.sources.storage import check_scheme
+from tfsrv.sources.version_policy import Version
+from tfsrv.sources.watched import Looked, ServableToMonitor
 
 
 class MarkerInspector:
@@ -56,9 +63,13 @@ class Watch:
                 )
             ],
             servable_versions_always_present=always_present,
-            on_nothing_found=lambda name, error: self.nothing_found.append(error),
+            on_looked=self._note,
         )
         self.source.set_aspired_versions_callback(self._hear)
+
+    def _note(self, looked: Looked) -> None:
+        if looked.error is not None and not self.emitted:
+            self.nothing_found.append(looked.error)
 
     def _hear(self, name: str, versions: Sequence[ServableData[StoragePath]]) -> None:
         assert name == "m"
@@ -373,84 +384,312 @@ def test_fault_of_one_servable_does_not_touch_the_others(tmp_path: Path) -> None
 # -- the thread
 
 
-class Pace:
-    """The waits of a source, ended by hand."""
+class Running:
+    """A source that looks by itself at the base path of "m"."""
 
-    def __init__(self, num_waits: int) -> None:
-        self.seconds: list[float] = []
-        self._num_waits = num_waits
+    def __init__(self, poll_wait_seconds: float, *servables: ServableToMonitor) -> None:
+        self.inspector = MarkerInspector()
+        self.looks: list[Looked] = []
+        self.heard: dict[str, list[Version]] = {}
+        self.source = FileSystemStoragePathSource(
+            servables, poll_wait_seconds=poll_wait_seconds, on_looked=self.looks.append
+        )
+        self.source.set_aspired_versions_callback(self._hear)
+        self.source.start()
 
-    def wait(self, seconds: float) -> bool:
-        """True, which ends the source, at the last one."""
-        self.seconds.append(seconds)
-        return len(self.seconds) >= self._num_waits
+    def _hear(self, name: str, versions: Sequence[Version]) -> None:
+        self.heard[name] = list(versions)
 
-
-def run(tmp_path: Path, poll_wait_seconds: float, pace: Pace) -> list[int]:
-    """Let a source run to its end; the versions that it told of."""
-    heard: list[int] = []
-    source = FileSystemStoragePathSource(
-        [ServableToMonitor("m", str(tmp_path), MarkerInspector())],
-        poll_wait_seconds=poll_wait_seconds,
-        wait=pace.wait,
-    )
-    source.set_aspired_versions_callback(
-        lambda name, versions: heard.extend(version.id.version for version in versions)
-    )
-    source.start()
-    eventually(lambda: source._thread is None or not source._thread.is_alive())
-    source.stop()
-    return heard
+    def versions(self, name: str = "m") -> list[int] | None:
+        heard = self.heard.get(name)
+        return None if heard is None else [version.id.version for version in heard]
 
 
-def test_polls_with_its_period(tmp_path: Path) -> None:
+Run = Callable[..., Running]
+
+
+@pytest.fixture
+def run(tmp_path: Path) -> Iterator[Run]:
+    """Start a source; `run(1)` watches "m" in tmp_path."""
+    started: list[Running] = []
+
+    def start(poll_wait_seconds: float, *servables: ServableToMonitor) -> Running:
+        servables = servables or (monitor("m", tmp_path),)
+        started.append(Running(poll_wait_seconds, *servables))
+        return started[-1]
+
+    yield start
+    for running in started:
+        running.source.stop()
+    names = {thread.name for thread in threading.enumerate()}
+    assert not names & {"tfsrv-file-system-source", "tfsrv-look", "tfsrv-notify"}
+
+
+def monitor(
+    name: str, base_path: Path, policy: VersionPolicy | None = None, **changes: Any
+) -> ServableToMonitor:
+    inspector = changes.pop("inspector", None) or MarkerInspector()
+    return ServableToMonitor(name, str(base_path), inspector, policy or LatestVersions(), **changes)
+
+
+def test_polls_with_its_period(tmp_path: Path, run: Run) -> None:
     make(tmp_path, "1")
-    pace = Pace(3)
-    assert run(tmp_path, 30, pace) == [1]
-    assert pace.seconds == [30, 30, 30]
+    running = run(0.01)
+    eventually(lambda: len(running.looks) > 3)
 
 
-def test_poll_period_of_zero_looks_once(tmp_path: Path) -> None:
+def test_poll_period_of_zero_looks_once(tmp_path: Path, run: Run) -> None:
     make(tmp_path, "1")
-    pace = Pace(1)
-    assert run(tmp_path, 0, pace) == [1]
-    assert pace.seconds == []
+    running = run(0)
+    eventually(lambda: running.versions() == [1])
+    make(tmp_path, "2")
+    running.source.update([monitor("m", tmp_path), monitor("other", tmp_path)])
+    eventually(lambda: running.versions("other") == [2])
+    assert len([looked for looked in running.looks if looked.servable.name == "other"]) == 1
 
 
-def test_poll_period_of_zero_looks_again_at_what_was_being_written(tmp_path: Path) -> None:
+def test_poll_period_of_zero_looks_again_at_what_was_being_written(
+    tmp_path: Path, run: Run
+) -> None:
     make(tmp_path, "1", marker="")
-
-    class Finish(Pace):
-        def wait(self, seconds: float) -> bool:
-            (tmp_path / "1" / "complete").touch()
-            return super().wait(seconds)
-
-    pace = Finish(9)
-    assert run(tmp_path, 0, pace) == [1]
-    assert pace.seconds == [1]
+    running = run(0)
+    eventually(lambda: running.looks)
+    assert running.looks[0].is_changing
+    (tmp_path / "1" / "complete").touch()
+    eventually(lambda: running.versions() == [1])
 
 
-def test_long_poll_period_looks_again_soon_at_what_was_being_written(tmp_path: Path) -> None:
-    make(tmp_path, "1", marker="")
-    pace = Pace(1)
-    assert run(tmp_path, 600, pace) == []
-    assert pace.seconds == [1]
-
-
-def test_negative_poll_period_never_looks(tmp_path: Path) -> None:
+def test_negative_poll_period_never_looks(tmp_path: Path, run: Run) -> None:
     make(tmp_path, "1")
-    assert run(tmp_path, -1, Pace(1)) == []
+    running = run(-1)
+    running.source.look_again("m")
+    assert running.looks == []
 
 
-def test_stop_ends_the_wait_at_once(tmp_path: Path) -> None:
+def test_stop_ends_the_wait_at_once(tmp_path: Path, run: Run) -> None:
     make(tmp_path, "1")
-    heard = threading.Event()
-    source = FileSystemStoragePathSource(
-        [ServableToMonitor("m", str(tmp_path), MarkerInspector())], poll_wait_seconds=3600
+    running = run(3600)
+    eventually(lambda: running.versions() == [1])
+    running.source.stop()
+
+
+# -- notification: with a period of an hour, nothing but notification shows a change
+
+
+def test_new_version_is_seen_without_a_poll(tmp_path: Path, run: Run) -> None:
+    make(tmp_path, "1")
+    running = run(3600)
+    eventually(lambda: running.versions() == [1])
+    make(tmp_path, "2")
+    eventually(lambda: running.versions() == [2])
+    (tmp_path / "2").rename(tmp_path / "gone")
+    eventually(lambda: running.versions() == [1])
+
+
+def test_version_that_is_renamed_into_place_is_settled(tmp_path: Path, run: Run) -> None:
+    class Unsettled:
+        def is_complete(self, path: str, *, is_settled: bool = False) -> bool:
+            return is_settled
+
+    make(tmp_path / "staging", "1")
+    (tmp_path / "m").mkdir()
+    running = run(3600, monitor("m", tmp_path / "m", inspector=Unsettled()))
+    eventually(lambda: running.looks)
+    (tmp_path / "staging" / "1").rename(tmp_path / "m" / "1")
+    eventually(lambda: running.versions() == [1])
+
+
+def test_base_path_that_was_replaced_by_another_is_watched_again(tmp_path: Path, run: Run) -> None:
+    make(tmp_path / "m", "1")
+    running = run(3600, monitor("m", tmp_path / "m"))
+    eventually(lambda: running.versions() == [1])
+    (tmp_path / "m").rename(tmp_path / "old")
+    eventually(lambda: running.looks[-1].error is not None)
+    make(tmp_path / "m", "2")
+    running.source.look_again("m")
+    eventually(lambda: running.versions() == [2])
+    make(tmp_path / "m", "3")
+    eventually(lambda: running.versions() == [3])
+
+
+def test_two_servables_may_share_a_base_path(tmp_path: Path, run: Run) -> None:
+    make(tmp_path, "1")
+    running = run(3600, monitor("a", tmp_path), monitor("b", tmp_path, AllVersions()))
+    eventually(lambda: running.versions("a") == running.versions("b") == [1])
+    make(tmp_path, "2")
+    eventually(lambda: running.versions("a") == [2])
+    eventually(lambda: running.versions("b") == [2, 1])
+
+
+def test_without_inotify_changes_are_polled(
+    tmp_path: Path, run: Run, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    def no_inotify() -> None:
+        raise OSError(errno.EMFILE, "Too many open files")
+
+    monkeypatch.setattr(inotify_simple, "INotify", no_inotify)
+    make(tmp_path, "1")
+    running = run(0.01)
+    make(tmp_path, "2")
+    eventually(lambda: running.versions() == [2])
+    assert "No notification of changes" in caplog.text
+
+
+# -- another configuration
+
+
+def test_update_looks_at_what_is_new_at_once(tmp_path: Path, run: Run) -> None:
+    make(tmp_path / "m", "1")
+    make(tmp_path / "n", "5")
+    running = run(3600, monitor("m", tmp_path / "m"))
+    eventually(lambda: running.versions() == [1])
+    running.source.update([monitor("m", tmp_path / "m"), monitor("n", tmp_path / "n")])
+    eventually(lambda: running.versions("n") == [5])
+
+
+def test_update_unloads_what_is_left_out(tmp_path: Path, run: Run) -> None:
+    make(tmp_path, "1")
+    running = run(3600)
+    eventually(lambda: running.versions() == [1])
+    running.source.update([])
+    assert running.versions() == []
+
+
+def test_update_with_another_policy_is_followed_at_once(tmp_path: Path, run: Run) -> None:
+    make(tmp_path, "1", "2", "3")
+    inspector = MarkerInspector()
+    running = run(3600, monitor("m", tmp_path, inspector=inspector))
+    eventually(lambda: running.versions() == [3])
+    specific = SpecificVersions(frozenset({1, 3}))
+    running.source.update([monitor("m", tmp_path, specific, inspector=inspector)])
+    eventually(lambda: running.versions() == [3, 1])
+    assert inspector.asked == ["3", "1"]  # what is known of the same base path is not asked again
+
+
+def test_update_to_a_missing_base_path_keeps_the_versions(
+    tmp_path: Path, run: Run, caplog: pytest.LogCaptureFixture
+) -> None:
+    make(tmp_path / "m", "1")
+    running = run(3600, monitor("m", tmp_path / "m"))
+    eventually(lambda: running.versions() == [1])
+    running.source.update([monitor("m", tmp_path / "none")])
+    eventually(lambda: running.looks[-1].error is not None)
+    assert running.versions() == [1]
+    assert "What is loaded of it stays." in caplog.text
+
+
+def test_update_to_another_base_path_tells_other_paths(tmp_path: Path, run: Run) -> None:
+    make(tmp_path / "m", "1")
+    make(tmp_path / "n", "1")
+    running = run(3600, monitor("m", tmp_path / "m"))
+    eventually(lambda: running.versions() == [1])
+    running.source.update([monitor("m", tmp_path / "n")])
+    eventually(lambda: running.heard["m"][0].data.path == str(tmp_path / "n" / "1"))
+
+
+def test_look_that_hangs_holds_up_no_other_servable(tmp_path: Path, run: Run) -> None:
+    gate = threading.Event()
+
+    class Hangs(MarkerInspector):
+        def is_complete(self, path: str, *, is_settled: bool = False) -> bool:
+            gate.wait()
+            return True
+
+    for name in ("stuck", "also-stuck", "good"):
+        make(tmp_path / name, "1")
+    hangs = Hangs()
+    running = run(
+        1,
+        monitor("stuck", tmp_path / "stuck", inspector=hangs),
+        monitor("also-stuck", tmp_path / "also-stuck", inspector=hangs),
+        monitor("good", tmp_path / "good"),
     )
-    source.set_aspired_versions_callback(lambda name, versions: heard.set())
-    source.start()
-    assert heard.wait(30)
-    source.stop()
-    names = [thread.name for thread in threading.enumerate()]
-    assert "tfsrv-file-system-source" not in names
+    try:
+        eventually(lambda: running.versions("good") == [1])
+        make(tmp_path / "good", "2")
+        eventually(lambda: running.versions("good") == [2])
+        # Its configuration changes while a look at the old one hangs, whose end is of no interest.
+        make(tmp_path / "other", "7")
+        others = [monitor("stuck", tmp_path / "other"), monitor("good", tmp_path / "good")]
+        running.source.update(others)
+        eventually(lambda: running.versions("stuck") == [7])
+    finally:
+        gate.set()
+    eventually(lambda: not running.source._looking)
+    assert running.versions("stuck") == [7]
+
+
+# -- what is wanted afresh
+
+
+def test_failed_version_is_wanted_afresh_when_its_files_have_changed(tmp_path: Path) -> None:
+    make(tmp_path, "1")
+    watch = Watch(tmp_path)
+    watch.poll()
+    watch.source.note_failed(ServableId("m", 1))
+    watch.poll()
+    assert len(watch.emitted) == 1
+    (tmp_path / "1" / "weights").write_text("repaired")
+    watch.poll()
+    (first,), (second,) = watch.emitted
+    assert first.data.path == second.data.path
+    assert first.data != second.data
+
+
+def test_files_of_a_version_that_is_loaded_may_change(tmp_path: Path) -> None:
+    make(tmp_path, "1")
+    watch = Watch(tmp_path)
+    watch.poll()
+    (tmp_path / "1" / "weights").write_text("edited")
+    watch.poll()
+    assert len(watch.emitted) == 1
+
+
+def test_version_that_comes_back_with_other_files_is_wanted_afresh(tmp_path: Path) -> None:
+    make(tmp_path, "1")
+    watch = Watch(tmp_path)
+    watch.poll()
+    (tmp_path / "1").rename(tmp_path / "old")
+    watch.poll()
+    make(tmp_path, "1")
+    watch.poll()
+    assert [version.data.revision for (version,) in watch.emitted] == [0, 1]
+
+
+def test_version_that_comes_back_as_it_was_is_the_same(tmp_path: Path) -> None:
+    make(tmp_path, "1")
+    watch = Watch(tmp_path)
+    watch.poll()
+    (tmp_path / "1").rename(tmp_path / "away")
+    watch.poll()
+    (tmp_path / "away").rename(tmp_path / "1")
+    watch.poll()
+    assert len(watch.emitted) == 1
+
+
+def test_version_whose_directory_is_renamed_is_the_same(tmp_path: Path) -> None:
+    make(tmp_path, "123")
+    watch = Watch(tmp_path)
+    watch.poll()
+    (tmp_path / "123").rename(tmp_path / "00123")
+    watch.poll()
+    assert len(watch.emitted) == 1
+    assert watch.inspector.asked == ["123"]
+
+
+# -- storages
+
+
+def test_file_uri_is_a_local_path(tmp_path: Path) -> None:
+    make(tmp_path, "1")
+    watch = Watch(Path("/"))
+    watch.source.update([monitor("m", tmp_path)])
+    watch.source.update(
+        [dataclasses.replace(monitor("m", tmp_path), base_path=f"file://{tmp_path}")]
+    )
+    assert watch.poll() == {1: "1"}
+
+
+def test_unknown_scheme_is_refused_with_what_is_supported() -> None:
+    with pytest.raises(ServingError, match=r"'s3' not implemented .*; supported are local paths"):
+        check_scheme("s3://bucket/model")

@@ -11,7 +11,7 @@ import logging
 import os
 import threading
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 
 from tfsrv.core.aspired_version_policy import (
@@ -30,6 +30,8 @@ from tfsrv.core.servable import ServableData, ServableState
 from tfsrv.errors import Code, ServingError
 
 LAST_RESORT_SECONDS = 2.0  # for requests to end after they were cancelled at a stop
+
+Outcome = Mapping[int, ServingError | None]  # by version: why it failed, None if it is available
 
 logger = logging.getLogger("tfsrv")
 
@@ -83,9 +85,11 @@ class AspiredVersionsManager:
             clock=clock,
             on_memory_freed=on_memory_freed,
         )
-        self._lock = threading.Lock()  # for _new_wishes and _stopping
+        self._lock = threading.Lock()  # for what others than the control thread change
         self._new_wishes: dict[str, dict[int, ServableData[Loader]]] = {}  # not looked at yet
         self._wishes: dict[str, dict[int, ServableData[Loader]]] = {}  # the control thread's
+        self._waiting: dict[str, list[Callable[[Outcome], object]]] = {}
+        self._new_names: set[str] = set()  # to be looked at for those who wait
         self._stopping = False
         self._cancel_servables = threading.Event()
         self._finish = threading.Event()  # the control thread should end
@@ -113,6 +117,17 @@ class AspiredVersionsManager:
             if self._stopping:
                 return
             self._new_wishes[name] = {version.id.version: version for version in versions}
+        self._wake.set()
+
+    def when_settled(self, name: str, callback: Callable[[Outcome], object]) -> None:
+        """Call `callback` once, on the control thread, when the wish for `name` is settled.
+
+        It is when each version of it is available, from where it is wanted, or has failed for
+        good. A wish for nothing is settled when nothing is left. A later wish is waited for too.
+        """
+        with self._lock:
+            self._waiting.setdefault(name, []).append(callback)
+            self._new_names.add(name)
         self._wake.set()
 
     def set_num_load_threads(self, num_load_threads: int) -> None:
@@ -159,6 +174,7 @@ class AspiredVersionsManager:
         names |= self._give_second_chances()
         with self._lock:
             new_wishes, self._new_wishes = self._new_wishes, {}
+            new_names, self._new_names = self._new_names, set()
             stopping = self._stopping
         for name, wish in new_wishes.items():
             self._wishes[name] = wish
@@ -169,6 +185,8 @@ class AspiredVersionsManager:
                 # A policy's fault in one servable must not end the care for the others.
                 logger.exception("the manager failed on servable %s", name)
         self._basic_manager.push_out()
+        for name in names | new_wishes.keys() | new_names:
+            self._tell_if_settled(name)
         if self._cancel_servables.is_set():
             self._basic_manager.cancel_servables()
         if stopping and self._basic_manager.is_empty:
@@ -231,6 +249,43 @@ class AspiredVersionsManager:
             successor = self._basic_manager.successor(harness)
         if successor is None and not is_same:
             self._basic_manager.replace(harness, wanted)
+
+    def _tell_if_settled(self, name: str) -> None:
+        with self._lock:
+            if name not in self._waiting or name in self._new_wishes:
+                return
+        outcome = self._outcome(name)
+        if outcome is None:
+            return
+        with self._lock:
+            callbacks = self._waiting.pop(name, [])
+        for callback in callbacks:
+            try:
+                callback(outcome)
+            except Exception:
+                logger.exception("who waited for servable %s failed", name)
+
+    def _outcome(self, name: str) -> Outcome | None:
+        """What became of each version of the wish; None while some are on their way."""
+        wish = self._wishes.get(name, {})
+        harnesses = self._basic_manager.harnesses(name)
+        if not wish and harnesses:
+            return None
+        outcome: dict[int, ServingError | None] = {}
+        for version, wanted in wish.items():
+            harness = harnesses.get(version)
+            if harness is None:
+                return None
+            if harness.state is State.READY and not _has_same_origin(harness, wanted):
+                successor = self._basic_manager.successor(harness)
+                if successor is None or not successor.ended:
+                    return None
+                outcome[version] = successor.error
+            elif harness.state in (State.READY, State.ERROR):
+                outcome[version] = harness.error
+            else:
+                return None
+        return outcome
 
     def _follow_policy(self, name: str) -> None:
         harnesses = self._basic_manager.harnesses(name)

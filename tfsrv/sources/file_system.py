@@ -1,222 +1,255 @@
-"""Sources that find versions as directories: `<base path>/<version>/`.
+"""A source that finds versions as directories: `<base path>/<version>/`.
 
-The rules are those of TensorFlow Serving's sources/storage_path, with three differences: each
-model is looked at on its own, so that one bad path holds up nobody else; a version counts only
-when it is complete; and a base path that was emptied does not take the model away.
+It looks at each servable in turn (`watched.py` says what a look finds), every few seconds, and
+at once when the system tells of a change. A look that hangs, on a file server that is gone, say,
+delays no other servable.
 """
 
 from __future__ import annotations
 
 import logging
-import os
-import re
 import threading
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+import time
+from collections import deque
+from collections.abc import Callable, Iterable
 
-from tfsrv.config import LatestVersions, SpecificVersions, VersionPolicy
-from tfsrv.core.damped_log import DampedLog
-from tfsrv.core.failure import as_serving_error
-from tfsrv.core.platform import VersionInspector
-from tfsrv.core.servable import ServableData, ServableId
+from tfsrv.core.executor import SlotExecutor
+from tfsrv.core.servable import ServableId
 from tfsrv.core.source import Source
 from tfsrv.core.storage_path import StoragePath
-from tfsrv.errors import Code, ServingError
-from tfsrv.sources.version_policy import Version, choose
+from tfsrv.sources.notification import Change, DirectoryWatch
+from tfsrv.sources.watched import Looked, ServableToMonitor, WatchedServable
 
-INT64_MIN, INT64_MAX = -(2**63), 2**63 - 1
-RECHECK_SECONDS = 1.0  # until the next look at a version that was being written
-
-_INTEGER = re.compile(r"\s*[+-]?[0-9]+\s*", re.ASCII)
+RECHECK_SECONDS = 0.25  # until the next look at a version that was being written
+SLOW_LOOK_SECONDS = 1.0  # then another thread goes on with the others
+CALM_SECONDS = 0.02  # between two looks that changes ask for: one change seldom comes alone
+STOP_SECONDS = 1.0  # for a look to end; one that hangs is left behind
 
 logger = logging.getLogger("tfsrv")
-
-
-@dataclass(frozen=True)
-class ServableToMonitor:
-    """One servable, where its versions are, and which of them are wanted."""
-
-    name: str
-    base_path: str
-    inspector: VersionInspector
-    version_policy: VersionPolicy = field(default_factory=LatestVersions)
-    only_version: int | None = None  # base_path is itself this version, and there are no others
 
 
 class FileSystemStoragePathSource(Source[StoragePath]):
     """Looks into each base path from time to time and tells the target what is new.
 
-    `poll_wait_seconds` is the time between two looks: 0 looks once, a negative one never.
-    Either way a version that is still being written is looked at again soon.
+    `poll_wait_seconds` is the time between two looks: 0 looks once at each configuration, a
+    negative one never. Either way a version that is still being written is looked at again soon.
 
-    Thread-safety: start() begins a thread that makes all looks; stop() ends it, also in the
-    middle of its wait. Without the thread, whoever calls poll() looks.
+    Thread-safety: all methods may be called on any thread. start() begins the threads that look;
+    without them, whoever calls poll() looks.
     """
 
     def __init__(
         self,
-        servables: Sequence[ServableToMonitor],
+        servables: Iterable[ServableToMonitor] = (),
         *,
         poll_wait_seconds: float = 1,
         servable_versions_always_present: bool = True,
-        on_nothing_found: Callable[[str, ServingError], None] = lambda name, error: None,
-        wait: Callable[[float], bool] | None = None,
+        on_looked: Callable[[Looked], object] = lambda looked: None,
+        notifies: bool = True,
     ) -> None:
-        """`on_nothing_found` hears of each look that found no version, and none on its way.
+        """`on_looked` hears of each look, after the target has heard of its versions.
 
-        `wait` waits that many seconds and returns whether to stop: for tests.
+        `notifies` says whether the system is asked to tell of changes between two polls.
         """
-        self._servables = tuple(servables)
         self._poll_wait_seconds = poll_wait_seconds
         self._versions_always_present = servable_versions_always_present
-        self._on_nothing_found = on_nothing_found
-        self._stopped = threading.Event()
-        self._wait = wait or self._stopped.wait
+        self._on_looked = on_looked
+        self._notifies = notifies and poll_wait_seconds > 0
+        self._condition = threading.Condition()  # for all below
+        self._watched: dict[str, WatchedServable] = {}
+        self._by_path: dict[str, list[str]] = {}  # base path: names
+        self._due: dict[str, float] = {}  # name: when it is to be looked at
+        self._queue: deque[str] = deque()  # due, and waiting for a thread
+        self._has_understudy = False  # a task waits to work off the queue
+        self._again: set[str] = set()  # became due while somebody looked at it
+        self._looking: dict[str, WatchedServable] = {}
+        self._looked_at: dict[str, float] = {}
+        self._next_round = 0.0
+        self._is_stopped = False
+        self._emitting = threading.Lock()  # so that the target hears of looks in their order
+        self._executor: SlotExecutor | None = None
         self._thread: threading.Thread | None = None
-        self._emitted: dict[str, list[Version]] = {}
-        self._complete: dict[str, set[str]] = {}  # name: paths seen complete
-        self._problems = DampedLog(logger)
-        self._notes = DampedLog(logger)
+        self._notification: DirectoryWatch | None = None
+        self.update(servables)
+
+    def update(self, servables: Iterable[ServableToMonitor]) -> None:
+        """Watch exactly these from now on.
+
+        What is new or has changed is looked at at once; of what is left out, nothing is aspired
+        any more. The others stay as they are.
+        """
+        wanted = {servable.name: servable for servable in servables}
+        with self._emitting:
+            with self._condition:
+                removed = [name for name in self._watched if name not in wanted]
+                for name in removed:
+                    self._drop(name)
+                for servable in wanted.values():
+                    self._adopt(servable)
+                self._index()
+                self._condition.notify_all()
+            for name in removed:
+                self._emit(name, ())
+
+    def look_again(self, name: str) -> None:
+        """Look at a servable soon, whatever the period."""
+        with self._condition:
+            if name in self._watched and self._poll_wait_seconds >= 0:
+                self._due[name] = time.monotonic()
+                self._condition.notify_all()
+
+    def note_failed(self, id: ServableId) -> None:
+        """A version did not load: it is wanted afresh when its files change."""
+        with self._condition:
+            watched = self._watched.get(id.name)
+        if watched is not None:
+            watched.note_failed(id.version)
 
     def start(self) -> None:
         if self._poll_wait_seconds < 0:
             return
+        if self._notifies:
+            try:
+                self._notification = DirectoryWatch(self._hear)
+            except OSError as error:
+                logger.warning("No notification of changes (%s): polling only.", error)
+        self._executor = SlotExecutor(
+            "tfsrv-look", 1, slow_after_seconds=SLOW_LOOK_SECONDS, max_threads=64
+        )
         self._thread = threading.Thread(target=self._run, name="tfsrv-file-system-source")
         self._thread.start()
 
     def stop(self) -> None:
-        """Look no more. Returns when the thread has ended, at once unless it is looking."""
-        self._stopped.set()
+        """Look no more. Returns at once, or soon if there is a look under way."""
+        with self._condition:
+            self._is_stopped = True
+            self._condition.notify_all()
         if self._thread is not None:
             self._thread.join()
+        if self._executor is not None:
+            self._executor.stop(STOP_SECONDS)
+        if self._notification is not None:
+            self._notification.close()
 
     def poll(self) -> bool:
         """Look at every servable once. Returns whether some version was still being written."""
-        is_changing = False
-        for servable in self._servables:
-            if self._stopped.is_set():
-                break
-            try:
-                is_changing |= self._poll_servable(servable)
-            except Exception as error:
-                failure = as_serving_error(error)
-                if servable.name in self._emitted:
-                    text = f"{failure.message} What is loaded of it stays."
-                    self._problems.problem(servable.name, text)
-                else:
-                    self._problems.problem(servable.name, failure.message)
-                    self._on_nothing_found(servable.name, failure)
-        return is_changing
+        with self._condition:
+            names = list(self._watched)
+        are_changing = [self._look(name) for name in names]
+        return any(are_changing)
+
+    # -- who is to be looked at, and when
+
+    def _adopt(self, servable: ServableToMonitor) -> None:
+        known = self._watched.get(servable.name)
+        if known is not None and known.servable == servable:
+            return
+        if known is not None:
+            self._drop(servable.name)
+        self._watched[servable.name] = WatchedServable(
+            servable,
+            versions_always_present=self._versions_always_present,
+            predecessor=known,
+        )
+        self._due[servable.name] = 0.0
+
+    def _drop(self, name: str) -> None:
+        del self._watched[name]
+        self._due.pop(name, None)
+
+    def _index(self) -> None:
+        self._by_path = {}
+        for name, watched in self._watched.items():
+            self._by_path.setdefault(watched.base_path, []).append(name)
+
+    def _hear(self, change: Change) -> None:
+        """The system tells of a change in a base path."""
+        with self._condition:
+            for name in self._by_path.get(change.path, ()):
+                if change.arrived:
+                    self._watched[name].note_arrived(change.arrived)
+                soon = self._looked_at.get(name, 0.0) + CALM_SECONDS
+                self._due[name] = min(self._due.get(name, soon), soon)
+            self._condition.notify_all()
 
     def _run(self) -> None:
+        self._next_round = time.monotonic()
+        with self._condition:
+            while not self._is_stopped:
+                now = time.monotonic()
+                if self._next_round <= now:
+                    self._due |= dict.fromkeys(self._watched, now)
+                    period = self._poll_wait_seconds
+                    self._next_round = now + period if period > 0 else float("inf")
+                self._give_out(now)
+                left = min([self._next_round, *self._due.values()]) - time.monotonic()
+                self._condition.wait(min(max(left, 0.0), threading.TIMEOUT_MAX))
+
+    def _give_out(self, now: float) -> None:
+        """Queue those that are due, and have a thread look at them."""
+        due = [name for name, at in self._due.items() if at <= now]
+        for name in due:
+            del self._due[name]
+            if name not in self._queue:
+                self._queue.append(name)
+        self._provide_understudy()
+
+    def _provide_understudy(self) -> None:
+        """See to it that somebody works off the queue, also if whoever does so now hangs."""
+        if self._queue and not self._has_understudy and self._executor is not None:
+            self._has_understudy = True
+            self._executor.submit(self._work_off)
+
+    def _work_off(self) -> None:
+        """Look at all that are queued."""
+        with self._condition:
+            self._has_understudy = False
         while True:
-            seconds = self._poll_wait_seconds
-            if self.poll():
-                seconds = min(seconds, RECHECK_SECONDS) if seconds > 0 else RECHECK_SECONDS
-            if seconds <= 0 or self._wait(seconds):
-                return
+            with self._condition:
+                if self._is_stopped or not self._queue:
+                    return
+                name = self._queue.popleft()
+                self._provide_understudy()
+            self._look(name)
 
-    def _poll_servable(self, servable: ServableToMonitor) -> bool:
-        name = servable.name
-        paths = self._find_versions(servable)
-        complete = self._complete.setdefault(name, set())
-        complete.intersection_update(paths.values())  # forget what has gone
-        changing: list[int] = []
+    # -- looking
 
-        def look(version: int) -> Version | None:
-            path, id = paths[version], ServableId(name, version)
-            try:
-                if path not in complete and not servable.inspector.is_complete(path):
-                    changing.append(version)
-                    return None
-            except ServingError as error:
-                return ServableData(id, error=error)
-            complete.add(path)
-            return ServableData(id, StoragePath(path))
-
-        versions = choose(servable.version_policy, sorted(paths, reverse=True), look)
-        self._note_missing(servable, paths)
-        if versions or self._is_meant_empty(servable):
-            self._problems.recovered(name, f"Versions of servable {name} are found again")
-            self._emit_news(name, versions)
-        elif not changing:
-            raise _nothing_found(servable, paths)
-        return bool(changing)
-
-    def _emit_news(self, name: str, versions: list[Version]) -> None:
-        if self._emitted.get(name) != versions:
-            self._emit(name, versions)
-            self._emitted[name] = versions
-
-    def _is_meant_empty(self, servable: ServableToMonitor) -> bool:
-        """Whether finding nothing means that nothing should be served."""
-        policy = servable.version_policy
-        if isinstance(policy, SpecificVersions) and not policy.versions:
-            self._notes.note(
-                servable.name,
-                f"No specific versions requested for servable {servable.name}: it is unloaded",
-            )
-            return True
-        return not self._versions_always_present and servable.name in self._emitted
-
-    def _find_versions(self, servable: ServableToMonitor) -> dict[int, str]:
-        """The version directories by number."""
-        base_path = servable.base_path
-        if servable.only_version is not None and os.path.isdir(base_path):
-            return {servable.only_version: base_path}
+    def _look(self, name: str) -> bool:
+        """Look at one servable, unless somebody does; whether some version was being written."""
+        with self._condition:
+            watched = self._watched.get(name)
+            if watched is None:
+                return False
+            if self._looking.get(name) is watched:
+                self._again.add(name)
+                return False
+            self._looking[name] = watched
         try:
-            with os.scandir(base_path) as entries:
-                names = sorted(
-                    entry.name
-                    for entry in entries
-                    if _INTEGER.fullmatch(entry.name) and entry.is_dir()
-                )
-        except OSError as error:
-            failure = as_serving_error(error)
-            raise ServingError(
-                failure.code,
-                f"Could not find base path {base_path} for servable {servable.name} "
-                f"with error {failure}.",
-            ) from None
-        paths: dict[int, str] = {}
-        for name in names:
-            version = int(name)
-            path = os.path.join(base_path, name)
-            if not INT64_MIN <= version <= INT64_MAX:
-                self._notes.note(
-                    servable.name,
-                    f"{path} is ignored: the version of a servable has at most 64 bits",
-                )
-                continue
-            if version in paths:
-                self._notes.note(
-                    servable.name,
-                    f"Version {version} of servable {servable.name} is taken from {path}; "
-                    f"{paths[version]} is ignored",
-                )
-            paths[version] = path
-        return paths
+            if self._notification is not None:
+                self._notification.watch(watched.base_path)
+            looked = watched.look()
+        finally:
+            with self._condition:
+                if self._looking.get(name) is watched:
+                    del self._looking[name]
+                    if name in self._again:
+                        self._again.discard(name)
+                        self._due[name] = time.monotonic()
+                        self._condition.notify_all()
+        self._tell(watched, looked)
+        return looked.is_changing
 
-    def _note_missing(self, servable: ServableToMonitor, paths: Mapping[int, str]) -> None:
-        policy = servable.version_policy
-        if isinstance(policy, SpecificVersions):
-            for version in sorted(policy.versions - paths.keys()):
-                self._notes.note(
-                    servable.name,
-                    f"Version {version} of servable {servable.name}, which was requested, "
-                    f"is not found under base path {servable.base_path}",
-                )
-
-
-def _nothing_found(servable: ServableToMonitor, paths: Mapping[int, str]) -> ServingError:
-    if paths:
-        return ServingError(
-            Code.NOT_FOUND,
-            f"None of the requested versions of servable {servable.name} found under base path "
-            f"{servable.base_path}.",
-        )
-    return ServingError(
-        Code.NOT_FOUND,
-        f"No versions of servable {servable.name} found under base path {servable.base_path}. "
-        "Did you forget to name your leaf directory as a number (eg. '/1/')?",
-    )
+    def _tell(self, watched: WatchedServable, looked: Looked) -> None:
+        name = watched.servable.name
+        with self._emitting:
+            with self._condition:
+                if self._is_stopped or self._watched.get(name) is not watched:
+                    return  # it looked for so long that its configuration has changed
+                self._looked_at[name] = time.monotonic()
+                if looked.is_changing:
+                    self._due[name] = time.monotonic() + RECHECK_SECONDS
+                    self._condition.notify_all()
+            if looked.versions is not None and looked.versions != watched.emitted:
+                watched.emitted = looked.versions
+                self._emit(name, looked.versions)
+            self._on_looked(looked)
