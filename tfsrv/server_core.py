@@ -17,7 +17,7 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import Any, Protocol
 
 from tfsrv._servable import ServableHandle
-from tfsrv.config import ModelConfig, ServerOptions, session_config
+from tfsrv.config import ModelConfig, ServerOptions
 from tfsrv.core.aspired_versions_manager import (
     AspiredVersionsManager,
     AspiredVersionsManagerOptions,
@@ -32,14 +32,8 @@ from tfsrv.core.serving_map_publisher import ServingMap, ServingMapPublisher
 from tfsrv.core.source import SourceAdapter, connect
 from tfsrv.core.storage_path import StoragePath
 from tfsrv.errors import Code, ServingError
-from tfsrv.servables.saved_model import (
-    SavedModelInspector,
-    SavedModelOptions,
-    SavedModelSourceAdapter,
-)
+from tfsrv.servables.saved_model import saved_model_platform
 from tfsrv.sources.file_system import FileSystemStoragePathSource, ServableToMonitor
-
-SETTLE_SECONDS = 1.0  # a version that nobody wrote to for so long is complete
 
 logger = logging.getLogger("tfsrv")
 
@@ -71,7 +65,7 @@ class ServerCore:
     ) -> None:
         self._options = options
         self._serving_map = serving_map
-        self._platforms = platforms or {"tensorflow": _tensorflow(options)}
+        self._platforms = platforms or {"tensorflow": saved_model_platform(options)}
         self._manager_options = manager_options or AspiredVersionsManagerOptions()
         _check(options.models, self._platforms)
         self._publisher = ServingMapPublisher(serving_map)
@@ -191,16 +185,6 @@ class ServerCore:
         if all_decided:
             self._manager.set_num_load_threads(self._manager_options.num_load_threads)
         self._decisions.publish(name)
-
-
-def _tensorflow(options: ServerOptions) -> Platform:
-    poll_wait_seconds = options.file_system_poll_wait_seconds
-    settle_seconds = poll_wait_seconds if poll_wait_seconds > 0 else SETTLE_SECONDS
-    saved_model = SavedModelOptions(options.saved_model_tags, session_config(options))
-    return Platform(
-        SavedModelSourceAdapter(saved_model),
-        SavedModelInspector(min(settle_seconds, SETTLE_SECONDS)),
-    )
 
 
 def _check(models: Sequence[ModelConfig], platforms: Mapping[str, Platform]) -> None:
