@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import logging
 import os
+import time
 
 from tfsrv._budget import set_max_in_flight_bytes
 from tfsrv._call_loop import CallLoop
@@ -15,8 +16,9 @@ from tfsrv.errors import Code, ServingError
 from tfsrv.frontends.transport import GrpcServer
 from tfsrv.handlers._predict import PredictMethod
 from tfsrv.handlers.methods import MethodTable, method_table
+from tfsrv.handlers.python_threads import PythonThreads
 from tfsrv.handlers.status import GetModelStatus
-from tfsrv.servables.saved_model import saved_model_platform
+from tfsrv.plugins import load_platforms
 from tfsrv.server import Parts
 from tfsrv.server_core import ServerCore
 
@@ -28,7 +30,8 @@ def make_parts(options: ServerOptions, loop: asyncio.AbstractEventLoop) -> Parts
     set_max_in_flight_bytes(options.max_in_flight_bytes)
     serving_map = ServingMap()
     workers = WorkerPool()
-    core = ServerCore(options, serving_map, {"tensorflow": saved_model_platform(options)})
+    python_threads = PythonThreads()
+    core = ServerCore(options, serving_map, load_platforms(options))
     call_loop = CallLoop(loop)
     call_loop.watch(serving_map)
     predict = PredictMethod(
@@ -37,14 +40,32 @@ def make_parts(options: ServerOptions, loop: asyncio.AbstractEventLoop) -> Parts
         serialization_as_tensor_content=options.enable_serialization_as_tensor_content,
         signature_method_name_check=options.enable_signature_method_name_check,
         max_message_bytes=options.grpc_channel_arguments.max_receive_message_length,
+        python_threads=python_threads,
     )
     methods = method_table(predict, GetModelStatus(core.monitor))
     return Parts(
         core=core,
-        workers=workers,
+        workers=_AllWorkers(workers, python_threads),
         call_loop=call_loop,
         grpc_server=make_grpc_server(methods, call_loop, options),
     )
+
+
+class _AllWorkers:
+    """Whatever runs requests, to be started and stopped as one."""
+
+    def __init__(self, workers: WorkerPool, python_threads: PythonThreads) -> None:
+        self._workers = workers
+        self._python_threads = python_threads  # they start when there is work
+
+    def start(self) -> None:
+        self._workers.start()
+
+    def stop(self, timeout_seconds: float) -> bool:
+        deadline = time.monotonic() + timeout_seconds
+        self._python_threads.stop(0.0)
+        ended = self._workers.stop(timeout_seconds)
+        return self._python_threads.stop(max(0.0, deadline - time.monotonic())) and ended
 
 
 def make_grpc_server(

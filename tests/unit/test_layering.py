@@ -22,6 +22,7 @@ LAYERS = [
     {"server"},
     {"frontends"},
     {"handlers"},
+    {"plugins"},
     {"server_core"},
     {"reloading", "version_labels"},
     {"servables", "sources"},

@@ -15,11 +15,12 @@ class DampedLog:
         self._logger = logger
         self._times: dict[str, dict[str, int]] = {}  # key, text: how often it was seen
 
-    def problem(self, key: str, text: str) -> None:
+    def problem(self, key: str, text: str, error: BaseException | None = None) -> None:
+        """Something is wrong. Where `error` came from is logged the first time."""
         times = self._times.setdefault(key, {})
         seen = times[text] = times.get(text, 0) + 1
         if seen == 1:
-            self._logger.error("%s", text)
+            self._logger.error("%s", text, exc_info=error)
         elif seen & (seen - 1) == 0:
             self._logger.error("%s (seen %d times)", text, seen)
 

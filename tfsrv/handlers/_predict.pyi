@@ -1,6 +1,7 @@
 from tfsrv._method import Method
 from tfsrv._serving_map import ServingMap
 from tfsrv._workers import WorkerPool
+from tfsrv.handlers.python_threads import PythonThreads
 
 class PredictMethod(Method):
     @property
@@ -15,4 +16,5 @@ class PredictMethod(Method):
         serialization_as_tensor_content: bool = False,
         signature_method_name_check: bool = False,
         max_message_bytes: int = ...,
+        python_threads: PythonThreads | None = None,
     ) -> None: ...

@@ -1,5 +1,7 @@
 """Predict, from the request's bytes to the response's, without Python.
 
+A servable that is no SavedModel but a Python object is handed to _predict_python.
+
 The order of checks, codes and texts are TensorFlow Serving's: server_core.cc
 (ServableRequestFromModelSpec), predict_util.cc (PreProcessPrediction) and TensorFlow's
 cc/saved_model/util.cc (GetInputValues).
@@ -77,11 +79,13 @@ from tfsrv.handlers._predict_errors cimport (
     tell_wrong_method_name,
     tell_wrong_size,
 )
+from tfsrv.handlers._predict_python cimport PythonPredictor, start_in_python
 
 from google.protobuf.message import DecodeError
 
 from tfsrv import _proto
 from tfsrv.errors import Code, ServingError
+from tfsrv.handlers.python_threads import PythonThreads
 
 cdef size_t IN_PLACE_BYTES = 65536           # larger requests go to a worker: copying takes time too
 cdef size_t ALONE_BYTES = 1 << 20            # … unless no other request is in flight that would wait
@@ -135,6 +139,8 @@ cdef int start(void* context_pointer, Call* call) noexcept nogil:
     result = find_servable(context, call)
     if result == PENDING:
         return STARTED_PARKED
+    if result == FOUND and call.servable.impl == NULL:
+        return start_in_python(context.python, call)
     if result != FOUND or find_signature(context, call) != OK or make_plan(context, call) != OK:
         call_release_servable(call)
         return STARTED_DONE
@@ -195,8 +201,6 @@ cdef int find_signature(Context* context, Call* call) noexcept nogil:
     cdef Session* session = <Session*>call.servable.impl
     cdef Bytes name = call.view.signature_name
     cdef Signature* signature
-    if session == NULL:
-        return status_set(&call.status, FAILED_PRECONDITION, "The servable cannot answer Predict.")
     if name.size == 0:
         name = DEFAULT_SIGNATURE
     signature = session_find(session, name)
@@ -509,7 +513,10 @@ cdef void encode(Call* call, Plan* plan) noexcept nogil:
 # ---- what Python sees -------------------------------------------------------------------------------------------
 
 cdef class PredictMethod(Method):
-    """`tensorflow.serving.PredictionService/Predict` on the servables of one serving map."""
+    """`tensorflow.serving.PredictionService/Predict` on the servables of one serving map.
+
+    SavedModels run on `workers`, servables written in Python on `python_threads`.
+    """
 
     def __init__(
         self,
@@ -519,12 +526,18 @@ cdef class PredictMethod(Method):
         serialization_as_tensor_content: bool = False,
         signature_method_name_check: bool = False,
         max_message_bytes: int = 2**31 - 1,
+        python_threads: PythonThreads | None = None,
     ) -> None:
         self.name = "Predict"
         self.serving_map = serving_map
         self.workers = workers
+        self.python = PythonPredictor(
+            python_threads or PythonThreads(),
+            serialization_as_tensor_content=serialization_as_tensor_content,
+            max_message_bytes=max_message_bytes)
         self.settings.map = (<ServingMap>serving_map).map
         self.settings.pool = (<WorkerPool>workers).pool
+        self.settings.python = <void*>self.python
         self.counters = counters_of("", 0, "", "Predict")
         self.settings.unread = run_queue_new(self.settings.pool, parse)
         if self.settings.unread == NULL:

@@ -2,19 +2,20 @@
 
 from __future__ import annotations
 
-import os
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Protocol
 
 from tfsrv._session import SavedModelSession
-from tfsrv.core.failure import as_serving_error
+from tfsrv.config import ServerOptions, session_config
 from tfsrv.core.loader import Loader
+from tfsrv.core.platform import Platform
 from tfsrv.core.servable import ServableData, ServableId
 from tfsrv.core.source import SourceAdapter
 from tfsrv.core.storage_path import StoragePath
-from tfsrv.errors import Code, ServingError
+from tfsrv.errors import ServingError
+from tfsrv.servables.version_files import VersionFiles, settle_seconds
 
 FILE_NAMES = ("saved_model.pb", "saved_model.pbtxt")
 
@@ -111,59 +112,16 @@ class SavedModelSourceAdapter(SourceAdapter[StoragePath, Loader]):
         return SavedModelLoader(version.id, version.data, self._options, self._load_session)
 
 
-class SavedModelInspector:
-    """Tells complete SavedModels from those that somebody still copies.
-
-    A SavedModel is complete when its graph is there and its newest file has been left alone for
-    `settle_seconds`. What counts is the time of a file's last change (ctime): the time of
-    modification is one that `cp -p` and rsync set back. A tree that was written elsewhere and
-    renamed into place is complete at once, since a rename changes only the directory's time.
-    """
+class SavedModelInspector(VersionFiles):
+    """A SavedModel is complete when its graph is there and nobody writes to its files."""
 
     def __init__(self, settle_seconds: float, *, clock: Callable[[], float] = time.time) -> None:
-        self._settle_seconds = settle_seconds
-        self._clock = clock
-        self._unsettled: dict[str, tuple[float, float]] = {}  # path: newest change, when seen
-
-    def is_complete(self, path: str, *, is_settled: bool = False) -> bool:
-        has_graph = any(os.path.isfile(os.path.join(path, name)) for name in FILE_NAMES)
-        try:
-            newest = max(_changes(path, with_directories=not has_graph), default=0.0)
-        except FileNotFoundError:  # something went away while we looked
-            return False
-        except OSError as error:
-            raise as_serving_error(error) from None
-        if not (is_settled or self._is_settled(path, newest)):
-            return False
-        if not has_graph:
-            raise ServingError(
-                Code.NOT_FOUND, f"Could not find {' or '.join(FILE_NAMES)} in {path}"
-            )
-        return True
-
-    def _is_settled(self, path: str, newest: float) -> bool:
-        """Whether the newest change is old enough by our clock, or has not moved for as long.
-
-        The second is for file servers whose clock runs ahead of ours.
-        """
-        now = self._clock()
-        seen_newest, seen_at = self._unsettled.get(path, (newest, now))
-        since = min(newest, seen_at) if seen_newest == newest else newest
-        if now - since >= self._settle_seconds:
-            self._unsettled.pop(path, None)
-            return True
-        self._unsettled[path] = (newest, seen_at if seen_newest == newest else now)
-        return False
+        super().__init__(FILE_NAMES, settle_seconds, clock=clock)
 
 
-def _changes(path: str, *, with_directories: bool) -> Iterator[float]:
-    """When each file below `path` was changed last."""
-
-    def fail(error: OSError) -> None:
-        raise error
-
-    for directory, _, names in os.walk(path, onerror=fail):
-        if with_directories:
-            yield os.stat(directory).st_ctime
-        for name in names:
-            yield os.stat(os.path.join(directory, name)).st_ctime
+def saved_model_platform(options: ServerOptions) -> Platform:
+    """The platform, as a server's options want its models to be loaded. Raises ServingError."""
+    saved_model = SavedModelOptions(options.saved_model_tags, session_config(options))
+    return Platform(
+        SavedModelSourceAdapter(saved_model), SavedModelInspector(settle_seconds(options))
+    )

@@ -1,0 +1,14 @@
+"""A request's tensors as numpy arrays, and numpy arrays as a response."""
+
+from libc.stdint cimport int64_t
+
+from tfsrv._buffer cimport Bytes
+from tfsrv._message cimport Message
+from tfsrv._predict_request cimport PredictView, TensorView
+
+
+cdef int64_t array_bytes(const PredictView* view, const TensorView* tensor) noexcept nogil
+cdef dict arrays_of_view(const PredictView* view)
+cdef int write_arrays(
+    Message* message, dict outputs, Bytes model_name, int64_t version, Bytes signature_name,
+    bint as_content) except -1

@@ -1,0 +1,395 @@
+"""A request's tensors as numpy arrays, and numpy arrays as a response.
+
+For servables written in Python. What a TensorProto stands for is said by _tensor_values, how one
+is written by _predict_response; here is what lies between them and numpy. Strings are arrays of
+objects, the elements bytes.
+
+Numbers are converted without the GIL, strings in slices between which it is let go, so that the
+thread that answers all other requests never waits for long. numpy is imported by the first
+request that needs it: a server of SavedModels alone does without.
+"""
+
+from collections.abc import Mapping
+
+from cpython.buffer cimport PyBUF_SIMPLE, PyBUF_WRITABLE, PyBuffer_Release, PyObject_GetBuffer
+from cpython.bytes cimport PyBytes_AS_STRING, PyBytes_FromStringAndSize
+from cpython.ref cimport Py_DECREF, Py_INCREF
+from libc.stdint cimport INT64_MAX
+from libc.stdlib cimport calloc, free, malloc
+
+from tfsrv._message cimport message_free, message_init, message_read, message_seal
+from tfsrv._predict_request cimport predict_view_free, predict_view_init, wire_read_predict
+from tfsrv._predict_response cimport TensorData, wire_write_predict
+from tfsrv._tensor cimport tensor_view_bytes
+from tfsrv._tensor_proto cimport STRING_VAL, dtype_field
+from tfsrv._tensor_values cimport count_elements, read_strings, read_values
+from tfsrv._tstring cimport TSTRING_VIEW, TString
+from tfsrv._wire_format cimport WIRE_NO_MEMORY, WIRE_OK
+
+from tfsrv import _proto
+from tfsrv.errors import Code, ServingError
+
+cdef enum:
+    DT_STRING = 7           # as in tensorflow/core/framework/types.proto
+    SLICE = 1024            # strings that are made or looked at while the GIL is held
+    STRING_OBJECT_BYTES = 32    # of a bytes object and its place in an array, beyond a TString's 24
+
+# numpy's type by DataType. It has none for bfloat16, float8 and the quantized ones.
+cdef dict NUMPY_TYPES = {
+    1: "f4", 2: "f8", 3: "i4", 4: "u1", 5: "i2", 6: "i1", DT_STRING: "O", 8: "c8", 9: "i8",
+    10: "?", 17: "u2", 18: "c16", 19: "f2", 22: "u4", 23: "u8",
+}
+# DataType by kind and size of numpy's type.
+cdef dict DATA_TYPES = {
+    ("f", 4): 1, ("f", 8): 2, ("i", 4): 3, ("u", 1): 4, ("i", 2): 5, ("i", 1): 6, ("c", 8): 8,
+    ("i", 8): 9, ("b", 1): 10, ("u", 2): 17, ("c", 16): 18, ("f", 2): 19, ("u", 4): 22,
+    ("u", 8): 23,
+}
+
+
+# ---- tensors in ---------------------------------------------------------------------------------
+
+cdef int64_t array_bytes(const PredictView* view, const TensorView* tensor) noexcept nogil:
+    """Memory that the array of an input takes, so that it can be refused before.
+
+    As _tensor.tensor_view_bytes: INT64_MAX is more than can be told, -1 a tensor that cannot be
+    made.
+    """
+    cdef int64_t size = tensor_view_bytes(view, tensor)
+    cdef int64_t elements
+    if size < 0 or tensor.dtype != DT_STRING:
+        return size
+    elements = count_elements(view, tensor)
+    if elements > (INT64_MAX - size) // STRING_OBJECT_BYTES:
+        return INT64_MAX
+    return size + elements * STRING_OBJECT_BYTES
+
+
+cdef dict arrays_of_view(const PredictView* view):
+    """All inputs of a request, by alias; new arrays that may be written to.
+
+    What they take was found bearable before, by array_bytes. ServingError (INVALID_ARGUMENT) for
+    a tensor that cannot be read, or that numpy has no array for.
+    """
+    cdef dict arrays = {}
+    cdef const TensorView* tensor
+    cdef str alias
+    cdef int i
+    for i in range(view.inputs_size):
+        tensor = &view.inputs[i]
+        alias = text_of(tensor.alias)
+        arrays[alias] = array_of_view(view, tensor, alias)
+    return arrays
+
+
+cdef object array_of_view(const PredictView* view, const TensorView* tensor, str alias):
+    cdef int64_t elements = count_elements(view, tensor)
+    cdef object array
+    cdef int result
+    if tensor_view_bytes(view, tensor) < 0:
+        raise bad_tensor(alias)
+    array = empty_array(view, tensor, alias)
+    if dtype_field(tensor.dtype) == STRING_VAL:
+        result = fill_strings(view, tensor, elements, array)
+    else:
+        result = fill_numbers(view, tensor, elements, array)
+    if result != 0:
+        raise bad_tensor(alias)
+    return array
+
+
+cdef object bad_tensor(str alias):
+    return ServingError(Code.INVALID_ARGUMENT, f"tensor parsing error: {alias}")
+
+
+cdef object empty_array(const PredictView* view, const TensorView* tensor, str alias):
+    """An array of the tensor's type and shape, its elements not set."""
+    import numpy
+
+    cdef int i
+    kind = NUMPY_TYPES.get(tensor.dtype)
+    if kind is None:
+        raise ServingError(
+            Code.INVALID_ARGUMENT,
+            f"The servable cannot take {type_name(tensor.dtype)}, for which numpy has no type: {alias}")
+    shape = tuple([view.dims[tensor.dims_start + i] for i in range(tensor.rank)])
+    try:
+        return numpy.empty(shape, kind)
+    except ValueError as error:  # more dimensions, or larger ones, than numpy's arrays have
+        raise ServingError(
+            Code.INVALID_ARGUMENT, f"tensor parsing error: {alias} ({error})") from None
+
+
+cdef str type_name(int dtype):
+    values = _proto.pool().FindEnumTypeByName("tensorflow.DataType").values_by_number
+    return values[dtype].name if dtype in values else f"data type {dtype}"
+
+
+cdef int fill_numbers(
+    const PredictView* view, const TensorView* tensor, int64_t elements, object array
+) except -2:
+    """0, or -1 when the tensor's content is none."""
+    cdef Py_buffer memory
+    cdef int result
+    PyObject_GetBuffer(array, &memory, PyBUF_SIMPLE | PyBUF_WRITABLE)
+    with nogil:
+        result = read_values(view, tensor, memory.buf, elements)
+    PyBuffer_Release(&memory)
+    return result
+
+
+cdef struct Slice:
+    # Strings on their way into an array: collected without the GIL, stored with it.
+    void* array             # borrowed; one-dimensional
+    void* last              # bytes object of `last_text`, one reference, or NULL
+    Bytes last_text
+    int64_t begin           # index of texts[0]
+    int size
+    bint failed             # without memory
+    Bytes texts[SLICE]
+
+
+cdef int fill_strings(
+    const PredictView* view, const TensorView* tensor, int64_t elements, object array
+) except -2:
+    """0, or -1 when the tensor's content is no list of so many strings."""
+    cdef Slice* slice
+    cdef object flat = array.reshape(-1)
+    cdef object last
+    cdef int result
+    slice = <Slice*>calloc(1, sizeof(Slice))
+    if slice == NULL:
+        raise MemoryError
+    slice.array = <void*>flat
+    with nogil:
+        result = read_strings(view, tensor, elements, collect, slice)
+    if result == 0:
+        result = store(slice)
+    if slice.last != NULL:
+        last = <object>slice.last
+        Py_DECREF(last)  # the slice's reference
+    failed = slice.failed
+    free(slice)
+    if failed:
+        raise MemoryError
+    return result
+
+
+cdef int collect(void* arg, int64_t index, Bytes text) noexcept nogil:
+    cdef Slice* slice = <Slice*>arg
+    if slice.size == SLICE:
+        with gil:
+            if store(slice) != 0:
+                return -1
+    slice.texts[slice.size] = text
+    slice.size += 1
+    return 0
+
+
+cdef int store(Slice* slice) noexcept:
+    """Make objects of what was collected. A text that is repeated is one object."""
+    cdef object flat = <object>slice.array
+    cdef object text = b"" if slice.last == NULL else <object>slice.last
+    cdef object last
+    cdef int i
+    try:
+        for i in range(slice.size):
+            if (
+                slice.last == NULL
+                or slice.texts[i].data != slice.last_text.data
+                or slice.texts[i].size != slice.last_text.size
+            ):
+                text = bytes_of(slice.texts[i])
+                if slice.last != NULL:
+                    last = <object>slice.last
+                    Py_DECREF(last)  # the slice's reference
+                Py_INCREF(text)  # the slice's reference
+                slice.last = <void*>text
+                slice.last_text = slice.texts[i]
+            flat[slice.begin + i] = text
+    except BaseException:
+        slice.failed = True
+        return -1
+    slice.begin += slice.size
+    slice.size = 0
+    return 0
+
+
+cdef bytes bytes_of(Bytes text):
+    return PyBytes_FromStringAndSize(text.data, <Py_ssize_t>text.size) if text.size else b""
+
+
+cdef str text_of(Bytes text):
+    return bytes_of(text).decode()
+
+
+# ---- arrays out ---------------------------------------------------------------------------------
+
+cdef class _Output:
+    """One array to be written, and what its TensorData points to."""
+
+    cdef TensorData data
+    cdef bytes alias
+    cdef int64_t* dims          # owned
+    cdef Py_buffer memory       # of the array of numbers
+    cdef bint has_memory
+    cdef TString* strings       # owned; views into `texts`
+    cdef list texts
+
+    def __dealloc__(self):
+        free(self.dims)
+        free(self.strings)
+        if self.has_memory:
+            PyBuffer_Release(&self.memory)
+
+    cdef int set_shape(self, str alias, tuple shape, int dtype) except -1:
+        cdef Py_ssize_t i
+        cdef int64_t elements = 1
+        self.alias = alias.encode()
+        self.dims = <int64_t*>malloc((len(shape) + 1) * sizeof(int64_t))
+        if self.dims == NULL:
+            raise MemoryError
+        for i in range(len(shape)):
+            self.dims[i] = shape[i]
+            elements *= self.dims[i]
+        self.data.alias = Bytes(PyBytes_AS_STRING(self.alias), <size_t>len(self.alias))
+        self.data.dtype = dtype
+        self.data.rank = <int>len(shape)
+        self.data.dims = self.dims
+        self.data.elements = elements
+        return 0
+
+    cdef int set_numbers(self, object array) except -1:
+        PyObject_GetBuffer(array, &self.memory, PyBUF_SIMPLE)
+        self.has_memory = True
+        self.data.data = self.memory.buf
+        self.data.size = <size_t>self.memory.len
+        return 0
+
+    cdef int set_strings(self, str alias, object array) except -1:
+        cdef int64_t begin
+        cdef int64_t elements = self.data.elements
+        cdef object flat = array.reshape(-1)
+        self.texts = []
+        self.strings = <TString*>malloc((<size_t>elements + 1) * sizeof(TString))
+        if self.strings == NULL:
+            raise MemoryError
+        for begin in range(0, elements, SLICE):
+            self.add_strings(alias, flat[begin:begin + SLICE].tolist())
+            with nogil:
+                pass  # let the GIL go, if somebody wants it
+        self.data.data = self.strings
+        self.data.size = <size_t>elements * sizeof(TString)
+        return 0
+
+    cdef int add_strings(self, str alias, list values) except -1:
+        cdef TString* string
+        cdef bytes text
+        for value in values:
+            if isinstance(value, str):
+                text = (<str>value).encode()
+            elif isinstance(value, bytes):
+                text = bytes(value)
+            else:
+                raise ServingError(
+                    Code.INTERNAL,
+                    f"The servable's output {alias} has an element that is no string:"
+                    f" {type(value).__name__}")
+            string = &self.strings[len(self.texts)]
+            string.size = <size_t>len(text) << 2 | TSTRING_VIEW
+            string.capacity = <size_t>PyBytes_AS_STRING(text)  # where a view has its pointer
+            string.text = NULL
+            self.texts.append(text)
+        return 0
+
+
+cdef _Output output_of(str alias, object array):
+    """The array as the writer wants it: in C order, in the machine's byte order."""
+    import numpy
+
+    cdef _Output output = _Output.__new__(_Output)
+    array = numpy.asarray(array)  # not a subclass, whose shapes may follow rules of their own
+    kind = array.dtype.kind
+    if kind in "OSU":
+        output.set_shape(alias, array.shape, DT_STRING)
+        output.set_strings(alias, array)
+        return output
+    dtype = DATA_TYPES.get((kind, array.dtype.itemsize))
+    if dtype is None:
+        raise ServingError(
+            Code.INTERNAL,
+            f"The servable's output {alias} has a type that a TensorProto cannot carry: {array.dtype}")
+    output.set_shape(alias, array.shape, dtype)
+    output.set_numbers(numpy.asarray(array, array.dtype.newbyteorder("="), order="C"))
+    return output
+
+
+cdef int write_arrays(
+    Message* message, dict outputs, Bytes model_name, int64_t version, Bytes signature_name,
+    bint as_content
+) except -1:
+    """Append a PredictResponse with these arrays, by alias, to `message`. Copies them.
+
+    ServingError (INTERNAL) for an array that a TensorProto cannot carry and for a response that
+    is too large; the message is of no use then.
+    """
+    cdef list made = [output_of(alias, array) for alias, array in outputs.items()]
+    cdef TensorData* data = <TensorData*>malloc((<size_t>len(made) + 1) * sizeof(TensorData))
+    cdef int size = <int>len(made)
+    cdef int result
+    cdef int i
+    if data == NULL:
+        raise MemoryError
+    for i in range(size):
+        data[i] = (<_Output>made[i]).data
+    with nogil:
+        result = wire_write_predict(
+            message, data, size, model_name, version, signature_name, as_content, 0, NULL)
+    free(data)
+    if result == WIRE_NO_MEMORY:
+        raise MemoryError
+    if result != WIRE_OK:
+        raise ServingError(Code.INTERNAL, "The response is larger than a message may be.")
+    return 0
+
+
+# ---- what Python sees: for tests, and for tools ---------------------------------------------------
+
+def arrays_of_request(data: bytes) -> dict[str, object]:
+    """The inputs of a serialized PredictRequest.
+
+    ServingError INTERNAL if it cannot be decoded, INVALID_ARGUMENT for a bad tensor. Looks at no
+    limit: a tensor of few bytes may ask for much.
+    """
+    cdef PredictView view
+    predict_view_init(&view)
+    try:
+        if wire_read_predict(data, len(data), &view) != WIRE_OK:
+            raise ServingError(Code.INTERNAL, "The request cannot be decoded")
+        return arrays_of_view(&view)
+    finally:
+        predict_view_free(&view)
+
+
+def write_response(
+    outputs: Mapping[str, object],
+    model_name: str = "",
+    version: int = 0,
+    signature_name: str = "",
+    as_content: bool = False,
+) -> bytes:
+    """A serialized PredictResponse. ServingError INTERNAL for what it cannot carry."""
+    cdef Message message
+    cdef bytes name = model_name.encode()
+    cdef bytes signature = signature_name.encode()
+    message_init(&message)
+    try:
+        write_arrays(
+            &message, dict(outputs), Bytes(PyBytes_AS_STRING(name), <size_t>len(name)), version,
+            Bytes(PyBytes_AS_STRING(signature), <size_t>len(signature)), as_content)
+        message_seal(&message)
+        answer = PyBytes_FromStringAndSize(NULL, <Py_ssize_t>message.left)
+        message_read(&message, PyBytes_AS_STRING(answer), message.left)
+        return answer
+    finally:
+        message_free(&message)

@@ -1,0 +1,42 @@
+"""Servables written in Python that answer Predict."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING, Any, Protocol, runtime_checkable
+
+if TYPE_CHECKING:
+    import numpy
+    from numpy.typing import NDArray
+
+
+@runtime_checkable
+class PredictServable(Protocol):
+    """What a servable needs to answer Predict, on every protocol.
+
+        class Doubler:
+            def predict(self, signature_name, inputs, output_filter):
+                return {"y": inputs["x"] * 2}
+
+    It may also have `signature_defs`, a mapping from names to tensorflow.SignatureDef messages:
+    then other signatures and other outputs are refused before predict() is called, requests are
+    counted by signature, and clients can ask for it. Whether the inputs fit is for predict() to
+    say in any case.
+    """
+
+    def predict(
+        self,
+        signature_name: str,
+        inputs: Mapping[str, NDArray[Any]],
+        output_filter: Sequence[str],
+    ) -> Mapping[str, NDArray[Any] | numpy.generic]:
+        """Answer one request.
+
+        Strings are arrays of objects, which are bytes. An output may also hold `str`. The arrays
+        in `inputs` belong to the callee. `output_filter` names the outputs that the client wants,
+        all if it is empty; others that are returned are left out.
+
+        Called on many threads at a time, and may take long: nobody but requests for the same
+        servable waits. The servable stays loaded until the answer is written. ServingError is
+        the answer's status; every other exception is an INTERNAL one.
+        """

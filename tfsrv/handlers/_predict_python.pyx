@@ -1,0 +1,294 @@
+"""Predict on servables that are written in Python: objects with a method predict().
+
+See core/predict_servable.py for what they are. The request has been read and its servable found
+by the time it comes here; a thread of PythonThreads makes numpy arrays of the inputs, calls
+predict(), writes the response and completes the call, exactly as a worker does: a call whose
+deadline passes is answered by its loop at once, and comes back here later or does not run at
+all. What limits requests to SavedModels limits these, too. Codes and texts are those of _predict.
+"""
+
+import logging
+import threading
+from collections.abc import Mapping
+
+from libc.stdint cimport int64_t, uintptr_t
+
+from tfsrv._arrays cimport array_bytes, arrays_of_view, write_arrays
+from tfsrv._buffer cimport Bytes, buffer_append
+from tfsrv._call cimport (
+    Call,
+    call_charge,
+    call_is_abandoned,
+    call_release_servable,
+    call_set_error,
+)
+from tfsrv._call_loop cimport call_complete
+from tfsrv._clock cimport now_ns
+from tfsrv._counters cimport counters_of
+from tfsrv._message cimport message_clear, message_seal
+from tfsrv._method cimport STARTED_DONE, STARTED_RUNNING
+from tfsrv._predict_request cimport PredictView, predict_view_bytes
+from tfsrv._status cimport (
+    CANCELLED,
+    DEADLINE_EXCEEDED,
+    FAILED_PRECONDITION,
+    INTERNAL,
+    OK,
+    RESOURCE_EXHAUSTED,
+    UNAVAILABLE,
+    status_set,
+)
+from tfsrv.handlers._predict_errors cimport tell_bad_tensor, tell_unknown_signature
+
+from tfsrv.core.damped_log import DampedLog
+from tfsrv.errors import Code, ServingError
+from tfsrv.handlers.python_threads import PythonThreads
+
+cdef enum:
+    OBJECT_BYTES = 256      # what an array or a name takes besides its data
+    SLICE = 1024            # names that are made while the GIL is held
+
+cdef Bytes DEFAULT_SIGNATURE = Bytes(b"serving_default", 15)
+
+
+# ---- the loop's thread ---------------------------------------------------------------------------
+
+cdef int start_in_python(void* predictor, Call* call) noexcept with gil:
+    """Check a call that has been read and holds its servable, and let a thread run it.
+
+    A Started, as from a Method's `start`. `predictor` is a PythonPredictor.
+    """
+    cdef int started
+    try:
+        started = (<PythonPredictor>predictor).start(call)
+    except BaseException as error:
+        call_set_error(call, INTERNAL, describe(error))
+        started = STARTED_DONE
+    if started == STARTED_DONE:
+        call_release_servable(call)
+    return started
+
+
+cdef class PythonPredictor:
+    """Runs requests on Python servables, on the threads given. Any number of loops may use it."""
+
+    def __init__(
+        self,
+        threads: PythonThreads,
+        *,
+        serialization_as_tensor_content: bool = False,
+        max_message_bytes: int = 2**31 - 1,
+    ) -> None:
+        self.threads = threads
+        self.as_content = serialization_as_tensor_content
+        self.max_message_bytes = max_message_bytes
+        self.failures = DampedLog(logging.getLogger("tfsrv"))
+        self.failures_lock = threading.Lock()
+
+    cdef int start(self, Call* call) except -1:
+        cdef object servable = <object>call.servable.object
+        cdef Bytes name = signature_of(call)
+        cdef str signature_name = text_of(name)
+        cdef _Request request
+        if not callable(getattr(servable, "predict", None)):
+            status_set(&call.status, FAILED_PRECONDITION, "The servable cannot answer Predict.")
+            return STARTED_DONE
+        signature_defs = getattr(servable, "signature_defs", None)
+        if signature_defs is not None and signature_name not in signature_defs:
+            tell_unknown_signature(&call.status, name)
+            return STARTED_DONE
+        # Of a name that a client made up there are no counters: they would live for ever.
+        call.counters = counters_of(
+            text_of(call.servable.name), call.servable.version,
+            "" if signature_defs is None else signature_name, "Predict")
+        request = _Request.__new__(_Request)
+        request.call = call
+        request.predictor = self
+        if not self.threads.submit(<uintptr_t>call.servable, request):
+            request.call = NULL
+            status_set(&call.status, UNAVAILABLE, "The queue of the servable is full; try again.")
+            return STARTED_DONE
+        return STARTED_RUNNING
+
+    cdef int log_failure(self, str text, error) except -1:
+        """With a traceback the first time. `text` has no part that a client could vary."""
+        with self.failures_lock:
+            self.failures.problem("predict", text, error)
+        return 0
+
+
+# ---- a thread of Python ---------------------------------------------------------------------------
+
+cdef class _Request:
+    """A call's turn: a Task of PythonThreads. Lent the call until it completes it."""
+
+    cdef Call* call             # NULL once it is completed
+    cdef PythonPredictor predictor
+
+    def run(self) -> None:
+        cdef Call* call = self.call
+        if call_is_abandoned(call):
+            status_set(&call.status, CANCELLED, "CANCELLED")
+        elif call.deadline_ns != 0 and call.deadline_ns <= now_ns():
+            status_set(&call.status, DEADLINE_EXCEEDED, "Deadline Exceeded")
+        else:
+            self.answer(call)
+        self.complete()
+
+    def drop(self) -> None:
+        status_set(&self.call.status, CANCELLED, "CANCELLED")
+        self.complete()
+
+    def is_wanted(self) -> bool:
+        return not call_is_abandoned(self.call)
+
+    cdef void complete(self) noexcept:
+        cdef Call* call = self.call
+        self.call = NULL
+        call_complete(call)
+
+    cdef void answer(self, Call* call) noexcept:
+        """Set the status, and the response if that is OK. All that was made on the way is gone."""
+        try:
+            self.respond(call)
+        except ServingError as error:
+            call_set_error(call, error.code or INTERNAL, error.message)
+        except MemoryError:
+            status_set(&call.status, RESOURCE_EXHAUSTED, "out of memory")
+        except BaseException as error:
+            call_set_error(call, INTERNAL, describe(error))
+        if call.status.code != OK:
+            message_clear(&call.response)
+
+    cdef int respond(self, Call* call) except -1:
+        cdef object servable = <object>call.servable.object
+        cdef Bytes name = signature_of(call)
+        cdef str signature_name = text_of(name)
+        cdef list wanted
+        cdef dict outputs
+        cdef int code
+        with nogil:
+            code = charge_arrays(call, self.predictor.max_message_bytes)
+        if code != OK:
+            return 0
+        inputs = arrays_of_view(&call.view)
+        wanted = output_filter_of(&call.view)
+        signature_defs = getattr(servable, "signature_defs", None)
+        if signature_defs is not None:
+            check_outputs(wanted, signature_defs[signature_name].outputs)
+        returned = self.predict(call, servable, signature_name, inputs, tuple(wanted))
+        outputs = chosen(returned, wanted)
+        if buffer_append(&call.response.head, b"\0\0\0\0\0\0\0\0", call.headroom) != 0:
+            raise MemoryError
+        write_arrays(
+            &call.response, outputs, call.view.model_name, call.servable.version, name,
+            self.predictor.as_content)
+        message_seal(&call.response)
+        if not call_charge(call, <int64_t>call.response.left):
+            raise ServingError(
+                Code.RESOURCE_EXHAUSTED, "Too many bytes are in flight (--max_in_flight_bytes).")
+        return 0
+
+    cdef object predict(self, Call* call, servable, str signature_name, dict inputs, tuple wanted):
+        """What the servable says. What it raises by mistake is logged."""
+        call.run_start_ns = now_ns()
+        try:
+            return servable.predict(signature_name, inputs, wanted)
+        except (ServingError, MemoryError):
+            raise
+        except BaseException as error:
+            self.predictor.log_failure(
+                f"Predict on {text_of(call.servable.name)} version {call.servable.version}"
+                f" raised {type(error).__name__}", error)
+            raise
+        finally:
+            call.run_ns = now_ns() - call.run_start_ns
+
+
+# ---- inputs -----------------------------------------------------------------------------------------
+
+cdef int charge_arrays(Call* call, size_t max_message_bytes) noexcept nogil:
+    """Charge what the request becomes to the call. Else sets the status; returns its code."""
+    cdef PredictView* view = &call.view
+    cdef int64_t total = 0
+    cdef int64_t size
+    cdef int i
+    for i in range(view.inputs_size):
+        size = array_bytes(view, &view.inputs[i])
+        if size < 0:
+            return tell_bad_tensor(&call.status, view.inputs[i].alias)
+        if <size_t>size > max_message_bytes - <size_t>total:
+            # The repeat rule lets a request of 40 bytes ask for gigabytes.
+            return status_set(
+                &call.status, RESOURCE_EXHAUSTED,
+                "The request's tensors are larger than a message may be.")
+        total += size
+    total += <int64_t>predict_view_bytes(view)
+    total += (view.inputs_size + view.output_filter_size) * <int64_t>OBJECT_BYTES
+    if not call_charge(call, total):
+        return status_set(
+            &call.status, RESOURCE_EXHAUSTED, "Too many bytes are in flight (--max_in_flight_bytes).")
+    return OK
+
+
+cdef list output_filter_of(const PredictView* view):
+    cdef list wanted = []
+    cdef int i
+    for i in range(view.output_filter_size):
+        wanted.append(text_of(view.output_filter[i]))
+        if i % SLICE == SLICE - 1:
+            with nogil:
+                pass  # let the GIL go, if somebody wants it
+    return wanted
+
+
+# ---- outputs ----------------------------------------------------------------------------------------
+
+cdef int check_outputs(list wanted, known) except -1:
+    """Refuse an output filter that names an output twice, or one that is not in `known`."""
+    cdef set seen = set()
+    for alias in wanted:
+        if alias not in known:
+            raise ServingError(
+                Code.INVALID_ARGUMENT,
+                f"output tensor alias not found in signature: {alias}"
+                f" Outputs expected to be in the set {{{','.join(sorted(known))}}}.")
+        if alias in seen:
+            raise ServingError(Code.INVALID_ARGUMENT, f"duplicate output tensor alias: {alias}")
+        seen.add(alias)
+    return 0
+
+
+cdef dict chosen(returned, list wanted):
+    """The outputs that were asked for, by alias, of those that predict() returned."""
+    import numpy
+
+    if not isinstance(returned, Mapping):
+        raise ServingError(
+            Code.INTERNAL,
+            f"The servable returned no mapping of arrays, but {type(returned).__name__}")
+    for alias, array in returned.items():
+        if not isinstance(alias, str) or not isinstance(array, (numpy.ndarray, numpy.generic)):
+            raise ServingError(
+                Code.INTERNAL,
+                f"The servable's output {alias!r} is no array, but {type(array).__name__}")
+    check_outputs(wanted, returned)
+    return {alias: returned[alias] for alias in wanted or returned}
+
+
+# ---- texts ------------------------------------------------------------------------------------------
+
+cdef Bytes signature_of(const Call* call) noexcept:
+    return call.view.signature_name if call.view.signature_name.size else DEFAULT_SIGNATURE
+
+
+cdef str text_of(Bytes text):
+    return text.data[:text.size].decode() if text.size else ""
+
+
+cdef str describe(error):
+    """Type and message of an exception, whatever its own str() does."""
+    try:
+        return f"{type(error).__name__}: {error}"
+    except BaseException:
+        return type(error).__name__
