@@ -12,7 +12,7 @@ from tests.unit.puppets import FakeServingMap, permanent
 from tests.unit.waiting import eventually
 from tfsrv.core.damped_log import DampedLog
 from tfsrv.core.memory import MemoryReleaser
-from tfsrv.core.servable import ServableData, ServableId
+from tfsrv.core.servable import ServableData, ServableId, ServableRequest
 from tfsrv.core.serving_map_publisher import ServingMapPublisher
 from tfsrv.core.source import SourceAdapter, connect
 from tfsrv.core.storage_path import StoragePath
@@ -47,6 +47,23 @@ def test_servable_data_is_equal_if_it_says_the_same() -> None:
     assert ServableData(A1, "path") != ServableData(A1, "other")
     assert ServableData[str](A1, error=permanent()) == ServableData[str](A1, error=permanent())
     assert ServableData[str](A1, error=permanent()) != ServableData(A1, "path")
+
+
+# -- ServableRequest
+
+
+def test_servable_request_reads_as_in_tensorflow_serving() -> None:
+    assert str(ServableRequest.latest("m")) == "Latest(m)"
+    assert str(ServableRequest.specific("m", 3)) == "Specific(m, 3)"
+    assert str(ServableRequest.specific("m", 0)) == "Specific(m, 0)"
+
+
+def test_servable_request_is_a_value() -> None:
+    assert ServableRequest.latest("m") == ServableRequest.latest("m")
+    assert ServableRequest.latest("m") != ServableRequest.specific("m", 0)
+    assert len({ServableRequest.specific("m", 1), ServableRequest.specific("m", 1)}) == 1
+    with pytest.raises(AttributeError):
+        ServableRequest.latest("m").version = 1  # type: ignore[misc]
 
 
 # -- sources and adapters

@@ -12,7 +12,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from enum import Enum
 
-from tfsrv.core.loader_harness import State
+from tfsrv.core.loader_harness import ENDED, State
 from tfsrv.core.servable import ServableId
 
 
@@ -63,13 +63,40 @@ class AvailabilityPreservingPolicy(AspiredVersionPolicy):
         self, versions: Sequence[AspiredServableStateSnapshot]
     ) -> ServableAction | None:
         aspired = [version for version in versions if version.is_aspired]
-        leaving = [
-            version.id
-            for version in versions
-            if not version.is_aspired and version.state is State.READY
-        ]
+        leaving = _ready_to_leave(versions)
         replaced = not aspired or any(version.state is State.READY for version in aspired)
         if leaving and (replaced or len(leaving) > 1):
             return ServableAction(Action.UNLOAD, min(leaving))
-        new = [version.id for version in aspired if version.state is State.NEW]
-        return ServableAction(Action.LOAD, max(new)) if new else None
+        return _load_highest(aspired)
+
+
+class ResourcePreservingPolicy(AspiredVersionPolicy):
+    """Unload what is old before loading what is new.
+
+    Nothing is loaded while a version that is not aspired to still takes memory, or may come to:
+    old and new are never there together, and in between nothing is available. For models of
+    which only one version fits.
+    """
+
+    def get_next_action(
+        self, versions: Sequence[AspiredServableStateSnapshot]
+    ) -> ServableAction | None:
+        leaving = _ready_to_leave(versions)
+        if leaving:
+            return ServableAction(Action.UNLOAD, min(leaving))
+        if any(not version.is_aspired and version.state not in ENDED for version in versions):
+            return None
+        return _load_highest([version for version in versions if version.is_aspired])
+
+
+def _ready_to_leave(versions: Sequence[AspiredServableStateSnapshot]) -> list[ServableId]:
+    return [
+        version.id
+        for version in versions
+        if not version.is_aspired and version.state is State.READY
+    ]
+
+
+def _load_highest(aspired: Sequence[AspiredServableStateSnapshot]) -> ServableAction | None:
+    new = [version.id for version in aspired if version.state is State.NEW]
+    return ServableAction(Action.LOAD, max(new)) if new else None

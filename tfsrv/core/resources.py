@@ -19,4 +19,24 @@ class Resource:
 
 RAM = Resource()
 
-ResourceAllocation = Mapping[Resource, int]  # how much of each
+ResourceAllocation = Mapping[Resource, int]  # how much of each; what is not named is not taken
+
+
+def add(one: ResourceAllocation, other: ResourceAllocation) -> dict[Resource, int]:
+    """Both together."""
+    return {
+        resource: one.get(resource, 0) + other.get(resource, 0)
+        for resource in {**one, **other}  # in a stable order
+    }
+
+
+def subtract(whole: ResourceAllocation, part: ResourceAllocation) -> dict[Resource, int]:
+    """What is left of `whole` without `part`: never less than nothing."""
+    return {resource: max(0, amount - part.get(resource, 0)) for resource, amount in whole.items()}
+
+
+def fits(part: ResourceAllocation, limits: ResourceAllocation) -> bool:
+    """Whether `part` stays within `limits`. A resource that has no limit is without end."""
+    return all(
+        amount <= limits[resource] for resource, amount in part.items() if resource in limits
+    )

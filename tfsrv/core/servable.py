@@ -26,6 +26,31 @@ class ServableId:
         return f"{{name: {self.name} version: {self.version}}}"
 
 
+@dataclass(frozen=True)
+class ServableRequest:
+    """Which version of a servable is asked for: a specific one, or the latest.
+
+    ServableRequest.latest("m")         # reads "Latest(m)" in texts, as in TensorFlow Serving's
+    ServableRequest.specific("m", 3)    # reads "Specific(m, 3)"
+    """
+
+    name: str
+    version: int | None = None  # None: the latest
+
+    @classmethod
+    def latest(cls, name: str) -> ServableRequest:
+        return cls(name)
+
+    @classmethod
+    def specific(cls, name: str, version: int) -> ServableRequest:
+        return cls(name, version)
+
+    def __str__(self) -> str:
+        if self.version is None:
+            return f"Latest({self.name})"
+        return f"Specific({self.name}, {self.version})"
+
+
 class ManagerState(IntEnum):
     """Where a version stands, as everybody may know it.
 

@@ -78,6 +78,28 @@ class SourceAdapter(Source[Out], Generic[In, Out]):
             return ServableData(version.id, error=as_serving_error(error))
 
 
+class IdentitySourceAdapter(Source[T]):
+    """Hands everything on as it came."""
+
+    def set_aspired_versions(self, name: str, versions: Sequence[ServableData[T]]) -> None:
+        self._emit(name, versions)
+
+
+class ErrorInjectingSourceAdapter(SourceAdapter[In, Out]):
+    """Gives every version an error; one that has an error already keeps its own.
+
+    It stands where a router sends what nobody can load, so that the reason shows in the state
+    of those versions. As in TensorFlow Serving's core/source_adapter.h.
+    """
+
+    def __init__(self, error: ServingError) -> None:
+        self._error = error
+
+    def convert(self, version: ServableData[In]) -> Out:
+        # A fresh one: an exception that is raised again and again collects tracebacks.
+        raise ServingError(self._error.code, self._error.message)
+
+
 def connect(source: Source[T], target: Target[T]) -> None:
     """Let `source` tell `target`."""
     source.set_aspired_versions_callback(target.set_aspired_versions)
