@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from pathlib import Path
 
 import pytest
@@ -64,13 +63,6 @@ def test_names_a_file_that_cannot_be_read(tmp_path: Path) -> None:
     assert missing.code == Code.NOT_FOUND
     assert missing.message == f"{tmp_path / 'nosuch'}; No such file or directory"
     assert refusal(tmp_path).message == f"{tmp_path}; Is a directory"
-
-
-@pytest.mark.skipif(os.geteuid() == 0, reason="root may read everything")
-def test_names_a_file_that_may_not_be_read(tmp_path: Path) -> None:
-    file = tmp_path / "models.config"
-    file.touch(mode=0)
-    assert refusal(file).code == Code.PERMISSION_DENIED
 
 
 def test_reads_no_more_than_a_config_may_have(
