@@ -1,4 +1,4 @@
-"""The launcher: from the command line to a running server."""
+"""The launcher: from the command line to a running server, or to a check of a file."""
 
 from __future__ import annotations
 
@@ -23,10 +23,15 @@ from tfsrv.flags import (
 
 _TRUTHS = ("true", "false", "1", "0", "yes", "no", "on", "off")
 _KERAS_SUFFIXES = (".keras", ".h5", ".hdf5")
+_CHECK = "check"  # the first word; a directory of that name is ./check
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Run the server. Returns the exit status: 2 for a wrong command line, 1 for a failed start."""
+    """Run the server, or check a file.
+
+    Returns the exit status: 2 for a wrong command line, 1 for a failed start or a file with
+    problems.
+    """
     try:
         line = parse(sys.argv[1:] if arguments is None else arguments)
         if line.boolean("help"):
@@ -36,6 +41,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
             print(version_text(), end="")
             return 0
         refuse_what_is_not_built(line)
+        if line.words[:1] == (_CHECK,):
+            return _check(line)
         options = options_from(line)
     except UsageError as error:
         print(f"tfsrv: {error}", file=sys.stderr)
@@ -44,6 +51,18 @@ def main(arguments: Sequence[str] | None = None) -> int:
         print(f"Failed to start server. Error: {error}", file=sys.stderr)
         return 1
     return _serve(options, _notes(line, options))
+
+
+def _check(line: CommandLine) -> int:
+    """Look for mistakes in the file that the command line names; the exit status."""
+    if len(line.words) != 2:
+        raise UsageError(
+            "write 'tfsrv check FILE' to check one file with a ModelServerConfig,"
+            " or 'tfsrv ./check' to serve a directory of that name"
+        )
+    from tfsrv.checking.config_file import check
+
+    return check(line.words[1], tags=_tags(line))
 
 
 def _serve(options: ServerOptions, notes: list[str]) -> NoReturn:
@@ -60,12 +79,25 @@ def _serve(options: ServerOptions, notes: list[str]) -> NoReturn:
 
 
 def _notes(line: CommandLine, options: ServerOptions) -> list[str]:
-    """What the log should say of flags that do nothing."""
-    ignored = options.grpc_channel_arguments.ignored
-    return without_meaning(line) + [
+    """What the log should say of flags that do nothing, or not what one may think."""
+    notes = without_meaning(line)
+    notes += (
         f"{argument} in --grpc_channel_arguments is ignored: this server does not know it"
-        for argument in ignored
-    ]
+        for argument in options.grpc_channel_arguments.ignored
+    )
+    if options.model_config_file:
+        notes += (
+            f"--{name} is ignored: --model_config_file names the models"
+            for name in ("model_name", "model_base_path")
+            if name in line.given
+        )
+        if not options.models:
+            notes.append(f"{options.model_config_file} names no models: nothing is served")
+    elif options.model_config_file_poll_wait_seconds:
+        notes.append(
+            "--model_config_file_poll_wait_seconds is ignored: there is no --model_config_file"
+        )
+    return notes
 
 
 def version_text() -> str:
@@ -81,7 +113,7 @@ def version_text() -> str:
 
 def options_from(line: CommandLine) -> ServerOptions:
     """The options that a command line asks for. Raises UsageError or ServingError."""
-    model = _model(line)
+    models, config_content = _models(line)
     socket_path = line.text("grpc_socket_path")
     port = line.integer("port")
     own_machine_only = bool(line.words) and "bind_address" not in line.given
@@ -90,11 +122,26 @@ def options_from(line: CommandLine) -> ServerOptions:
     except ServingError as error:
         raise UsageError(error.message) from None
     return ServerOptions(
-        models=(model,) if model else (),
+        models=models,
+        model_config_file=line.text("model_config_file"),
+        model_config_content=config_content,
+        model_config_file_poll_wait_seconds=line.integer("model_config_file_poll_wait_seconds"),
+        source=line.text("source"),
         file_system_poll_wait_seconds=line.integer("file_system_poll_wait_seconds"),
-        saved_model_tags=tuple(
-            tag for tag in map(str.strip, line.text("saved_model_tags").split(",")) if tag
+        servable_versions_always_present=line.boolean("servable_versions_always_present"),
+        allow_version_labels_for_unavailable_models=line.boolean(
+            "allow_version_labels_for_unavailable_models"
         ),
+        saved_model_tags=_tags(line),
+        num_load_threads=line.integer("num_load_threads"),
+        num_unload_threads=line.integer("num_unload_threads"),
+        max_num_load_retries=line.integer("max_num_load_retries"),
+        load_retry_interval_micros=line.integer("load_retry_interval_micros"),
+        aspired_version_policy=line.text("aspired_version_policy"),
+        total_model_memory_limit_bytes=line.integer("total_model_memory_limit_bytes"),
+        wait_for_models=line.number("wait_for_models"),
+        enable_model_management=line.boolean("enable_model_management"),
+        enable_reload_rpc=line.boolean("enable_reload_rpc"),
         port=None if port == 0 and socket_path else port,
         grpc_socket_path=socket_path,
         bind_address="127.0.0.1" if own_machine_only else line.text("bind_address"),
@@ -115,6 +162,24 @@ def options_from(line: CommandLine) -> ServerOptions:
         ),
         shutdown_grace_seconds=line.number("shutdown_grace_seconds"),
     )
+
+
+def _tags(line: CommandLine) -> tuple[str, ...]:
+    return tuple(tag for tag in map(str.strip, line.text("saved_model_tags").split(",")) if tag)
+
+
+def _models(line: CommandLine) -> tuple[tuple[ModelConfig, ...], bytes]:
+    """The models to begin with, and the content of the file that they are from, if they are."""
+    path = line.text("model_config_file")
+    if not path:
+        model = _model(line)
+        return ((model,) if model else ()), b""
+    if line.words:
+        raise UsageError(f"give either '{line.words[0]}' or --model_config_file, not both")
+    from tfsrv.model_config_file import read_model_config_file  # protobuf takes a while
+
+    file = read_model_config_file(path)  # which platforms there are is ServerCore's to know
+    return file.models or (), file.content
 
 
 def _model(line: CommandLine) -> ModelConfig | None:

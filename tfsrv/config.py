@@ -64,7 +64,8 @@ class ModelConfig:
     """One model to be served.
 
     `base_path` holds the versions as subdirectories named by numbers; with `only_version` it
-    is itself one version, of that number. `version_labels` are (label, version), sorted.
+    is itself one version, of that number. `version_labels` are (label, version), sorted. `place`
+    is where the model was configured, such as FILE:LINE, for messages.
     """
 
     name: str
@@ -73,6 +74,7 @@ class ModelConfig:
     platform: str = "tensorflow"
     version_policy: VersionPolicy = LatestVersions()
     version_labels: tuple[tuple[str, int], ...] = ()
+    place: str = field(default="", compare=False)
 
 
 @dataclass(frozen=True)
@@ -81,10 +83,24 @@ class ServerOptions:
 
     models: tuple[ModelConfig, ...] = ()
     model_config_file: str = ""
-    allow_version_labels_for_unavailable_models: bool = False
-    servable_versions_always_present: bool = True
+    # What was in the file when `models` were read from it, to tell later whether it has changed.
+    model_config_content: bytes = field(default=b"", repr=False)
+    model_config_file_poll_wait_seconds: int = 0
+    source: str = ""  # NAME or NAME:ARGUMENT
     file_system_poll_wait_seconds: int = 1
+    servable_versions_always_present: bool = True
+    allow_version_labels_for_unavailable_models: bool = False
     saved_model_tags: tuple[str, ...] = ("serve",)
+
+    num_load_threads: int = 0  # 0: half of the processors
+    num_unload_threads: int = 0
+    max_num_load_retries: int = 5
+    load_retry_interval_micros: int = 60_000_000
+    aspired_version_policy: str = "availability_preserving"
+    total_model_memory_limit_bytes: int = 0  # 0: no limit
+    wait_for_models: float = 0.0  # seconds; 0: no waiting
+    enable_model_management: bool = False
+    enable_reload_rpc: bool = True
 
     port: int | None = 8500  # 0: any free port; None: no TCP
     grpc_socket_path: str = ""
@@ -108,7 +124,7 @@ class ServerOptions:
 
     def __post_init__(self) -> None:
         """Refuse what contradicts itself, with TensorFlow Serving's texts where it has them."""
-        if not self.models:
+        if not (self.models or self.model_config_file or self.source):
             raise ServingError(
                 Code.INVALID_ARGUMENT,
                 "Both server_options.model_base_path and server_options.model_config_file"
@@ -222,6 +238,16 @@ def session_config(options: ServerOptions) -> bytes:
     return serialized
 
 
+def unreadable(path: str, error: OSError) -> ServingError:
+    """What to say of a file that a flag names and that can't be read."""
+    code = Code.INVALID_ARGUMENT
+    if isinstance(error, FileNotFoundError):
+        code = Code.NOT_FOUND
+    elif isinstance(error, PermissionError):
+        code = Code.PERMISSION_DENIED
+    return ServingError(code, f"{path}; {error.strerror}")
+
+
 def _read_config_proto(path: str) -> Any:
     from tfsrv import _proto  # protobuf takes a while to import, and flags are read before
 
@@ -229,10 +255,8 @@ def _read_config_proto(path: str) -> Any:
         return _proto.message_class("tensorflow.ConfigProto")()
     try:
         return _proto.parse_text("tensorflow.ConfigProto", Path(path).read_bytes(), path)
-    except FileNotFoundError:
-        raise ServingError(Code.NOT_FOUND, f"{path}; No such file or directory") from None
     except OSError as error:
-        raise ServingError(Code.INVALID_ARGUMENT, f"{path}; {error.strerror}") from None
+        raise unreadable(path, error) from None
     except ValueError as error:
         raise ServingError(
             Code.INVALID_ARGUMENT, f"Invalid protobuf file: '{path}' ({error})"

@@ -71,22 +71,34 @@ FLAG_GROUPS: dict[str, tuple[Flag, ...]] = {
         Flag(
             "model_config_file",
             "",
-            "Text file with a ModelServerConfig: several models, their paths, versions and labels.",
-            _NOT_YET,
+            "Text file with a ModelServerConfig: several models, their paths, versions and labels. "
+            "It goes before --model_base_path. `tfsrv check FILE` looks for mistakes in it.",
             placeholder="FILE",
         ),
         Flag(
             "model_config_file_poll_wait_seconds",
             0,
             "Seconds between two readings of --model_config_file; 0 reads it once.",
-            _NOT_YET,
             placeholder="SECONDS",
+            minimum=0,
+        ),
+        Flag(
+            "source",
+            "",
+            "Source plug-in that tells which versions of the models to serve, with an argument "
+            "of its own, in place of looking into directories. (Ours.)",
+            placeholder="NAME[:ARGUMENT]",
         ),
         Flag(
             "file_system_poll_wait_seconds",
             1,
             "Seconds between two looks for new versions; 0 looks once, less than 0 never.",
             placeholder="SECONDS",
+        ),
+        Flag(
+            "servable_versions_always_present",
+            True,
+            "Keep what is loaded of a model whose base path has lost all of its versions. (Ours.)",
         ),
         Flag(
             "saved_model_tags",
@@ -97,25 +109,18 @@ FLAG_GROUPS: dict[str, tuple[Flag, ...]] = {
         Flag(
             "allow_version_labels_for_unavailable_models",
             False,
-            "Let a new label point to a version that is not available yet.",
-            _NOT_YET,
-        ),
-        Flag("num_load_threads", 0, "Threads that load versions.", _NOT_YET, minimum=0),
-        Flag("num_unload_threads", 0, "Threads that unload versions.", _NOT_YET, minimum=0),
-        Flag(
-            "max_num_load_retries",
-            5,
-            "How often a failed load is tried again.",
-            _NOT_YET,
-            minimum=0,
+            "Let a label point to a version that is not available yet.",
         ),
         Flag(
-            "load_retry_interval_micros",
-            60_000_000,
-            "Microseconds between two tries of a load.",
-            _NOT_YET,
-            placeholder="MICROS",
-            bits=64,
+            "enable_reload_rpc",
+            True,
+            "Answer HandleReloadConfigRequest, which replaces the list of models. (Ours.)",
+        ),
+        Flag(
+            "enable_model_management",
+            False,
+            "Answer RPCs that add, change, remove and list models, on loopback addresses and unix "
+            "sockets only. (Ours.)",
         ),
         Flag(
             "enable_model_warmup",
@@ -134,7 +139,9 @@ FLAG_GROUPS: dict[str, tuple[Flag, ...]] = {
             "platform_config_file",
             "",
             "Text file with a PlatformConfigMap.",
-            _NOT_YET,
+            _NEVER,
+            note="--tensorflow_session_config_file, --saved_model_tags and the flags for batching"
+            " and warm-up say the same",
             placeholder="FILE",
         ),
         Flag(
@@ -171,6 +178,53 @@ FLAG_GROUPS: dict[str, tuple[Flag, ...]] = {
             "TensorFlow Lite interpreters in a pool.",
             _NEVER,
             note=_TFLITE,
+        ),
+    ),
+    "Loading": (
+        Flag(
+            "num_load_threads",
+            0,
+            "Threads that load versions; 0 is half of the processors.",
+            minimum=0,
+        ),
+        Flag(
+            "num_unload_threads",
+            0,
+            "Threads that unload versions; 0 is half of the processors.",
+            minimum=0,
+        ),
+        Flag("max_num_load_retries", 5, "How often a failed load is tried again.", minimum=0),
+        Flag(
+            "load_retry_interval_micros",
+            60_000_000,
+            "Microseconds between two tries of a load; less than 0 is none.",
+            placeholder="MICROS",
+            bits=64,
+        ),
+        Flag(
+            "aspired_version_policy",
+            "availability_preserving",
+            "availability_preserving loads a new version before the old one goes; "
+            "resource_preserving unloads the old one first, which needs less memory, and serves "
+            "no version in between. (Ours.)",
+            placeholder="POLICY",
+            choices=("availability_preserving", "resource_preserving"),
+        ),
+        Flag(
+            "total_model_memory_limit_bytes",
+            0,
+            "Memory that all loaded models may take together; 0 is no limit. (Ours.)",
+            placeholder="BYTES",
+            bits=64,
+            minimum=0,
+        ),
+        Flag(
+            "wait_for_models",
+            0.0,
+            "Exit with an error if a configured model is not available after so many seconds; "
+            "0 goes on without it. (Ours.)",
+            placeholder="SECONDS",
+            minimum=0.0,
         ),
     ),
     "Listening": (

@@ -236,7 +236,11 @@ def help_text(width: int = 100) -> str:
     parts = [
         "Serves TensorFlow SavedModels over gRPC, with the flags of TensorFlow Serving.\n",
         "  tfsrv DIR                                       serve DIR on this machine only",
-        "  tfsrv --model_name=NAME --model_base_path=DIR   serve it to everybody on port 8500\n",
+        "  tfsrv --model_name=NAME --model_base_path=DIR   serve it to everybody on port 8500",
+        "  tfsrv --model_config_file=FILE                  serve the models that FILE lists",
+        "  tfsrv check FILE                                look for mistakes in such a FILE and in",
+        "                                                  its directories; exits with 1 for any",
+        "  tfsrv ./check                                   serve a directory called check\n",
         "`python -m tfsrv` is the same as `tfsrv`. A flag is written --name=value or --name value;"
         "\na boolean --name, --noname or --name=false.",
     ]

@@ -148,6 +148,8 @@ class Server:
 
         self._unsubscribe = parts.core.subscribe_decided(decided)
         parts.core.start()
+        if not parts.core.pending_names():  # there are no models, or nobody looks for them
+            self._all_decided.set()
         await asyncio.to_thread(library.wait)
         if self._options.open_ports == "when_ready":
             await self._all_decided.wait()

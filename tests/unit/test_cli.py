@@ -6,6 +6,7 @@ from pathlib import Path
 
 import pytest
 
+from tfsrv import cli
 from tfsrv.cli import main, options_from
 from tfsrv.config import ModelConfig, ServerOptions
 from tfsrv.flags import UsageError, parse
@@ -126,6 +127,142 @@ def test_options_that_contradict_each_other_fail_the_start(
         "Failed to start server. Error: INVALID_ARGUMENT: Both server_options.model_base_path"
         " and server_options.model_config_file are empty!\n"
     )
+
+
+CONFIG = 'model_config_list { config { name: "m" base_path: "m" model_platform: "tensorflow" } }'
+
+
+def test_serves_the_models_of_a_config_file_to_everybody(tmp_path: Path) -> None:
+    file = tmp_path / "models.config"
+    file.write_text(CONFIG)
+    made = options(f"--model_config_file={file}", "--model_config_file_poll_wait_seconds=5")
+    assert made.models == (ModelConfig("m", str(tmp_path / "m")),)
+    assert made.model_config_file == str(file)
+    assert made.model_config_content == CONFIG.encode()
+    assert made.model_config_file_poll_wait_seconds == 5
+    assert made.bind_address == "0.0.0.0"
+
+
+@pytest.mark.parametrize("text", ["", "model_config_list {}"])
+def test_a_config_file_may_name_no_models(tmp_path: Path, text: str) -> None:
+    file = tmp_path / "models.config"
+    file.write_text(text)
+    line = parse([f"--model_config_file={file}"])
+    made = options_from(line)
+    assert made.models == ()
+    assert cli._notes(line, made) == [f"{file} names no models: nothing is served"]
+
+
+def test_a_config_file_goes_before_the_flags_for_one_model(tmp_path: Path) -> None:
+    file = tmp_path / "models.config"
+    file.write_text(CONFIG)
+    line = parse([f"--model_config_file={file}", "--model_name=a", "--model_base_path=gs://a"])
+    made = options_from(line)
+    assert [model.name for model in made.models] == ["m"]
+    assert cli._notes(line, made) == [
+        "--model_name is ignored: --model_config_file names the models",
+        "--model_base_path is ignored: --model_config_file names the models",
+    ]
+    assert "not both" in refused(str(tmp_path), f"--model_config_file={file}")
+
+
+def test_looking_again_at_no_file_is_noted(tmp_path: Path) -> None:
+    line = parse([f"--model_base_path={tmp_path}", "--model_config_file_poll_wait_seconds=1"])
+    (note,) = cli._notes(line, options_from(line))
+    assert "there is no --model_config_file" in note
+
+
+@pytest.mark.parametrize(
+    ("text", "error"),
+    [
+        (None, "NOT_FOUND: {file}; No such file or directory"),
+        ("nosuch: 1", "INVALID_ARGUMENT: Error parsing text-format tensorflow.serving."),
+        (CONFIG.replace('"m"', '""', 1), "INVALID_ARGUMENT: Expected a model to have a name"),
+        ("custom_model_config {}", "INVALID_ARGUMENT: Missing custom_model_config_loader"),
+    ],
+)
+def test_a_bad_config_file_fails_the_start(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], text: str | None, error: str
+) -> None:
+    file = tmp_path / "models.config"
+    if text is not None:
+        file.write_text(text)
+    assert main([f"--model_config_file={file}"]) == 1
+    err = capsys.readouterr().err
+    assert err.startswith(f"Failed to start server. Error: {error.format(file=file)}")
+    assert str(file) in err
+    assert err.count("\n") == 1
+
+
+def test_a_source_may_bring_its_models_itself() -> None:
+    made = options("--source=watcher:/etc/models")
+    assert made.source == "watcher:/etc/models"
+    assert made.models == ()
+
+
+def test_how_models_are_loaded_reaches_the_options(tmp_path: Path) -> None:
+    made = options(
+        str(tmp_path),
+        "--num_load_threads=3",
+        "--num_unload_threads=2",
+        "--max_num_load_retries=0",
+        "--load_retry_interval_micros=-1",
+        "--aspired_version_policy=resource_preserving",
+        "--total_model_memory_limit_bytes=8000000000",
+        "--wait_for_models=2.5",
+        "--enable_model_management",
+        "--noenable_reload_rpc",
+        "--noservable_versions_always_present",
+        "--allow_version_labels_for_unavailable_models",
+    )
+    assert (made.num_load_threads, made.num_unload_threads) == (3, 2)
+    assert (made.max_num_load_retries, made.load_retry_interval_micros) == (0, -1)
+    assert made.aspired_version_policy == "resource_preserving"
+    assert made.total_model_memory_limit_bytes == 8_000_000_000
+    assert made.wait_for_models == 2.5
+    assert made.enable_model_management
+    assert not made.enable_reload_rpc
+    assert not made.servable_versions_always_present
+    assert made.allow_version_labels_for_unavailable_models
+
+
+def test_options_that_nobody_gave_are_those_of_the_flags(tmp_path: Path) -> None:
+    assert options(str(tmp_path), "--bind_address=0.0.0.0") == ServerOptions(
+        models=(ModelConfig(tmp_path.name, str(tmp_path)),)
+    )
+
+
+def test_checks_a_file_in_place_of_serving(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    file = tmp_path / "models.config"
+    file.write_text("model_config_list {}")
+    assert main(["check", str(file)]) == 0
+    assert "0 models" in capsys.readouterr().out
+    file.write_text(CONFIG)
+    assert main(["--saved_model_tags=a,b", "check", str(file)]) == 1
+    make_saved_model(tmp_path / "m" / "1").joinpath("saved_model.pb").write_bytes(b"\x08\x01")
+    capsys.readouterr()
+    assert main(["check", str(file), "--saved_model_tags=a,b"]) == 1
+    assert "tags {a, b}" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize("words", [["check"], ["check", "a", "b"], ["check", "a", "--nosuch"]])
+def test_a_wrong_command_line_of_check_is_status_2(
+    capsys: pytest.CaptureFixture[str], words: list[str]
+) -> None:
+    assert main(words) == 2
+    assert capsys.readouterr().err.startswith("tfsrv: ")
+
+
+def test_a_directory_called_check_can_be_served(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / "check").mkdir()
+    monkeypatch.chdir(tmp_path)
+    assert options("./check").models == (ModelConfig("check", str(tmp_path / "check")),)
+    assert main(["check"]) == 2
+    assert "'tfsrv ./check' to serve a directory" in capsys.readouterr().err
 
 
 def test_help_is_printed_whatever_else_is_typed(capsys: pytest.CaptureFixture[str]) -> None:

@@ -16,6 +16,7 @@ from tfsrv.config import (
     grpc_channel_arguments,
     memory_bytes,
     session_config,
+    unreadable,
 )
 from tfsrv.errors import Code, ServingError
 
@@ -34,6 +35,23 @@ def test_refuses_options_without_a_model_in_tensorflow_servings_words() -> None:
     assert caught.value.message == (
         "Both server_options.model_base_path and server_options.model_config_file are empty!"
     )
+
+
+@pytest.mark.parametrize("named", [{"model_config_file": "f"}, {"source": "s"}])
+def test_options_without_a_model_are_fine_where_models_may_come_later(
+    named: dict[str, Any],
+) -> None:
+    assert ServerOptions(**named).models == ()
+
+
+def test_names_a_file_that_may_not_be_read() -> None:
+    error = unreadable("models.config", PermissionError(13, "Permission denied"))
+    assert error.code == Code.PERMISSION_DENIED
+    assert error.message == "models.config; Permission denied"
+
+
+def test_where_a_model_was_configured_is_no_difference_between_models() -> None:
+    assert ModelConfig("m", "/m", place="a:1") == ModelConfig("m", "/m", place="b:2")
 
 
 def test_refuses_three_kinds_of_parallelism_at_once() -> None:

@@ -157,6 +157,14 @@ def test_two_dashes_end_the_flags() -> None:
         (["--shutdown_grace_seconds=soon"], "it must be a number"),
         (["--shutdown_grace_seconds=nan"], "it must be a number"),
         (["--shutdown_grace_seconds=-1"], "the least is 0"),
+        (["--model_config_file_poll_wait_seconds=-1"], "the least is 0"),
+        (["--num_load_threads=-1"], "the least is 0"),
+        (["--wait_for_models=-0.5"], "the least is 0"),
+        (["--total_model_memory_limit_bytes=-1"], "the least is 0"),
+        (
+            ["--aspired_version_policy=none"],
+            "it must be availability_preserving or resource_preserving",
+        ),
         (["--grpc_transport=quic"], "it must be auto or native or grpcio"),
     ],
 )
@@ -186,6 +194,16 @@ def test_accepts_what_is_not_built_at_its_default_only(flag: Flag) -> None:
         return
     with pytest.raises(UsageError, match=rf"--{flag.name} is not .*: leave it out"):
         refuse_what_is_not_built(line)
+
+
+def test_says_what_to_use_in_place_of_a_platform_config() -> None:
+    with pytest.raises(UsageError) as caught:
+        refuse_what_is_not_built(parse(["--platform_config_file=f"]))
+    assert str(caught.value) == (
+        "--platform_config_file is not part of this server (--tensorflow_session_config_file,"
+        " --saved_model_tags and the flags for batching and warm-up say the same): leave it out,"
+        " or at its default of no value"
+    )
 
 
 def test_every_flag_without_meaning_says_why_when_it_is_given() -> None:

@@ -19,7 +19,7 @@ LAYERS = [
     {"flags"},
     {"flag_table"},
     {"parts"},
-    {"server"},
+    {"server", "checking"},
     {"frontends"},
     {"handlers"},
     {"plugins"},
@@ -29,7 +29,16 @@ LAYERS = [
     {"core"},
     {"metrics"},  # reads the engine's counters
     {"engine"},
-    {"errors", "config", "_proto", "__init__"},
+    {
+        "errors",
+        "config",
+        "model_config",
+        "model_config_checks",
+        "model_config_file",
+        "text_places",
+        "_proto",
+        "__init__",
+    },
 ]
 GROUND = len(LAYERS) - 1
 

@@ -180,6 +180,19 @@ def test_opens_ports_when_every_model_is_decided_if_told_so() -> None:
     run(test())
 
 
+def test_opens_its_port_at_once_when_there_is_no_model_to_wait_for() -> None:
+    async def test() -> None:
+        parts, library = FakeParts(), FakeLibrary()
+        parts.pending = set()
+        server = Server(options(open_ports="when_ready"), parts.make, lambda: library)
+        serving = asyncio.ensure_future(server.serve())
+        await until(lambda: "grpc starts" in parts.events)
+        server.stop()
+        await serving
+
+    run(test())
+
+
 def test_ends_hung_runs_at_once_when_the_grace_is_over() -> None:
     async def test() -> None:
         parts, library = FakeParts(), FakeLibrary()
