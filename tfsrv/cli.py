@@ -61,8 +61,9 @@ def _check(line: CommandLine) -> int:
             " or 'tfsrv ./check' to serve a directory of that name"
         )
     from tfsrv.checking.config_file import check
+    from tfsrv.plugins import platform_names
 
-    return check(line.words[1], tags=_tags(line))
+    return check(line.words[1], tags=_tags(line), platforms=platform_names())
 
 
 def _serve(options: ServerOptions, notes: list[str]) -> NoReturn:
@@ -139,6 +140,7 @@ def options_from(line: CommandLine) -> ServerOptions:
         load_retry_interval_micros=line.integer("load_retry_interval_micros"),
         aspired_version_policy=line.text("aspired_version_policy"),
         total_model_memory_limit_bytes=line.integer("total_model_memory_limit_bytes"),
+        reload_timeout_seconds=line.number("reload_timeout_seconds"),
         wait_for_models=line.number("wait_for_models"),
         enable_model_management=line.boolean("enable_model_management"),
         enable_reload_rpc=line.boolean("enable_reload_rpc"),

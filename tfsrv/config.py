@@ -99,6 +99,7 @@ class ServerOptions:
     aspired_version_policy: str = "availability_preserving"
     total_model_memory_limit_bytes: int = 0  # 0: no limit
     wait_for_models: float = 0.0  # seconds; 0: no waiting
+    reload_timeout_seconds: float = 300.0
     enable_model_management: bool = False
     enable_reload_rpc: bool = True
 

@@ -197,7 +197,8 @@ FLAG_GROUPS: dict[str, tuple[Flag, ...]] = {
         Flag(
             "load_retry_interval_micros",
             60_000_000,
-            "Microseconds between two tries of a load; less than 0 is none.",
+            "Microseconds until a failed load is tried again; each next wait is twice as long, up "
+            "to ten minutes. Less than 0 is none.",
             placeholder="MICROS",
             bits=64,
         ),
@@ -217,6 +218,14 @@ FLAG_GROUPS: dict[str, tuple[Flag, ...]] = {
             placeholder="BYTES",
             bits=64,
             minimum=0,
+        ),
+        Flag(
+            "reload_timeout_seconds",
+            300.0,
+            "How long a call that changes the configuration waits for its models before it "
+            "answers; they go on loading. (Ours.)",
+            placeholder="SECONDS",
+            minimum=0.0,
         ),
         Flag(
             "wait_for_models",

@@ -15,10 +15,12 @@ from tfsrv.config import ServerOptions
 from tfsrv.errors import Code, ServingError
 from tfsrv.frontends.transport import GrpcServer
 from tfsrv.handlers._predict import PredictMethod
-from tfsrv.handlers.methods import MethodTable, method_table
+from tfsrv.handlers.methods import Handler, MethodTable, method_table
+from tfsrv.handlers.model_management import ModelManagement
 from tfsrv.handlers.python_threads import PythonThreads
+from tfsrv.handlers.reload import HandleReloadConfigRequest
 from tfsrv.handlers.status import GetModelStatus
-from tfsrv.plugins import load_platforms
+from tfsrv.plugins import load_platforms, load_source
 from tfsrv.server import Parts
 from tfsrv.server_core import ServerCore
 
@@ -31,7 +33,8 @@ def make_parts(options: ServerOptions, loop: asyncio.AbstractEventLoop) -> Parts
     serving_map = ServingMap()
     workers = WorkerPool()
     python_threads = PythonThreads()
-    core = ServerCore(options, serving_map, load_platforms(options))
+    sources = [load_source(options.source)] if options.source else []
+    core = ServerCore(options, serving_map, load_platforms(options), sources=sources)
     call_loop = CallLoop(loop)
     call_loop.watch(serving_map)
     predict = PredictMethod(
@@ -42,13 +45,32 @@ def make_parts(options: ServerOptions, loop: asyncio.AbstractEventLoop) -> Parts
         max_message_bytes=options.grpc_channel_arguments.max_receive_message_length,
         python_threads=python_threads,
     )
-    methods = method_table(predict, GetModelStatus(core.monitor))
+    methods = method_table(
+        predict,
+        GetModelStatus(core.monitor),
+        HandleReloadConfigRequest(
+            core,
+            timeout_seconds=options.reload_timeout_seconds,
+            enabled=options.enable_reload_rpc,
+        ),
+        model_management(core, options) if options.enable_model_management else {},
+    )
     return Parts(
         core=core,
         workers=_AllWorkers(workers, python_threads),
         call_loop=call_loop,
         grpc_server=make_grpc_server(methods, call_loop, options),
     )
+
+
+def model_management(core: ServerCore, options: ServerOptions) -> dict[str, Handler]:
+    """The handlers of that service, by name."""
+    handlers = ModelManagement(core, timeout_seconds=options.reload_timeout_seconds)
+    return {
+        "ListModels": handlers.list_models,
+        "SetModel": handlers.set_model,
+        "RemoveModel": handlers.remove_model,
+    }
 
 
 class _AllWorkers:

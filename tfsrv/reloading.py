@@ -45,6 +45,11 @@ class Reloading:
                 return
         callback()
 
+    def remove_done_callback(self, callback: Callable[[], object]) -> None:
+        """Do not call it any more."""
+        with self._condition:
+            self._callbacks = [each for each in self._callbacks if each is not callback]
+
     def is_open(self, name: str) -> bool:
         """Whether a model's result is still to come."""
         with self._condition:

@@ -19,13 +19,13 @@ import signal
 import sys
 import threading
 import time
-from collections.abc import Callable, Collection, Iterable, Mapping
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, NoReturn, Protocol
 
 import uvloop
 
-from tfsrv.config import ServerOptions
+from tfsrv.config import ModelConfig, ServerOptions
 from tfsrv.errors import Code, ServingError
 from tfsrv.frontends import first_request
 from tfsrv.frontends.transport import GrpcServer, host_and_port
@@ -50,6 +50,12 @@ class Core(Protocol):
 
     def subscribe_decided(self, callback: Callable[[str], None]) -> Callable[[], None]:
         """Call `callback`, on any thread, for each model that ceases to be pending."""
+
+    def unavailable(self) -> Mapping[str, ServingError]:
+        """The configured models without any version that is available, and why."""
+
+    def models(self) -> Sequence[ModelConfig]:
+        """The configured models."""
 
     def signature_defs(self, name: str) -> Mapping[str, Any] | None:
         """The signatures of a model's latest version; None if none is available."""
@@ -151,10 +157,26 @@ class Server:
         if not parts.core.pending_names():  # there are no models, or nobody looks for them
             self._all_decided.set()
         await asyncio.to_thread(library.wait)
+        if self._options.wait_for_models:
+            await self._wait_for_models(parts.core)
         if self._options.open_ports == "when_ready":
             await self._all_decided.wait()
             await self._listen(parts)
             self._show_request(parts)
+
+    async def _wait_for_models(self, core: Core) -> None:
+        """Raise ServingError unless every model becomes available in time."""
+        seconds = self._options.wait_for_models
+        with contextlib.suppress(asyncio.TimeoutError):
+            await asyncio.wait_for(self._all_decided.wait(), seconds)
+        missing = await asyncio.to_thread(core.unavailable)
+        if missing:
+            each = ", ".join(f"{{{name} due to error: {why}}}" for name, why in missing.items())
+            raise ServingError(
+                Code.UNKNOWN,
+                f"{len(missing)} model(s) did not become available within {seconds:g} s"
+                f" (--wait_for_models): {{{each}}}",
+            )
 
     async def _listen(self, parts: Parts) -> None:
         try:
@@ -190,7 +212,7 @@ class Server:
         if self._request_shown or not self._listening:
             return
         address = _local(parts.grpc_server.addresses[0])
-        for model in self._options.models:
+        for model in parts.core.models():
             signature_defs = parts.core.signature_defs(model.name)
             if not signature_defs:
                 continue

@@ -13,13 +13,17 @@ from __future__ import annotations
 import logging
 import os
 import threading
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from enum import Enum
 from typing import Any, Protocol
 
 from tfsrv._servable import ServableHandle
 from tfsrv.config import ModelConfig, ServerOptions
+from tfsrv.core.aspired_version_policy import (
+    AvailabilityPreservingPolicy,
+    ResourcePreservingPolicy,
+)
 from tfsrv.core.aspired_versions_manager import (
     AspiredVersionsManager,
     AspiredVersionsManagerOptions,
@@ -27,15 +31,19 @@ from tfsrv.core.aspired_versions_manager import (
 )
 from tfsrv.core.event_bus import EventBus
 from tfsrv.core.loader import Loader
+from tfsrv.core.manager import LoadRetryOptions
 from tfsrv.core.memory import MemoryReleaser
 from tfsrv.core.platform import Platform
+from tfsrv.core.resource_tracker import ResourceTracker
+from tfsrv.core.resources import RAM
 from tfsrv.core.servable import ManagerState, ServableData, ServableId, ServableState
 from tfsrv.core.servable_state_monitor import ServableStateMonitor
 from tfsrv.core.serving_map_publisher import ServingMap, ServingMapPublisher
 from tfsrv.core.source import AspiredVersionsCallback, SourceAdapter, connect
 from tfsrv.core.storage_path import StoragePath
 from tfsrv.errors import Code, ServingError
-from tfsrv.reloading import Reloading
+from tfsrv.model_config_poller import ModelConfigPoller
+from tfsrv.reloading import Reloading, summary
 from tfsrv.sources.file_system import FileSystemStoragePathSource
 from tfsrv.sources.storage import check_scheme
 from tfsrv.sources.watched import Looked, ServableToMonitor
@@ -111,7 +119,7 @@ class ServerCore:
         self._options = options
         self._serving_map = serving_map
         self._platforms = platforms
-        self._manager_options = manager_options or AspiredVersionsManagerOptions()
+        self._manager_options = manager_options or _manager_options(options)
         self._publisher = ServingMapPublisher(serving_map)
         self._event_bus: EventBus[ServableState] = EventBus()
         self._decisions: EventBus[str] = EventBus()
@@ -137,6 +145,12 @@ class ServerCore:
         )
         self._source.set_aspired_versions_callback(self._route)
         self._sources = tuple(sources)
+        self._poller = ModelConfigPoller(
+            options.model_config_file,
+            options.model_config_content,
+            options.model_config_file_poll_wait_seconds,
+            self._reload_from_file,
+        )
         self._configuring = threading.Lock()  # held for a change of the list, not for its effects
         self._lock = threading.Condition()  # for all below
         self._models: dict[str, ModelConfig] = {}
@@ -162,6 +176,8 @@ class ServerCore:
         for source in self._sources:
             self._start_further(source)
         self._source.start()
+        if self._options.model_config_file and self._options.model_config_file_poll_wait_seconds:
+            self._poller.start()
         self._end_first_load_if_over()
 
     def stop(self, timeout_seconds: float) -> bool:
@@ -170,6 +186,7 @@ class ServerCore:
         Requests get `timeout_seconds` to finish, then they are cancelled. Returns False if
         something hangs all the same.
         """
+        self._poller.stop()
         for source in self._sources:
             source.stop()
         self._source.stop()
@@ -179,6 +196,11 @@ class ServerCore:
         return ended
 
     # -- what there is
+
+    @property
+    def platform_names(self) -> Collection[str]:
+        """The platforms that a model may have."""
+        return self._platforms.keys()
 
     def model_names(self) -> tuple[str, ...]:
         """The configured models."""
@@ -259,6 +281,16 @@ class ServerCore:
         """
         with self._configuring:
             return self._replace({model.name: model for model in _distinct(models)}, set_by)
+
+    def _reload_from_file(self, models: tuple[ModelConfig, ...]) -> None:
+        reloading = self.reload(models, SetBy.FILE)
+
+        def log() -> None:
+            error = summary(reloading.results())
+            if error is not None:
+                logger.error("%s: %s", self._options.model_config_file, error.message)
+
+        reloading.add_done_callback(log)
 
     def set_model(self, model: ModelConfig) -> Reloading:
         """Add a model, or change one, by a call; the others stay as they are."""
@@ -347,9 +379,10 @@ class ServerCore:
 
     def _platform(self, model: ModelConfig) -> Platform:
         if model.platform not in self._platforms:
+            place = f" ({model.place})" if model.place else ""
             raise ServingError(
                 Code.INVALID_ARGUMENT,
-                f"Model {model.name} requests unsupported platform {model.platform}",
+                f"Model {model.name} requests unsupported platform {model.platform}{place}",
             )
         return self._platforms[model.platform]
 
@@ -480,6 +513,19 @@ class ServerCore:
 
     def _has_failed(self, name: str) -> bool:
         return name not in self._pending and not self._is_any_available(name)
+
+
+def _manager_options(options: ServerOptions) -> AspiredVersionsManagerOptions:
+    """What the flags say of the manager."""
+    limit = options.total_model_memory_limit_bytes
+    resource_preserving = options.aspired_version_policy == "resource_preserving"
+    return AspiredVersionsManagerOptions(
+        policy=ResourcePreservingPolicy() if resource_preserving else AvailabilityPreservingPolicy(),
+        retry=LoadRetryOptions(options.max_num_load_retries, options.load_retry_interval_micros),
+        num_load_threads=options.num_load_threads,
+        num_unload_threads=options.num_unload_threads,
+        tracker=ResourceTracker({RAM: limit}) if limit else None,
+    )
 
 
 def _distinct(models: Iterable[ModelConfig]) -> list[ModelConfig]:

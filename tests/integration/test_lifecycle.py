@@ -15,6 +15,7 @@ from tfsrv._session import SavedModelSession
 from tfsrv.config import ModelConfig, ServerOptions
 from tfsrv.core.servable import ManagerState, ServableId
 from tfsrv.errors import Code, ServingError
+from tfsrv.servables.saved_model import saved_model_platform
 from tfsrv.server_core import ServerCore
 
 LONG = 60.0
@@ -28,7 +29,8 @@ class Site:
         self.saved_model = saved_model
         self.serving_map = ServingMap()
         options = ServerOptions(models=(ModelConfig("m", str(base_path)),))
-        self.core = ServerCore(options, self.serving_map)
+        platforms = {"tensorflow": saved_model_platform(options)}
+        self.core = ServerCore(options, self.serving_map, platforms)
 
     def add(self, version: int, *, without: str = "") -> None:
         """Copy the model elsewhere, perhaps without a file, and rename it into place."""

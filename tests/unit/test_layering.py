@@ -24,7 +24,7 @@ LAYERS = [
     {"handlers"},
     {"plugins"},
     {"server_core"},
-    {"reloading", "version_labels"},
+    {"model_config_poller", "reloading", "version_labels"},
     {"servables", "sources"},
     {"core"},
     {"metrics"},  # reads the engine's counters

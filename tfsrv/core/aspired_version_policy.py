@@ -78,6 +78,8 @@ class ResourcePreservingPolicy(AspiredVersionPolicy):
     which only one version fits.
     """
 
+    replaces_in_place = False
+
     def get_next_action(
         self, versions: Sequence[AspiredServableStateSnapshot]
     ) -> ServableAction | None:

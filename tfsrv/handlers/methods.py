@@ -14,13 +14,28 @@ from tfsrv._python_method import PythonMethod
 Handler = Callable[[bytes], Awaitable[bytes]]
 MethodTable = Mapping[str, Method]  # by "/package.Service/Method"
 
+MODEL_MANAGEMENT = "/tfsrv.ModelManagement"
 PREDICTION_SERVICE = "/tensorflow.serving.PredictionService"
 MODEL_SERVICE = "/tensorflow.serving.ModelService"
 
 
-def method_table(predict: Method, get_model_status: Handler) -> MethodTable:
-    """The table of all services; a path that is not in it is UNIMPLEMENTED."""
-    return {
+def method_table(
+    predict: Method,
+    get_model_status: Handler,
+    handle_reload_config_request: Handler,
+    model_management: Mapping[str, Handler],
+) -> MethodTable:
+    """The table of all services; a path that is not in it is UNIMPLEMENTED.
+
+    `model_management` has the handlers of that service by name; they answer this machine only.
+    """
+    table = {
         f"{PREDICTION_SERVICE}/Predict": predict,
         f"{MODEL_SERVICE}/GetModelStatus": PythonMethod("GetModelStatus", get_model_status),
+        f"{MODEL_SERVICE}/HandleReloadConfigRequest": PythonMethod(
+            "HandleReloadConfigRequest", handle_reload_config_request
+        ),
     }
+    for name, handler in model_management.items():
+        table[f"{MODEL_MANAGEMENT}/{name}"] = PythonMethod(name, handler, local_only=True)
+    return table

@@ -8,11 +8,10 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any, Protocol
 
-from google.protobuf.message import DecodeError
-
 from tfsrv._proto import message_class
 from tfsrv.core.servable import ServableId
 from tfsrv.errors import Code, ServingError
+from tfsrv.handlers.requests import read_request, set_status
 
 if TYPE_CHECKING:
     from tfsrv.core.servable import ServableState
@@ -36,18 +35,9 @@ class GetModelStatus:
 
     async def __call__(self, request: bytes) -> bytes:
         """Answer one request. Raises ServingError."""
-        if len(request) > MAX_REQUEST_BYTES:
-            raise ServingError(
-                Code.RESOURCE_EXHAUSTED,
-                f"The GetModelStatusRequest is larger than {MAX_REQUEST_BYTES} bytes.",
-            )
-        message: Any = message_class("tensorflow.serving.GetModelStatusRequest")()
-        try:
-            message.ParseFromString(request)
-        except DecodeError:
-            raise ServingError(
-                Code.INTERNAL, "Failed to parse the GetModelStatusRequest."
-            ) from None
+        message = read_request(
+            "tensorflow.serving.GetModelStatusRequest", request, MAX_REQUEST_BYTES
+        )
         if not message.HasField("model_spec"):
             raise ServingError(Code.INVALID_ARGUMENT, "Missing ModelSpec")
         response: Any = message_class("tensorflow.serving.GetModelStatusResponse")()
@@ -55,10 +45,7 @@ class GetModelStatus:
             status = response.model_version_status.add(
                 version=state.id.version, state=int(state.manager_state)
             )
-            status.status.SetInParent()  # there even if all is well
-            if state.error is not None:
-                status.status.error_code = int(state.error.code)
-                status.status.error_message = _as_unicode(state.error.message)
+            set_status(status.status, state.error)
         serialized: bytes = response.SerializeToString()
         return serialized
 
@@ -78,7 +65,3 @@ class GetModelStatus:
             raise ServingError(Code.NOT_FOUND, f"Could not find any versions of model {name}")
         return list(versions.values())
 
-
-def _as_unicode(text: str) -> str:
-    """`text` without what no protobuf string may hold: file names need not be Unicode."""
-    return text.encode("utf-8", "replace").decode()

@@ -1,0 +1,95 @@
+"""HandleReloadConfigRequest: replace the list of models while serving.
+
+Texts and codes are those of TensorFlow Serving's model_servers/model_service_impl.cc and
+server_core.cc. Other than there, a wrong list changes nothing, models that do not become
+available hold up nobody but the caller, and he waits for a bounded time.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Collection, Iterable
+from typing import Any, Protocol
+
+from tfsrv._proto import message_class
+from tfsrv.config import ModelConfig
+from tfsrv.errors import Code, ServingError
+from tfsrv.handlers.requests import read_request
+from tfsrv.model_config import models_of
+from tfsrv.reloading import Reloading, Results, summary
+from tfsrv.server_core import SetBy
+
+MAX_REQUEST_BYTES = 16 * 2**20  # a hundred thousand models
+
+_REQUEST = "tensorflow.serving.ReloadConfigRequest"
+_ONLY_LISTS = (
+    "ServerModelConfig type not supported by HandleReloadConfigRequest. "
+    "Only ModelConfigList is currently supported"
+)
+
+
+class ReloadableCore(Protocol):
+    """The part of ServerCore that is used here."""
+
+    @property
+    def platform_names(self) -> Collection[str]: ...
+
+    def reload(self, models: Iterable[ModelConfig], set_by: SetBy) -> Reloading: ...
+
+
+class HandleReloadConfigRequest:
+    """The handler of `tensorflow.serving.ModelService/HandleReloadConfigRequest`."""
+
+    def __init__(
+        self, core: ReloadableCore, *, timeout_seconds: float, enabled: bool = True
+    ) -> None:
+        """`timeout_seconds` is how long a caller waits at most for the models of his list."""
+        self._core = core
+        self._timeout_seconds = timeout_seconds
+        self._enabled = enabled
+
+    async def __call__(self, request: bytes) -> bytes:
+        """Answer one request. Raises ServingError."""
+        if not self._enabled:
+            raise ServingError(
+                Code.PERMISSION_DENIED,
+                "HandleReloadConfigRequest is turned off (--enable_reload_rpc=false).",
+            )
+        # In a thread: a long list takes a while to check, and its platforms may be imported.
+        message, reloading = await asyncio.to_thread(self._begin, request)
+        error = summary(await results_of(reloading, self._timeout_seconds))
+        if error is not None:
+            raise error
+        response: Any = message_class("tensorflow.serving.ReloadConfigResponse")()
+        response.status.SetInParent()
+        for name in message.metric_names:
+            # TensorFlow Serving says 0 of counters that it does not have; there are none here yet.
+            response.metric.add(name=name, int64_value_increase=0)
+        serialized: bytes = response.SerializeToString()
+        return serialized
+
+    def _begin(self, request: bytes) -> tuple[Any, Reloading]:
+        message = read_request(_REQUEST, request, MAX_REQUEST_BYTES)
+        if not message.config.HasField("model_config_list"):
+            raise ServingError(Code.INVALID_ARGUMENT, _ONLY_LISTS)
+        models = models_of(message.config, root_dir=None, platforms=self._core.platform_names)
+        assert models is not None  # there is a list
+        return message, self._core.reload(models, SetBy.CALL)
+
+
+async def results_of(reloading: Reloading, timeout_seconds: float) -> Results:
+    """What became of the models, as far as it is known in time."""
+    loop = asyncio.get_running_loop()
+    done = asyncio.Event()
+
+    def wake() -> None:
+        loop.call_soon_threadsafe(done.set)
+
+    reloading.add_done_callback(wake)
+    try:
+        await asyncio.wait_for(done.wait(), timeout_seconds)
+    except asyncio.TimeoutError:
+        pass
+    finally:
+        reloading.remove_done_callback(wake)
+    return reloading.results()
