@@ -51,12 +51,10 @@ def _serve(options: ServerOptions, notes: list[str]) -> NoReturn:
     for number in (signal.SIGTERM, signal.SIGINT):
         # Nothing is in flight yet. Without a handler, process 1 of a container hears nothing.
         signal.signal(number, lambda *_: os._exit(0))
-    from tfsrv._opening import Opening
-    from tfsrv.parts import make_parts
+    from tfsrv.parts import make_parts, open_library
     from tfsrv.server import leave, run
 
-    xla_enabled = options.xla_cpu_compilation_enabled or options.xla_gpu_compilation_enabled
-    leave(run(options, make_parts, lambda: Opening(xla_enabled=xla_enabled), notes))
+    leave(run(options, make_parts, lambda: open_library(options), notes))
 
 
 def _notes(line: CommandLine, options: ServerOptions) -> list[str]:
@@ -92,9 +90,7 @@ def options_from(line: CommandLine) -> ServerOptions:
     return ServerOptions(
         models=(model,) if model else (),
         file_system_poll_wait_seconds=line.integer("file_system_poll_wait_seconds"),
-        saved_model_tags=tuple(
-            tag for tag in map(str.strip, line.text("saved_model_tags").split(",")) if tag
-        ),
+        saved_model_tags=_words(line.text("saved_model_tags")),
         port=None if port == 0 and socket_path else port,
         grpc_socket_path=socket_path,
         bind_address="127.0.0.1" if own_machine_only else line.text("bind_address"),
@@ -109,12 +105,18 @@ def options_from(line: CommandLine) -> ServerOptions:
         per_process_gpu_memory_fraction=line.number("per_process_gpu_memory_fraction"),
         xla_cpu_compilation_enabled=line.boolean("xla_cpu_compilation_enabled"),
         xla_gpu_compilation_enabled=line.boolean("xla_gpu_compilation_enabled"),
+        op_libraries=_words(line.text("op_libraries")),
         enable_signature_method_name_check=line.boolean("enable_signature_method_name_check"),
         enable_serialization_as_tensor_content=line.boolean(
             "enable_serialization_as_tensor_content"
         ),
         shutdown_grace_seconds=line.number("shutdown_grace_seconds"),
     )
+
+
+def _words(text: str) -> tuple[str, ...]:
+    """What stands between commas, if anything does."""
+    return tuple(word for word in map(str.strip, text.split(",")) if word)
 
 
 def _model(line: CommandLine) -> ModelConfig | None:

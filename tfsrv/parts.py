@@ -8,6 +8,7 @@ import os
 
 from tfsrv._budget import set_max_in_flight_bytes
 from tfsrv._call_loop import CallLoop
+from tfsrv._opening import Opening
 from tfsrv._serving_map import ServingMap
 from tfsrv._workers import WorkerPool
 from tfsrv.config import ServerOptions
@@ -43,6 +44,14 @@ def make_parts(options: ServerOptions, loop: asyncio.AbstractEventLoop) -> Parts
         workers=workers,
         call_loop=call_loop,
         grpc_server=make_grpc_server(methods, call_loop, options),
+    )
+
+
+def open_library(options: ServerOptions) -> Opening:
+    """Begin to open TensorFlow, as `options` want it."""
+    return Opening(
+        xla_enabled=options.xla_cpu_compilation_enabled or options.xla_gpu_compilation_enabled,
+        op_libraries=options.op_libraries,
     )
 
 
