@@ -9,12 +9,14 @@ from pathlib import Path
 import pytest
 
 from tests.functional.conftest import Serve
-from tests.functional.launching import client, launched
+from tests.functional.launching import client, launched, until
 from tests.functional.messages import array, floats, predict_request
 from tests.graphs import FLOAT, Graph
 from tests.op_libraries import build_op_library, build_trap
 
 OP = "TfsrvAddOne"
+END = 50  # ModelVersionStatus.State
+NOT_FOUND = 5
 
 
 def model_with(op: str, path: Path) -> Path:
@@ -80,6 +82,37 @@ def test_a_library_that_does_not_load_fails_the_start_in_one_sentence(
             f"Failed to start server. Error: NOT_FOUND: --op_libraries={broken}:"
             f" cannot load {broken}: undefined symbol: tfsrv_no_such_function"
         )
+
+
+@pytest.mark.parametrize(
+    ("op", "advice"),
+    [
+        (
+            "WhitespaceTokenizeWithOffsets",
+            "likely comes with tensorflow_text: pip install tensorflow-text, and start the server"
+            " with --op_libraries=tensorflow_text",
+        ),
+        ("TfsrvNoSuchOp", "give the library that has it with --op_libraries=/path/to/library.so"),
+    ],
+)
+def test_a_missing_op_is_named_with_what_to_do_and_harms_no_other_model(
+    serve: Serve, models: Path, tmp_path: Path, op: str, advice: str
+) -> None:
+    model = model_with(op, tmp_path / "m")
+    paths = {"m": model, "half_plus_two": models / "half_plus_two"}
+    server = serve(paths, ready=False, errors_are_meant=True)
+    with client(server.address()) as ask:
+        # END is told when nothing will be tried again; a retry would come after a minute.
+        until(lambda: ask.states("m") == [END])
+        (version,) = ask.model_status("m")
+        assert version.status.error_code == NOT_FOUND
+        text = version.status.error_message
+        assert text.startswith(f"Op type not registered '{op}' in binary running on ")
+        assert f"The model in {model}/1 needs it." in text
+        assert advice in text
+        answer = ask.predict(predict_request("half_plus_two", {"x": floats(2)}))
+        assert array(answer.outputs["y"]) == [5.0]
+    assert len([line for line in server.log if "failed to load" in line]) == 1
 
 
 def test_version_and_help_need_no_library_of_ops() -> None:

@@ -15,6 +15,7 @@ from tfsrv.core.servable import ServableData, ServableId
 from tfsrv.core.source import SourceAdapter
 from tfsrv.core.storage_path import StoragePath
 from tfsrv.errors import Code, ServingError
+from tfsrv.servables.missing_ops import explain_missing_op
 
 FILE_NAMES = ("saved_model.pb", "saved_model.pbtxt")
 
@@ -76,6 +77,9 @@ class SavedModelLoader(Loader):
                 version=self._id.version,
             )
         except ServingError as error:
+            explained = explain_missing_op(error, self._path)
+            if explained is not None:
+                raise explained from None
             if self._path in error.message:
                 raise
             # Of a file that was cut off, say, TensorFlow does not tell where it is.
