@@ -29,6 +29,7 @@ cdef struct Call:
     Buffer request          # owned; as received, framing included
     Bytes body              # the message in `request`
     bint rewritten          # went through Python protobuf already
+    bint local              # it came from this machine, by loopback or a unix socket
     size_t headroom         # bytes that the handler leaves free at the start of the response
     int64_t received_ns
     int64_t deadline_ns     # 0: none

@@ -69,6 +69,7 @@ cdef void call_free(Call* call) noexcept nogil:
     call.method = NULL
     call.body = Bytes(NULL, 0)
     call.rewritten = False
+    call.local = False
     call.headroom = 0
     call.received_ns = 0
     call.deadline_ns = 0

@@ -346,8 +346,15 @@ cdef class CallLoop:
         serving_map.add_listener(self.publish_fd)
         self.maps.append(serving_map)
 
-    async def invoke(self, Method method, request: bytes, timeout_seconds: float | None = None) -> bytes:
-        """The answer to one request.
+    async def invoke(
+        self,
+        Method method,
+        request: bytes,
+        timeout_seconds: float | None = None,
+        *,
+        local: bool = False,
+    ) -> bytes:
+        """The answer to one request; `local` says that it came from this machine.
 
         Raises ServingError. Cancelling the task that awaits it takes the request out of its queue.
         """
@@ -359,6 +366,7 @@ cdef class CallLoop:
             call_free(call)
             raise MemoryError
         call.body = Bytes(call.request.data, call.request.size)
+        call.local = local
         call.received_ns = now_ns()
         if timeout_seconds is not None:
             call.deadline_ns = call.received_ns + <int64_t>(min(max(timeout_seconds, 0.0), 1e8) * NS_PER_S)

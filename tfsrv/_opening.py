@@ -10,9 +10,11 @@ from __future__ import annotations
 import logging
 import os
 import threading
+from collections.abc import Sequence
 from importlib.util import find_spec
 
 from tfsrv import _tf
+from tfsrv._op_libraries import find_op_libraries, load_op_libraries
 from tfsrv.errors import Code, ServingError
 
 logger = logging.getLogger("tfsrv")
@@ -23,16 +25,23 @@ _DISABLE_XLA = "_ZN10tensorflow21DisableXlaCompilationEv"
 
 
 class Opening:
-    """Opens the library once, beginning at once."""
+    """Opens the library once, beginning at once, and makes it ready for models.
 
-    def __init__(self, *, xla_enabled: bool = False) -> None:
+    Whoever loads a model meanwhile waits for that. With `op_libraries`, words of the flag of that
+    name, the constructor waits too: a library that does not load ends the server, and that is to
+    be known before anybody could connect.
+    """
+
+    def __init__(self, *, xla_enabled: bool = False, op_libraries: Sequence[str] = ()) -> None:
         self._xla_enabled = xla_enabled
+        self._op_libraries = op_libraries
         self.error: ServingError | None = None  # final once the thread has ended
         self._version = ""
+        _tf.hold_sessions()
         self._thread = threading.Thread(target=self._open, name="open-tensorflow", daemon=True)
         self._thread.start()
-        if not _is_installed():
-            self._thread.join()  # it fails at once, and says why better than we could
+        if op_libraries or not _is_installed():  # then it fails at once, and says why
+            self._thread.join()
 
     def wait(self) -> str:
         """Wait until it is open; TensorFlow's version. Raises ServingError."""
@@ -43,13 +52,17 @@ class Opening:
 
     def _open(self) -> None:
         try:
+            libraries = find_op_libraries(self._op_libraries)
             self._version = _tf.open_library()
             if not self._xla_enabled:
                 disable_xla_compilation()
+            load_op_libraries(libraries)
         except ServingError as error:
             self.error = error
         except Exception as error:
             self.error = ServingError(Code.INTERNAL, f"TensorFlow cannot be opened: {error}")
+        finally:
+            _tf.release_sessions(self.error)
 
 
 def _is_installed() -> bool:

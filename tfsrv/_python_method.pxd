@@ -5,3 +5,4 @@ from tfsrv._method cimport Method
 
 cdef class PythonMethod(Method):
     cdef readonly object handler
+    cdef readonly bint local_only   # refuses calls that did not come from this machine

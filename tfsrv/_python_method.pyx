@@ -15,13 +15,14 @@ from libc.stdint cimport int64_t
 from tfsrv._buffer cimport buffer_append
 from tfsrv._call cimport Call, call_charge, call_set_error
 from tfsrv._call_loop cimport CallLoop, call_finish
-from tfsrv._method cimport STARTED_PYTHON, Method
+from tfsrv._method cimport STARTED_DONE, STARTED_PYTHON, Method
 from tfsrv._counters cimport counters_of
 from tfsrv._message cimport message_clear, message_seal
 from tfsrv._status cimport (
     CANCELLED,
     INTERNAL,
     OK,
+    PERMISSION_DENIED,
     RESOURCE_EXHAUSTED,
     status_clear,
     status_set,
@@ -31,7 +32,12 @@ from tfsrv.errors import ServingError
 
 
 cdef int start_python(void* context, Call* call) noexcept with gil:
-    launch(call, <PythonMethod>context)
+    cdef PythonMethod method = <PythonMethod>context
+    if method.local_only and not call.local:
+        call_set_error(
+            call, PERMISSION_DENIED, f"{method.name} is only answered on loopback and unix sockets")
+        return STARTED_DONE
+    launch(call, method)
     return STARTED_PYTHON
 
 
@@ -39,12 +45,17 @@ cdef class PythonMethod(Method):
     """A method that a coroutine answers: `await handler(request: bytes) -> bytes`.
 
     The handler raises ServingError for what goes wrong, and is cancelled when its caller leaves
-    or its deadline passes.
+    or its deadline passes. With `local_only` it never sees calls that did not come from this
+    machine (see frontends/peers.py), nor those of which nobody says where they came from: they
+    are PERMISSION_DENIED.
     """
 
-    def __init__(self, name: str, handler: Callable[[bytes], Awaitable[bytes]]) -> None:
+    def __init__(
+        self, name: str, handler: Callable[[bytes], Awaitable[bytes]], *, local_only: bool = False
+    ) -> None:
         self.name = name
         self.handler = handler
+        self.local_only = local_only
         self.counters = counters_of("", 0, "", name)  # which model is asked for, it does not know
         self.context = <void*>self
         self.start = start_python

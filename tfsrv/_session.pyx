@@ -388,7 +388,7 @@ cdef class SavedModelSession(NativeServable):
         are the servable's. Opens TensorFlow if need be. A ServingError carries TensorFlow's code
         and message.
         """
-        _tf.open_library()
+        _tf.open_for_sessions()
         cdef SavedModelSession made = SavedModelSession.__new__(SavedModelSession)
         made.export_dir = export_dir
         made.name = name

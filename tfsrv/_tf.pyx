@@ -42,6 +42,10 @@ _version = ""
 _path = ""
 _custom_ops: frozenset[bytes] = frozenset()
 
+_sessions_may_begin = threading.Event()  # not set between hold_sessions and release_sessions
+_sessions_may_begin.set()
+_why_no_sessions: ServingError | None = None
+
 cdef pthread_key_t status_key   # each thread's TF_Status; made before `api` is filled in
 
 
@@ -149,6 +153,35 @@ def open_library(path: str | None = None) -> str:
                 _version = _open(found)
             _path = found
         return _version
+
+
+def hold_sessions() -> None:
+    """Let every open_for_sessions wait until release_sessions: who opens the library has more to do.
+
+    Libraries of ops, say, that must be there before the first model is loaded.
+    """
+    global _why_no_sessions
+    _why_no_sessions = None
+    _sessions_may_begin.clear()
+
+
+def release_sessions(error: ServingError | None = None) -> None:
+    """Let those go on that wait, and those that come; with `error`, to fail with its text."""
+    global _why_no_sessions
+    _why_no_sessions = error
+    _sessions_may_begin.set()
+
+
+def open_for_sessions() -> None:
+    """Have the library open, and ready for sessions: whoever makes one calls this before.
+
+    Opens it as open_library does, unless somebody holds sessions: then it waits. Raises what
+    either of them ended with.
+    """
+    _sessions_may_begin.wait()
+    if _why_no_sessions is not None:
+        raise ServingError(_why_no_sessions.code, _why_no_sessions.message)
+    open_library()
 
 
 def is_open() -> bool:

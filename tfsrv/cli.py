@@ -71,12 +71,10 @@ def _serve(options: ServerOptions, notes: list[str]) -> NoReturn:
     for number in (signal.SIGTERM, signal.SIGINT):
         # Nothing is in flight yet. Without a handler, process 1 of a container hears nothing.
         signal.signal(number, lambda *_: os._exit(0))
-    from tfsrv._opening import Opening
-    from tfsrv.parts import make_parts
+    from tfsrv.parts import make_parts, open_library
     from tfsrv.server import leave, run
 
-    xla_enabled = options.xla_cpu_compilation_enabled or options.xla_gpu_compilation_enabled
-    leave(run(options, make_parts, lambda: Opening(xla_enabled=xla_enabled), notes))
+    leave(run(options, make_parts, lambda: open_library(options), notes))
 
 
 def _notes(line: CommandLine, options: ServerOptions) -> list[str]:
@@ -158,6 +156,7 @@ def options_from(line: CommandLine) -> ServerOptions:
         per_process_gpu_memory_fraction=line.number("per_process_gpu_memory_fraction"),
         xla_cpu_compilation_enabled=line.boolean("xla_cpu_compilation_enabled"),
         xla_gpu_compilation_enabled=line.boolean("xla_gpu_compilation_enabled"),
+        op_libraries=_words(line.text("op_libraries")),
         enable_signature_method_name_check=line.boolean("enable_signature_method_name_check"),
         enable_serialization_as_tensor_content=line.boolean(
             "enable_serialization_as_tensor_content"
@@ -167,7 +166,7 @@ def options_from(line: CommandLine) -> ServerOptions:
 
 
 def _tags(line: CommandLine) -> tuple[str, ...]:
-    return tuple(tag for tag in map(str.strip, line.text("saved_model_tags").split(",")) if tag)
+    return _words(line.text("saved_model_tags"))
 
 
 def _models(line: CommandLine) -> tuple[tuple[ModelConfig, ...], bytes]:
@@ -182,6 +181,11 @@ def _models(line: CommandLine) -> tuple[tuple[ModelConfig, ...], bytes]:
 
     file = read_model_config_file(path)  # which platforms there are is ServerCore's to know
     return file.models or (), file.content
+
+
+def _words(text: str) -> tuple[str, ...]:
+    """What stands between commas, if anything does."""
+    return tuple(word for word in map(str.strip, text.split(",")) if word)
 
 
 def _model(line: CommandLine) -> ModelConfig | None:

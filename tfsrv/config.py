@@ -118,6 +118,7 @@ class ServerOptions:
     per_process_gpu_memory_fraction: float = 0.0
     xla_cpu_compilation_enabled: bool = False
     xla_gpu_compilation_enabled: bool = False
+    op_libraries: tuple[str, ...] = ()
     enable_signature_method_name_check: bool = False
     enable_serialization_as_tensor_content: bool = False
 

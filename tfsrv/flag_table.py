@@ -394,6 +394,13 @@ FLAG_GROUPS: dict[str, tuple[Flag, ...]] = {
             "Let models compile themselves with XLA for the GPU.",
         ),
         Flag(
+            "op_libraries",
+            "",
+            "Libraries of custom ops that models need: names of installed packages such as "
+            "tensorflow_text, or paths of .so files, with commas between them. (Ours.)",
+            placeholder="PACKAGE|FILE,...",
+        ),
+        Flag(
             "mixed_precision",
             "",
             "bfloat16 runs float operations in bfloat16 where oneDNN can.",

@@ -9,6 +9,7 @@ import time
 
 from tfsrv._budget import set_max_in_flight_bytes
 from tfsrv._call_loop import CallLoop
+from tfsrv._opening import Opening
 from tfsrv._serving_map import ServingMap
 from tfsrv._workers import WorkerPool
 from tfsrv.config import ServerOptions
@@ -88,6 +89,14 @@ class _AllWorkers:
         self._python_threads.stop(0.0)
         ended = self._workers.stop(timeout_seconds)
         return self._python_threads.stop(max(0.0, deadline - time.monotonic())) and ended
+
+
+def open_library(options: ServerOptions) -> Opening:
+    """Begin to open TensorFlow, as `options` want it."""
+    return Opening(
+        xla_enabled=options.xla_cpu_compilation_enabled or options.xla_gpu_compilation_enabled,
+        op_libraries=options.op_libraries,
+    )
 
 
 def make_grpc_server(

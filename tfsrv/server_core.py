@@ -518,9 +518,9 @@ class ServerCore:
 def _manager_options(options: ServerOptions) -> AspiredVersionsManagerOptions:
     """What the flags say of the manager."""
     limit = options.total_model_memory_limit_bytes
-    resource_preserving = options.aspired_version_policy == "resource_preserving"
+    unloads_first = options.aspired_version_policy == "resource_preserving"
     return AspiredVersionsManagerOptions(
-        policy=ResourcePreservingPolicy() if resource_preserving else AvailabilityPreservingPolicy(),
+        policy=ResourcePreservingPolicy() if unloads_first else AvailabilityPreservingPolicy(),
         retry=LoadRetryOptions(options.max_num_load_retries, options.load_retry_interval_micros),
         num_load_threads=options.num_load_threads,
         num_unload_threads=options.num_unload_threads,

@@ -8,11 +8,10 @@ from __future__ import annotations
 import dataclasses
 import sys
 
-from tfsrv._opening import Opening
 from tfsrv.cli import options_from
 from tfsrv.config import ModelConfig
 from tfsrv.flags import parse
-from tfsrv.parts import make_parts
+from tfsrv.parts import make_parts, open_library
 from tfsrv.server import leave, run
 
 
@@ -21,7 +20,8 @@ def main(arguments: list[str]) -> int:
     flags = [word for word in arguments if word.startswith("-")]
     models = tuple(ModelConfig(name, base_path) for name, base_path in pairs)
     line = parse([*flags, f"--model_base_path={models[0].base_path}"])
-    return run(dataclasses.replace(options_from(line), models=models), make_parts, Opening)
+    options = dataclasses.replace(options_from(line), models=models)
+    return run(options, make_parts, lambda: open_library(options))
 
 
 if __name__ == "__main__":

@@ -7,8 +7,8 @@ import stat
 from pathlib import Path
 
 import grpc
-import pytest
 
+from tests.addresses import needs_ipv6, own_address
 from tests.functional.launching import Launched, client, launched
 from tests.functional.messages import array, floats, predict_request
 
@@ -25,29 +25,6 @@ def refuses(address: str) -> bool:
     with client(address) as ask:
         error = ask.predict_future(predict_request("half_plus_two", {"x": floats(2)}), 5)
         return error.exception().code() is grpc.StatusCode.UNAVAILABLE
-
-
-def has_ipv6() -> bool:
-    try:
-        with socket.socket(socket.AF_INET6) as probe:
-            probe.bind(("::1", 0))
-    except OSError:
-        return False
-    return True
-
-
-needs_ipv6 = pytest.mark.skipif(not has_ipv6(), reason="needs IPv6")
-
-
-def own_address() -> str | None:
-    """An IPv4 address of this machine that is not the loopback's."""
-    with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as probe:
-        try:
-            probe.connect(("192.0.2.1", 9))  # sends nothing
-        except OSError:
-            return None
-        address = str(probe.getsockname()[0])
-    return None if address.startswith("127.") else address
 
 
 def start(models: Path, *flags: str) -> list[str]:

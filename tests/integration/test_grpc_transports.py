@@ -14,6 +14,7 @@ import grpc.aio
 import pytest
 import uvloop
 
+from tests.addresses import needs_ipv6, needs_own_address, own_address
 from tfsrv._budget import in_flight_bytes, set_max_in_flight_bytes
 from tfsrv._call_loop import CallLoop
 from tfsrv._python_method import PythonMethod
@@ -38,7 +39,7 @@ def transport(request: pytest.FixtureRequest) -> str:
 
 
 class Fixture:
-    """A server with /t/Echo, /t/Slow and /t/Fail, and a client's channel to it."""
+    """A server with /t/Echo, /t/Slow, /t/Fail and /t/Local, and a client's channel to it."""
 
     def __init__(self, options: ServerOptions) -> None:
         self.channel: Any = None
@@ -51,6 +52,7 @@ class Fixture:
             "/t/Echo": PythonMethod("Echo", self.echo),
             "/t/Slow": PythonMethod("Slow", self.slow),
             "/t/Fail": PythonMethod("Fail", self.fail),
+            "/t/Local": PythonMethod("Local", self.echo, local_only=True),
         }
         self.server = TRANSPORTS[options.grpc_transport](methods, self.call_loop, options)
 
@@ -123,6 +125,61 @@ def test_listens_on_a_unix_socket_beside_or_without_tcp(transport: str, tmp_path
             assert await fixture.call("/t/Echo")(b"") == b"echo "
         async with serving(options(transport, grpc_socket_path=path)) as fixture:
             assert len(fixture.server.addresses) == 2
+
+    run(test)
+
+
+async def ask(address: str, path: str) -> bytes:
+    """One request on a connection of its own."""
+    unshared = [("grpc.use_local_subchannel_pool", 1)]
+    channel: Any = grpc.aio.insecure_channel(address, options=unshared)
+    async with channel:
+        answer: bytes = await channel.unary_unary(path)(b"", timeout=30)
+        return answer
+
+
+def test_a_local_only_method_answers_on_loopback_and_unix_sockets(
+    transport: str, tmp_path: Path
+) -> None:
+    async def test() -> None:
+        path = str(tmp_path / "socket")
+        everywhere = {"bind_address": "0.0.0.0", "grpc_socket_path": path}
+        async with serving(options(transport, **everywhere)) as fixture:
+            port = fixture.server.addresses[0].rpartition(":")[2]
+            for address in (f"127.0.0.1:{port}", f"127.1.2.3:{port}", f"unix:{path}"):
+                assert await ask(address, "/t/Local") == b"echo "
+
+    run(test)
+
+
+@needs_ipv6
+def test_a_local_only_method_answers_on_ipv6s_loopback_and_on_ipv4s_through_ipv6(
+    transport: str,
+) -> None:
+    async def test() -> None:
+        async with serving(options(transport, bind_address="::")) as fixture:
+            port = fixture.server.addresses[0].rpartition(":")[2]
+            assert await ask(f"[::1]:{port}", "/t/Local") == b"echo "
+            assert await ask(f"127.0.0.1:{port}", "/t/Local") == b"echo "
+
+    run(test)
+
+
+@needs_own_address
+@pytest.mark.parametrize("bind_address", ["0.0.0.0", pytest.param("::", marks=needs_ipv6)])
+def test_a_local_only_method_refuses_who_comes_by_another_address(
+    transport: str, bind_address: str
+) -> None:
+    async def test() -> None:
+        async with serving(options(transport, bind_address=bind_address)) as fixture:
+            port = fixture.server.addresses[0].rpartition(":")[2]
+            address = f"{own_address()}:{port}"
+            assert await ask(address, "/t/Echo") == b"echo "
+            assert await status(ask(address, "/t/Local")) == (
+                grpc.StatusCode.PERMISSION_DENIED,
+                "Local is only answered on loopback and unix sockets",
+            )
+            assert await ask(f"127.0.0.1:{port}", "/t/Local") == b"echo "  # and nobody else
 
     run(test)
 

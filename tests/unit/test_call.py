@@ -130,6 +130,39 @@ def test_a_handler_that_is_no_coroutine_function_is_an_internal_error() -> None:
     run(test)
 
 
+def test_a_local_only_method_answers_callers_on_this_machine_and_refuses_all_others() -> None:
+    asked: list[bytes] = []
+
+    async def note(request: bytes) -> bytes:
+        asked.append(request)
+        return request
+
+    async def test(calls: CallLoop) -> None:
+        method = PythonMethod("Secret", note, local_only=True)
+        assert await calls.invoke(method, b"local", local=True) == b"local"
+        for origin in ({"local": False}, {}):  # and those of whom nobody says where they are
+            with pytest.raises(ServingError) as caught:
+                await calls.invoke(method, b"foreign", **origin)
+            assert caught.value.code == Code.PERMISSION_DENIED
+            assert caught.value.message == ("Secret is only answered on loopback and unix sockets")
+        # A call that is used again does not remember where the last one came from.
+        assert await calls.invoke(PythonMethod("m", echo), b"a", local=True) == b"a"
+        with pytest.raises(ServingError):
+            await calls.invoke(method, b"foreign")
+        assert asked == [b"local"]
+
+    run(test)
+
+
+def test_a_method_is_for_everybody_unless_it_says_otherwise() -> None:
+    async def test(calls: CallLoop) -> None:
+        method = PythonMethod("m", echo)
+        assert not method.local_only
+        assert await calls.invoke(method, b"a", local=False) == b"a"
+
+    run(test)
+
+
 def test_answers_at_the_deadline_and_cancels_the_handler() -> None:
     async def test(calls: CallLoop) -> None:
         held = Held()

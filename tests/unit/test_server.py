@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Awaitable, Callable, Mapping
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from typing import Any
 
 import pytest
@@ -38,6 +38,8 @@ class FakeParts:
         self.decided: Callable[[str], None] = lambda name: None
         self.bind_error: OSError | None = None
         self.signatures: Mapping[str, Any] | None = None
+        self.models = (ModelConfig("m", "/m"),)
+        self.unavailable: dict[str, ServingError] = {}
         self.stopped_core_with: float | None = None
 
     def make(self, options: ServerOptions, loop: asyncio.AbstractEventLoop) -> Parts:
@@ -71,6 +73,12 @@ class _Core:
     def subscribe_decided(self, callback: Callable[[str], None]) -> Callable[[], None]:
         self._parts.decided = callback
         return lambda: self._parts.events.append("core is unsubscribed")
+
+    def models(self) -> Sequence[ModelConfig]:
+        return self._parts.models
+
+    def unavailable(self) -> Mapping[str, ServingError]:
+        return self._parts.unavailable
 
     def signature_defs(self, name: str) -> Mapping[str, Any] | None:
         return self._parts.signatures
@@ -176,6 +184,36 @@ def test_opens_ports_when_every_model_is_decided_if_told_so() -> None:
         server.stop()
         await serving
         assert parts.events == ["workers start", "core starts", "grpc starts", *STOPS]
+
+    run(test())
+
+
+@pytest.mark.parametrize("open_ports", ["at_once", "when_ready"])
+def test_start_fails_when_a_model_is_not_available_in_time(open_ports: str) -> None:
+    async def test() -> None:
+        parts, library = FakeParts(), FakeLibrary()
+        parts.unavailable = {"m": ServingError(Code.NOT_FOUND, "no such path")}
+        waiting = options(open_ports=open_ports, wait_for_models=0.01)
+        with pytest.raises(ServingError, match=r"m due to error: NOT_FOUND: no such path"):
+            await Server(waiting, parts.make, lambda: library).serve()
+        assert parts.events[-1] == "calls close"
+
+    run(test())
+
+
+def test_start_waits_for_models_and_no_longer(caplog: pytest.LogCaptureFixture) -> None:
+    async def test() -> None:
+        parts, library = FakeParts(), FakeLibrary()
+        parts.unavailable = {"m": ServingError(Code.NOT_FOUND, "not asked for before it is time")}
+        server = Server(options(wait_for_models=60.0), parts.make, lambda: library)
+        serving = asyncio.ensure_future(server.serve())
+        await until(lambda: "core starts" in parts.events)
+        parts.unavailable = {}
+        parts.decide("m")
+        await asyncio.sleep(0.05)
+        assert not serving.done()
+        server.stop()
+        await serving
 
     run(test())
 

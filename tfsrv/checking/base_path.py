@@ -15,8 +15,8 @@ from tfsrv.core.storage_path import StoragePath
 from tfsrv.errors import Code, ServingError
 from tfsrv.model_config_checks import scheme_of
 from tfsrv.servables.saved_model import FILE_NAMES
-from tfsrv.sources.file_system import INT64_MAX, INT64_MIN
 from tfsrv.sources.version_policy import choose
+from tfsrv.sources.watched import INT64_MAX, INT64_MIN
 
 ProblemsOfVersion = Callable[[str], Iterable[str]]
 """What is wrong with one version's directory. May raise OSError."""

@@ -29,6 +29,7 @@ cdef class Connection:
     cdef int64_t pinged_ns  # keepalive: when a PING left that is not answered; 0: none
     cdef int64_t age_limit_ns   # when its age makes it go; 0: never
     cdef int64_t goaway_ns  # when it was told to go; 0: not yet
+    cdef bint local         # the client is on this machine
     cdef bint got_settings
     cdef bint goaway_seen   # the client has answered a PING that we sent behind the notice
     cdef bint final_goaway

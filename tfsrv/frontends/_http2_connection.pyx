@@ -60,6 +60,8 @@ from tfsrv.frontends._nghttp2 cimport (
     nghttp2_settings_entry,
 )
 
+from tfsrv.frontends.peers import is_local
+
 cdef extern from "<sys/ioctl.h>":
     int ioctl(int file, unsigned long request, int* size)
 
@@ -120,6 +122,7 @@ cdef class Connection:
         cdef nghttp2_settings_entry entries[4]
         cdef int64_t age = self.server.settings.max_connection_age_ms * NS_PER_MS
         self.transport = transport
+        self.local = is_local(transport)
         self.begun_ns = now_ns()
         self.received_ns = self.begun_ns
         self.sent_ns = self.begun_ns
@@ -350,6 +353,7 @@ cdef class Connection:
         call.owner = stream
         call.done = call_done
         call.headroom = PREFIX
+        call.local = self.local
         call.received_ns = stream.received_ns
         if stream.timeout_ns >= 0:
             call.deadline_ns = stream.received_ns + stream.timeout_ns

@@ -15,7 +15,9 @@ import grpc
 import grpc.aio
 
 from tfsrv._budget import give_in_flight_bytes, take_in_flight_bytes
+from tfsrv._python_method import PythonMethod
 from tfsrv.errors import Code, ServingError
+from tfsrv.frontends.peers import is_local_peer
 from tfsrv.frontends.transport import details, host_and_port
 
 if TYPE_CHECKING:
@@ -82,7 +84,12 @@ class PortableGrpcServer:
         if not take_in_flight_bytes(size):
             return await _abort(context, ServingError(Code.RESOURCE_EXHAUSTED, _TOO_MANY_BYTES))
         try:
-            return await self._call_loop.invoke(method, request, context.time_remaining())
+            # grpc makes a text of the peer when it is asked for it: only where that matters.
+            asks_whence = isinstance(method, PythonMethod) and method.local_only
+            local = asks_whence and is_local_peer(context.peer())
+            return await self._call_loop.invoke(
+                method, request, context.time_remaining(), local=local
+            )
         except ServingError as error:
             return await _abort(context, error)
         finally:

@@ -17,9 +17,7 @@ def read_request(full_name: str, request: bytes, max_bytes: int) -> Any:
     """
     kind = full_name.rpartition(".")[2]
     if len(request) > max_bytes:
-        raise ServingError(
-            Code.RESOURCE_EXHAUSTED, f"The {kind} is larger than {max_bytes} bytes."
-        )
+        raise ServingError(Code.RESOURCE_EXHAUSTED, f"The {kind} is larger than {max_bytes} bytes.")
     message = message_class(full_name)()
     try:
         message.ParseFromString(request)

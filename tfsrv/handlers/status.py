@@ -64,4 +64,3 @@ class GetModelStatus:
         if not versions:
             raise ServingError(Code.NOT_FOUND, f"Could not find any versions of model {name}")
         return list(versions.values())
-

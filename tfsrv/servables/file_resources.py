@@ -20,8 +20,13 @@ def estimate_from_files(path: str | os.PathLike[str]) -> int:
     ServingError when a file or directory can't be looked at, also one that goes meanwhile.
     """
     numerator, denominator = _RAM_MULTIPLIER
+    return file_bytes(path) * numerator // denominator
+
+
+def file_bytes(path: str | os.PathLike[str]) -> int:
+    """The sizes of all files below `path`, as above."""
     try:
-        return sum(_file_sizes(os.fspath(path))) * numerator // denominator
+        return sum(_file_sizes(os.fspath(path)))
     except OSError as error:
         raise as_serving_error(error) from error
 

@@ -11,10 +11,14 @@ from tfsrv._session import SavedModelSession
 from tfsrv.config import ServerOptions, session_config
 from tfsrv.core.loader import Loader
 from tfsrv.core.platform import Platform
+from tfsrv.core.resources import RAM, ResourceAllocation
 from tfsrv.core.servable import ServableData, ServableId
 from tfsrv.core.source import SourceAdapter
 from tfsrv.core.storage_path import StoragePath
 from tfsrv.errors import ServingError
+from tfsrv.servables.file_resources import estimate_from_files, file_bytes
+from tfsrv.servables.memory_growth import MemoryGrowth, memory_growth
+from tfsrv.servables.missing_ops import explain_missing_op
 from tfsrv.servables.version_files import VersionFiles, settle_seconds
 
 FILE_NAMES = ("saved_model.pb", "saved_model.pbtxt")
@@ -62,12 +66,26 @@ class SavedModelLoader(Loader):
         self._options = options
         self._load_session = load_session
         self._session: Session | None = None
+        self._growth = MemoryGrowth()
 
     @property
     def origin(self) -> StoragePath:
         return self._origin
 
+    def estimate_resources(self) -> ResourceAllocation:
+        """TensorFlow Serving's estimate from the files; once loaded, what the load has taken.
+
+        If other loads ran at the same time, nobody knows that, and the files' sizes stand in.
+        """
+        if self._session is None:
+            return {RAM: estimate_from_files(self._path)}
+        return {RAM: self._growth.bytes or file_bytes(self._path)}
+
     def load(self) -> None:
+        with memory_growth() as self._growth:
+            self._load()
+
+    def _load(self) -> None:
         try:
             self._session = self._load_session(
                 self._path,
@@ -77,6 +95,9 @@ class SavedModelLoader(Loader):
                 version=self._id.version,
             )
         except ServingError as error:
+            explained = explain_missing_op(error, self._path)
+            if explained is not None:
+                raise explained from None
             if self._path in error.message:
                 raise
             # Of a file that was cut off, say, TensorFlow does not tell where it is.
