@@ -27,6 +27,7 @@ ROOT = Path(__file__).resolve().parents[1]
 SUPPRESSIONS = ROOT / "tests" / "sanitizers"
 
 TESTS = (
+    "tests/unit/test_arrays.py",
     "tests/unit/test_budget.py",
     "tests/unit/test_buffer.py",
     "tests/unit/test_call.py",
@@ -34,6 +35,7 @@ TESTS = (
     "tests/unit/test_grpc_text.py",
     "tests/unit/test_memory.py",
     "tests/unit/test_message.py",
+    "tests/unit/test_predict_python.py",
     "tests/unit/test_queue.py",
     "tests/unit/test_serving_map.py",
     "tests/unit/test_status.py",

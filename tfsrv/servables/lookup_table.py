@@ -251,8 +251,11 @@ class LookupTableLoader(Loader):
         return self._origin
 
     def estimate_resources(self) -> ResourceAllocation:
-        size = os.path.getsize(self._path)
-        lines = _estimated_lines(self._path, size) if self._table is None else len(self._table)
+        try:
+            size = os.path.getsize(self._path)
+            lines = _estimated_lines(self._path, size) if self._table is None else len(self._table)
+        except OSError as error:
+            raise as_serving_error(error) from None
         return {RAM: size + lines * ENTRY_BYTES}
 
     def load(self) -> None:
