@@ -14,9 +14,8 @@ import logging
 import os
 import threading
 from collections.abc import Callable, Mapping, Sequence
-from typing import Any, Protocol
+from typing import Any
 
-from tfsrv._servable import ServableHandle
 from tfsrv.config import ModelConfig, ServerOptions, session_config
 from tfsrv.core.aspired_versions_manager import (
     AspiredVersionsManager,
@@ -28,7 +27,7 @@ from tfsrv.core.memory import MemoryReleaser
 from tfsrv.core.platform import Platform
 from tfsrv.core.servable import ManagerState, ServableData, ServableState
 from tfsrv.core.servable_state_monitor import ServableStateMonitor, outcome
-from tfsrv.core.serving_map_publisher import ServingMap, ServingMapPublisher
+from tfsrv.core.serving_map_publisher import ReadableServingMap, ServingMapPublisher
 from tfsrv.core.source import SourceAdapter, connect
 from tfsrv.core.storage_path import StoragePath
 from tfsrv.errors import Code, ServingError
@@ -42,15 +41,6 @@ from tfsrv.sources.file_system import FileSystemStoragePathSource, ServableToMon
 SETTLE_SECONDS = 1.0  # a version that nobody wrote to for so long is complete
 
 logger = logging.getLogger("tfsrv")
-
-
-class ReadableServingMap(ServingMap, Protocol):
-    """What is needed of `tfsrv._serving_map.ServingMap`."""
-
-    def acquire(
-        self, name: str, version: int | None = None, label: str | None = None
-    ) -> ServableHandle:
-        """Hold a servable. Raises ServingError when it is not there."""
 
 
 class ServerCore:
