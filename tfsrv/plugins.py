@@ -17,15 +17,14 @@ from __future__ import annotations
 import logging
 import threading
 from collections.abc import Callable, Iterable, Iterator, Mapping
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import TYPE_CHECKING, Any
 
 from tfsrv.config import ServerOptions
 from tfsrv.core.platform import Platform
-from tfsrv.core.source import AspiredVersionsCallback
-from tfsrv.core.storage_path import StoragePath
 from tfsrv.errors import Code, ServingError
 from tfsrv.servables.lookup_table import lookup_table_platform
 from tfsrv.servables.saved_model import saved_model_platform
+from tfsrv.server_core import StoragePathSource
 
 if TYPE_CHECKING:
     from importlib.metadata import EntryPoint
@@ -41,20 +40,6 @@ BUILT_IN_PLATFORMS: Mapping[str, MakePlatform] = {
 }
 
 logger = logging.getLogger("tfsrv")
-
-
-class StoragePathSource(Protocol):
-    """A source of paths that can be started: what plug-ins in the group `tfsrv.sources` make."""
-
-    def set_aspired_versions_callback(
-        self, callback: AspiredVersionsCallback[StoragePath]
-    ) -> None: ...
-
-    def start(self) -> None:
-        """Begin to tell the callback which versions are wanted. Returns soon."""
-
-    def stop(self) -> None:
-        """Tell nothing more, and end all threads."""
 
 
 def platform_names() -> tuple[str, ...]:

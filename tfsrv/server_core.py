@@ -18,7 +18,6 @@ from dataclasses import dataclass
 from enum import Enum
 from typing import Any, Protocol
 
-from tfsrv._servable import ServableHandle
 from tfsrv.config import ModelConfig, ServerOptions
 from tfsrv.core.aspired_version_policy import (
     AvailabilityPreservingPolicy,
@@ -38,7 +37,7 @@ from tfsrv.core.resource_tracker import ResourceTracker
 from tfsrv.core.resources import RAM
 from tfsrv.core.servable import ManagerState, ServableData, ServableId, ServableState
 from tfsrv.core.servable_state_monitor import ServableStateMonitor
-from tfsrv.core.serving_map_publisher import ServingMap, ServingMapPublisher
+from tfsrv.core.serving_map_publisher import ReadableServingMap, ServingMapPublisher
 from tfsrv.core.source import AspiredVersionsCallback, SourceAdapter, connect
 from tfsrv.core.storage_path import StoragePath
 from tfsrv.errors import Code, ServingError
@@ -52,15 +51,6 @@ from tfsrv.version_labels import VersionLabels
 NEVER_LOOKS = "--file_system_poll_wait_seconds is negative: versions are never looked for"
 
 logger = logging.getLogger("tfsrv")
-
-
-class ReadableServingMap(ServingMap, Protocol):
-    """What is needed of `tfsrv._serving_map.ServingMap`."""
-
-    def acquire(
-        self, name: str, version: int | None = None, label: str | None = None
-    ) -> ServableHandle:
-        """Hold a servable. Raises ServingError when it is not there."""
 
 
 class StoragePathSource(Protocol):

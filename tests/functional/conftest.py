@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import tempfile
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
@@ -12,7 +13,6 @@ from tests.functional.launching import Client, Launched, client, launched, until
 from tests.functional.serving_api import ServingApi
 from tfsrv.frontends._http2 import available
 
-SERVE_SEVERAL = ("-m", "tests.functional.serve_several")
 AVAILABLE = 30  # ModelVersionStatus.State
 
 Serve = Callable[..., Launched]
@@ -35,15 +35,33 @@ def serving(
 
     `ready` waits until each model has answered that it is available.
     """
-    pairs = [f"{name}={path}" for name, path in models.items()]
     where = ("--port=0", "--bind_address=127.0.0.1")
-    with launched(*pairs, *where, *flags, program=SERVE_SEVERAL) as server:
+    with config_file(models) as config, launched(config, *where, *flags) as server:
         if ready:
             with client(server.address()) as ask:
                 for name in models:
                     until(lambda name=name: AVAILABLE in ask.states(name))  # type: ignore[misc]
         yield server
         ends_well(server, errors_are_meant=errors_are_meant)
+
+
+@contextmanager
+def config_file(models: dict[str, Path]) -> Iterator[str]:
+    """The flag that names a file with a configuration of these models."""
+    with tempfile.TemporaryDirectory() as folder:
+        path = Path(folder) / "models.config"
+        path.write_text(config_text(models))
+        yield f"--model_config_file={path}"
+
+
+def config_text(models: dict[str, Path], **more: str) -> str:
+    """A ModelServerConfig; `more` has further fields by the name of the model."""
+    configs = (
+        f'config {{ name: "{name}" base_path: "{path}" model_platform: "tensorflow"'
+        f" {more.get(name, '')} }}"
+        for name, path in models.items()
+    )
+    return f"model_config_list {{ {' '.join(configs)} }}"
 
 
 def ends_well(server: Launched, *, errors_are_meant: bool = False) -> None:

@@ -15,7 +15,7 @@ from typing import Any
 import grpc
 import pytest
 
-from tests.functional.conftest import AVAILABLE, SERVE_SEVERAL, Serve, serving
+from tests.functional.conftest import AVAILABLE, Serve, config_file, serving
 from tests.functional.gated_model import GatedModel
 from tests.functional.launching import SECONDS, Client, Launched, client, launched, until
 from tests.functional.messages import array, floats, predict_request
@@ -397,9 +397,11 @@ def test_open_ports_when_ready_waits_for_every_model(
     bad.mkdir(parents=True)
     break_version(bad, "graph", site)
     paths = {name: site.base(name) for name in ("good", "bad", "missing")}
-    pairs = [f"{name}={path}" for name, path in (paths | {"gated": gated.path}).items()]
     flags = ("--port=0", "--bind_address=127.0.0.1", "--open_ports=when_ready")
-    with launched(*pairs, *flags, f"--grpc_transport={transport}", program=SERVE_SEVERAL) as server:
+    with (
+        config_file(paths | {"gated": gated.path}) as config,
+        launched(config, *flags, f"--grpc_transport={transport}") as server,
+    ):
         server.line_with("good version 1 is available")
         server.line_with("bad version 1 failed to load")
         server.line_with("Could not find base path")

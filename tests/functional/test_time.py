@@ -17,7 +17,7 @@ import pytest
 from h2.events import PingAckReceived
 
 from tests.functional import http2_client
-from tests.functional.conftest import SERVE_SEVERAL, serving
+from tests.functional.conftest import config_file, serving
 from tests.functional.gated_model import Gate, GatedRuns
 from tests.functional.launching import SECONDS, Client, Launched, client, launched, until
 from tests.functional.messages import array, floats, predict_request, scalar, strings
@@ -238,7 +238,8 @@ def test_sigterm_answers_what_is_queued_as_well_as_what_runs(
     runs = GatedRuns(tmp_path / "runs")
     flags = ("--port=0", "--bind_address=127.0.0.1", f"--grpc_transport={transport}")
     with (
-        launched(f"runs={runs.path}", *flags, program=SERVE_SEVERAL) as server,
+        config_file({"runs": runs.path}) as config,
+        launched(config, *flags) as server,
         client(server.address()) as ask,
     ):
         ask.predict(run_into(runs.witness()))

@@ -32,7 +32,7 @@ class PuppetLoader(Loader):
     """Does what it is told, and remembers what was done with it.
 
     `failures` are raised by the tries of load, one after the other; None lets a try succeed,
-    and so does the end of the list. `gate` holds load up until it is set.
+    and so does the end of the list. `gate` holds load up until it is set, `unload_gate` unload.
     """
 
     def __init__(
@@ -43,6 +43,7 @@ class PuppetLoader(Loader):
         warm_up_failure: Exception | None = None,
         unload_failure: Exception | None = None,
         gate: threading.Event | None = None,
+        unload_gate: threading.Event | None = None,
         during_load: Callable[[], object] = lambda: None,
         origin: object = None,
         ram_bytes: int = 0,
@@ -56,6 +57,7 @@ class PuppetLoader(Loader):
         self._warm_up_failure = warm_up_failure
         self._unload_failure = unload_failure
         self._gate = gate
+        self._unload_gate = unload_gate
         self._during_load = during_load
         self._servable: PuppetServable | None = None
         self._origin = origin
@@ -95,6 +97,8 @@ class PuppetLoader(Loader):
 
     def unload(self) -> None:
         self.calls.append("unload")
+        if self._unload_gate is not None:
+            self._unload_gate.wait()
         assert self._servable is not None, "unloaded without being loaded"
         self._servable.is_loaded = False
         self._servable = None

@@ -10,7 +10,9 @@ import pytest
 
 from tests.unit.puppets import FakeServingMap, permanent
 from tests.unit.waiting import eventually
+from tfsrv._serving_map import ServingMap
 from tfsrv.core.damped_log import DampedLog
+from tfsrv.core.handles import PublishedServables
 from tfsrv.core.memory import MemoryReleaser
 from tfsrv.core.servable import ServableData, ServableId, ServableRequest
 from tfsrv.core.serving_map_publisher import ServingMapPublisher
@@ -145,6 +147,35 @@ def test_publisher_puts_servables_and_pending_names_together() -> None:
     publisher.set_labels({})
     assert serving_map.pending == {"b"}
     assert serving_map.servables == {"a": {1: "servable"}}
+
+
+def test_publisher_tells_what_it_shows() -> None:
+    publisher = ServingMapPublisher(FakeServingMap())
+    assert publisher.servable_ids() == []
+    publisher.set_servables({"b": {1: "b1"}, "a": {2: "a2", 1: "a1"}})
+    assert publisher.servable_ids() == [A1, ServableId("a", 2), ServableId("b", 1)]
+
+
+def test_handles_are_on_what_is_published() -> None:
+    serving_map = ServingMap()
+    publisher = ServingMapPublisher(serving_map)
+    published = PublishedServables(serving_map, publisher)
+    publisher.set_servables({"a": {1: "a1", 2: "a2"}})
+    with published.get_servable_handle(ServableRequest.latest("a")) as handle:
+        assert handle.servable == "a2"
+    with published.get_servable_handle(ServableRequest.specific("a", 1)) as handle:
+        assert handle.servable == "a1"
+    handles = published.get_available_servable_handles()
+    assert {id.version: handle.servable for id, handle in handles.items()} == {1: "a1", 2: "a2"}
+
+
+def test_what_leaves_while_handles_are_taken_is_left_out() -> None:
+    serving_map = ServingMap()
+    publisher = ServingMapPublisher(serving_map)
+    publisher.set_servables({"a": {1: "a1", 2: "a2"}})
+    serving_map.publish({"a": {1: "a1"}})  # as if between the list and the handles
+    handles = PublishedServables(serving_map, publisher).get_available_servable_handles()
+    assert list(handles) == [A1]
 
 
 # -- memory

@@ -25,6 +25,7 @@ NOT_IN_PYTHON_PACKAGES = {
     "tensorflow_serving/config/ssl_config.proto",
     "tensorflow_serving/servables/tensorflow/saved_model_bundle_source_adapter.proto",
     "tensorflow_serving/servables/tensorflow/session_bundle_config.proto",
+    "tfsrv/model_management.proto",  # ours
 }
 
 

@@ -10,6 +10,9 @@ import threading
 from collections.abc import Collection, Mapping
 from typing import Protocol
 
+from tfsrv._servable import ServableHandle
+from tfsrv.core.servable import ServableId
+
 
 class ServingMap(Protocol):
     """What is needed of `tfsrv._serving_map.ServingMap`."""
@@ -24,6 +27,18 @@ class ServingMap(Protocol):
 
     def drain(self, name: str, version: int, timeout_seconds: float | None) -> bool:
         """Wait until nobody holds a version that is no longer shown; False if time runs out."""
+
+
+class ReadableServingMap(ServingMap, Protocol):
+    """What those need of it who also look servables up."""
+
+    def acquire(
+        self, name: str, version: int | None = None, label: str | None = None
+    ) -> ServableHandle:
+        """Hold a servable. Raises ServingError when it is not there."""
+
+    def in_use(self, name: str, version: int) -> int:
+        """How many handles there are on a version."""
 
 
 class ServingMapPublisher:
@@ -41,6 +56,16 @@ class ServingMapPublisher:
         with self._lock:
             self._servables = servables
             self._publish()
+
+    def servable_ids(self) -> list[ServableId]:
+        """What is shown, ordered by name and version."""
+        with self._lock:
+            servables = self._servables
+        return sorted(
+            ServableId(name, version)
+            for name, versions in servables.items()
+            for version in versions
+        )
 
     def set_labels(self, labels: Mapping[str, Mapping[str, int]]) -> None:
         with self._lock:
