@@ -391,6 +391,55 @@ def test_one_that_leaves_comes_back_after_it_has_gone(stage: Stage) -> None:
         assert handle.servable is again.servable()
 
 
+def test_request_in_the_moment_of_leaving_gets_the_next_load(stage: Stage) -> None:
+    manager = stage.limited(1)
+    m1, m2 = ids(1, 2)
+    first, again = PuppetLoader(m1), PuppetLoader(m1)
+    stage.factory.prepare(first, again)
+    late: list[Future[ServableHandle]] = []
+
+    def ask_late(event: ServableState) -> None:
+        if event.id == m1 and event.manager_state is ManagerState.UNLOADING and not late:
+            late.extend(stage.ask(manager, m1))  # it is still in the map now
+
+    stage.bus.subscribe(ask_late)
+    use(manager, m1)
+    use(manager, m2)
+    with late[0].result(LONG) as handle:
+        assert handle.servable is again.servable()
+
+
+def test_no_more_leave_than_must(stage: Stage) -> None:
+    manager, gate = stage.limited(2), stage.gate()
+    m1, m2, m3, m4 = ids(1, 2, 3, 4)
+    stage.factory.prepare(PuppetLoader(m1, unload_gate=gate))
+    use(manager, m1)
+    use(manager, m2)
+    first, second = *stage.ask(manager, m3), *stage.ask(manager, m4)
+    eventually(lambda: len(manager._queue) == 2)
+    use(manager, m2)  # it stays while m1 is leaving
+    assert manager.list_available_servable_ids() == [m2]
+    gate.set()
+    first.result(LONG).release()
+    second.result(LONG).release()
+    assert stage.factory.created == [m1, m2, m3, m4]
+
+
+def test_load_that_waits_for_room_does_not_begin_after_a_stop(stage: Stage) -> None:
+    manager, gate = stage.limited(1), stage.gate()
+    m1, m2 = ids(1, 2)
+    stage.factory.prepare(PuppetLoader(m1, unload_gate=gate))
+    use(manager, m1)
+    (future,) = stage.ask(manager, m2)
+    eventually(lambda: manager._queue)
+    stopping = stage.askers.submit(manager.stop, LONG)
+    with pytest.raises(ServingError, match="is stopped"):
+        future.result(LONG)
+    gate.set()
+    assert stopping.result(LONG)
+    assert not [event for event in stage.events if event.id == m2]
+
+
 def test_one_in_use_never_leaves_and_the_limit_gives_way(stage: Stage) -> None:
     manager = stage.limited(1)
     m1, m2, m3 = ids(1, 2, 3)

@@ -336,7 +336,6 @@ class CachingManager:
                 harness
                 for harness in harnesses
                 if harness.state is State.READY
-                and harness.id not in self._loads
                 and harness.id not in self._waiting
                 and not self._serving_map.in_use(harness.id.name, harness.id.version)
             ]
