@@ -3,22 +3,24 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 from tests.unit.puppets import PuppetLoader, PuppetServable, permanent
 from tests.unit.waiting import eventually
 from tfsrv._serving_map import ServingMap
-from tfsrv.config import ModelConfig, ServerOptions
+from tfsrv.config import AllVersions, ModelConfig, ServerOptions, SpecificVersions
 from tfsrv.core.loader import Loader
 from tfsrv.core.platform import Platform
 from tfsrv.core.servable import ManagerState, ServableData, ServableId
-from tfsrv.core.source import SourceAdapter
+from tfsrv.core.source import Source, SourceAdapter
 from tfsrv.core.storage_path import StoragePath
 from tfsrv.errors import Code, ServingError
-from tfsrv.server_core import ServerCore
+from tfsrv.reloading import Reloading
+from tfsrv.server_core import ServerCore, SetBy
 
 LONG = 30.0
 
@@ -28,12 +30,15 @@ class PuppetAdapter(SourceAdapter[StoragePath, Loader]):
 
     def __init__(self) -> None:
         self.gate = threading.Event()
+        self.made: list[PuppetLoader] = []
 
     def convert(self, version: ServableData[StoragePath]) -> Loader:
         path = Path(version.data)
         failures = [permanent("broken model")] if (path / "fails").exists() else []
         gate = self.gate if (path / "stuck").exists() else None
-        return PuppetLoader(version.id, failures, gate=gate)
+        loader = PuppetLoader(version.id, failures, gate=gate, origin=version.data)
+        self.made.append(loader)
+        return loader
 
 
 class Exists:
@@ -60,12 +65,25 @@ class Site:
         (self.folder / name).mkdir(exist_ok=True)
         staging.rename(self.folder / name / str(version))
 
-    def serve(self, *names: str, poll: int = 1) -> ServerCore:
-        models = tuple(ModelConfig(name, str(self.folder / name)) for name in names)
+    def model(self, name: str, **fields: Any) -> ModelConfig:
+        return ModelConfig(name, str(self.folder / name), **fields)
+
+    def serve(self, *names: str, poll: int = 1, **options: Any) -> ServerCore:
+        models = options.pop("models", tuple(self.model(name) for name in names))
+        sources = options.pop("sources", ())
         self.core = ServerCore(
-            ServerOptions(models=models, file_system_poll_wait_seconds=poll),
+            ServerOptions(
+                models=models,
+                model_config_file=options.pop("model_config_file", "models.config"),
+                file_system_poll_wait_seconds=poll,
+                **options,
+            ),
             self.serving_map,
-            {"tensorflow": Platform(self.adapter, Exists())},
+            {
+                "tensorflow": Platform(self.adapter, Exists()),
+                "other": Platform(PuppetAdapter(), Exists()),
+            },
+            sources=sources,
         )
         self.core.subscribe_decided(self.decided.append)
         self.core.start()
@@ -252,6 +270,337 @@ def test_refuses_models_that_cannot_be_served(
         ServerCore(ServerOptions(models=models), ServingMap(), platforms)
     assert caught.value.code is Code.INVALID_ARGUMENT
     assert caught.value.message == message
+
+
+# -- another list of models
+
+
+def reload(site: Site, *models: ModelConfig | str) -> Reloading:
+    """Ask for another list, by a call."""
+    assert site.core is not None
+    listed = [site.model(each) if isinstance(each, str) else each for each in models]
+    return site.core.reload(listed, SetBy.CALL)
+
+
+def results(reloading: Reloading) -> Mapping[str, ServingError | None]:
+    assert reloading.wait(LONG)
+    return reloading.results()
+
+
+def failure(reloading: Reloading, name: str) -> tuple[Code, str]:
+    error = results(reloading)[name]
+    assert error is not None
+    return error.code, error.message
+
+
+def served_path(site: Site, name: str) -> str:
+    with site.serving_map.acquire(name) as handle:
+        (loader,) = (each for each in site.adapter.made if each.has_loaded(handle.servable))
+        return str(loader.origin)
+
+
+def test_reload_serves_what_is_new_and_unloads_what_is_left_out(site: Site) -> None:
+    site.add("a", 1)
+    site.add("b", 1)
+    core = site.serve("a")
+    assert core.wait_until_decided(LONG)
+    assert results(reload(site, "b")) == {"b": None}
+    assert core.model_names() == ("b",)
+    assert site.code("b") is Code.OK
+    eventually(lambda: site.code("a") is Code.NOT_FOUND)
+
+
+def test_reload_of_the_same_list_has_nothing_to_wait_for(site: Site) -> None:
+    site.add("a", 1)
+    assert site.serve("a").wait_until_decided(LONG)
+    assert results(reload(site, "a")) == {}
+
+
+@pytest.mark.parametrize("poll", [0, 1])
+def test_reload_tells_what_became_of_each_model(site: Site, poll: int) -> None:
+    site.add("good", 1)
+    site.add("broken", 1, "fails")
+    site.serve(poll=poll)
+    reloading = reload(site, "good", "broken", "missing")
+    assert results(reloading)["good"] is None
+    assert failure(reloading, "broken") == (
+        Code.NOT_FOUND,
+        "{name: broken version: 1}: broken model",
+    )
+    code, text = failure(reloading, "missing")
+    assert code is Code.NOT_FOUND
+    assert "Could not find base path" in text
+
+
+def test_second_reload_of_a_model_that_failed_is_answered_too(site: Site) -> None:
+    site.add("broken", 1, "fails")
+    site.serve()
+    first = reload(site, "broken", "missing")
+    assert failure(first, "broken")[1] == "{name: broken version: 1}: broken model"
+    second = reload(site, "broken", "missing")
+    assert failure(second, "broken") == failure(first, "broken")
+    assert failure(second, "missing") == failure(first, "missing")
+
+
+def test_reload_does_not_wait_for_another_one(site: Site) -> None:
+    site.add("stuck", 1, "stuck")
+    site.add("good", 1)
+    site.serve()
+    waiting = reload(site, "stuck")
+    assert not waiting.wait(0.05)
+    assert results(reload(site, "stuck", "good")) == {"good": None}
+    assert not waiting.wait(0)
+    site.adapter.gate.set()
+    assert results(waiting) == {"stuck": None}
+
+
+def test_model_that_is_removed_is_waited_for_no_more(site: Site) -> None:
+    site.add("stuck", 1, "stuck")
+    site.serve()
+    waiting = reload(site, "stuck")
+    reload(site)
+    assert failure(waiting, "stuck")[0] is Code.CANCELLED
+    assert site.code("stuck") is Code.NOT_FOUND
+
+
+def test_new_model_is_pending_until_it_is_decided(site: Site) -> None:
+    site.add("stuck", 1, "stuck")
+    core = site.serve()
+    reload(site, "stuck")
+    assert core.pending_names() == {"stuck"}
+    assert site.code("stuck") is Code.UNAVAILABLE
+    site.adapter.gate.set()
+    assert core.wait_until_decided(LONG)
+
+
+def test_reload_with_another_base_path_loads_the_same_version_from_there(site: Site) -> None:
+    site.add("a", 1)
+    site.add("elsewhere", 1)
+    assert site.serve("a").wait_until_decided(LONG)
+    moved = ModelConfig("a", str(site.folder / "elsewhere"))
+    assert results(reload(site, moved)) == {"a": None}
+    assert served_path(site, "a") == str(site.folder / "elsewhere" / "1")
+
+
+def test_other_base_path_that_fails_leaves_the_old_version_and_is_told(site: Site) -> None:
+    site.add("a", 1)
+    site.add("elsewhere", 1, "fails")
+    core = site.serve("a")
+    assert core.wait_until_decided(LONG)
+    moved = reload(site, ModelConfig("a", str(site.folder / "elsewhere")))
+    assert failure(moved, "a")[1] == "{name: a version: 1}: broken model"
+    assert served_path(site, "a") == str(site.folder / "a" / "1")
+    nowhere = reload(site, ModelConfig("a", str(site.folder / "nowhere")))
+    assert failure(nowhere, "a")[0] is Code.NOT_FOUND
+    assert site.code("a") is Code.OK
+
+
+def test_reload_with_another_policy_is_followed(site: Site) -> None:
+    for version in (1, 2, 3):
+        site.add("a", version)
+    core = site.serve("a")
+    assert core.wait_until_decided(LONG)
+    both = site.model("a", version_policy=SpecificVersions(frozenset({1, 3})))
+    assert results(reload(site, both)) == {"a": None}
+    assert _state(core, "a", 1) is ManagerState.AVAILABLE
+    everything = site.model("a", version_policy=AllVersions())
+    assert results(reload(site, everything)) == {"a": None}
+    assert _state(core, "a", 2) is ManagerState.AVAILABLE
+
+
+def test_one_good_version_is_enough_for_a_model_to_be_fine(site: Site) -> None:
+    site.add("a", 1)
+    site.add("a", 2, "fails")
+    site.serve()
+    assert results(reload(site, site.model("a", version_policy=AllVersions()))) == {"a": None}
+
+
+@pytest.mark.parametrize(
+    ("models", "code", "message"),
+    [
+        (
+            ["b", "b"],
+            Code.INVALID_ARGUMENT,
+            "Illegal to list model b multiple times in config list",
+        ),
+        (
+            ["b", ModelConfig("c", "/c", platform="caffe", place="models.config:7")],
+            Code.INVALID_ARGUMENT,
+            "Model c requests unsupported platform caffe (models.config:7)",
+        ),
+        (
+            ["b", ModelConfig("a", "/a", platform="other")],
+            Code.FAILED_PRECONDITION,
+            "Illegal to change a model's platform. For model a platform was tensorflow and new "
+            "platform requested is other",
+        ),
+        (
+            ["b", ModelConfig("c", "s3://bucket/c")],
+            Code.UNIMPLEMENTED,
+            "File system scheme 's3' not implemented (file: 's3://bucket/c'); supported are local "
+            "paths and file://. Mount the files, or copy them.",
+        ),
+    ],
+)
+def test_list_that_is_refused_changes_nothing(
+    site: Site, models: list[ModelConfig | str], code: Code, message: str
+) -> None:
+    site.add("a", 1)
+    site.add("b", 1)
+    core = site.serve("a")
+    assert core.wait_until_decided(LONG)
+    before = core.list_models()
+    with pytest.raises(ServingError) as caught:
+        reload(site, *models)
+    assert (caught.value.code, caught.value.message) == (code, message)
+    assert core.list_models() == before
+    assert site.code("a") is Code.OK
+    assert site.code("b") is Code.NOT_FOUND
+
+
+def test_reload_where_nobody_ever_looks_is_answered(site: Site) -> None:
+    site.add("a", 1)
+    site.serve(poll=-1)
+    assert failure(reload(site, "a"), "a")[0] is Code.FAILED_PRECONDITION
+    assert site.code("a") is Code.NOT_FOUND
+
+
+def test_model_can_be_added_changed_and_removed_alone(site: Site) -> None:
+    site.add("a", 1)
+    site.add("b", 1)
+    site.add("elsewhere", 7)
+    core = site.serve("a")
+    assert core.wait_until_decided(LONG)
+    assert results(core.set_model(site.model("b"))) == {"b": None}
+    assert results(core.set_model(ModelConfig("b", str(site.folder / "elsewhere")))) == {"b": None}
+    eventually(lambda: site.latest("b") == 7)
+    core.remove_model("a")
+    eventually(lambda: site.code("a") is Code.NOT_FOUND)
+    assert core.model_names() == ("b",)
+    with pytest.raises(ServingError, match="Model a is not configured"):
+        core.remove_model("a")
+
+
+def test_list_tells_who_has_set_what(site: Site) -> None:
+    site.add("a", 1)
+    core = site.serve("a", model_config_file="")
+    core.set_model(site.model("b"))
+    assert [(each.config.name, each.set_by) for each in core.list_models()] == [
+        ("a", SetBy.FLAGS),
+        ("b", SetBy.CALL),
+    ]
+    core.reload([site.model("a"), site.model("b")], SetBy.FILE)
+    assert {each.set_by for each in core.list_models()} == {SetBy.FILE}
+
+
+def test_list_tells_why_a_model_is_not_available(site: Site) -> None:
+    site.add("broken", 1, "fails")
+    site.add("good", 1)
+    core = site.serve("broken", "good", "missing")
+    assert core.wait_until_decided(LONG)
+    why = core.unavailable()
+    assert set(why) == {"broken", "missing"}
+    assert why["broken"].message == "{name: broken version: 1}: broken model"
+    assert "Could not find base path" in why["missing"].message
+
+
+def test_version_that_failed_is_loaded_when_its_files_are_repaired(site: Site) -> None:
+    site.add("a", 1, "fails")
+    core = site.serve("a")
+    assert core.wait_until_decided(LONG)
+    (site.folder / "a" / "1" / "fails").unlink()
+    eventually(lambda: site.code("a") is Code.OK)
+
+
+# -- labels
+
+
+def test_label_can_be_set_together_with_the_version_that_it_points_to(site: Site) -> None:
+    site.add("a", 1)
+    labelled = site.model("a", version_labels=(("stable", 1),))
+    core = site.serve(models=(labelled,))
+    assert core.wait_until_decided(LONG)
+    eventually(lambda: core.list_models()[0].labels == {"stable": 1})
+    assert site.serving_map.acquire("a", label="stable").version == 1
+
+
+def test_label_moves_when_its_version_is_available(site: Site) -> None:
+    both = {"version_policy": SpecificVersions(frozenset({1, 2}))}
+    site.add("a", 1)
+    core = site.serve(models=(site.model("a", version_labels=(("stable", 1),), **both),))
+    assert core.wait_until_decided(LONG)
+    site.add("a", 2, "stuck")
+    reloading = reload(site, site.model("a", version_labels=(("stable", 2),), **both))
+    eventually(lambda: _state(core, "a", 2) is ManagerState.LOADING)
+    with site.serving_map.acquire("a", label="stable") as handle:
+        assert handle.version == 1
+    assert not reloading.wait(0)
+    site.adapter.gate.set()
+    assert results(reloading) == {"a": None}
+    with site.serving_map.acquire("a", label="stable") as handle:
+        assert handle.version == 2
+
+
+def test_label_to_nowhere_is_told(site: Site) -> None:
+    site.add("a", 1)
+    site.serve()
+    reloading = reload(site, site.model("a", version_labels=(("stable", 9),)))
+    assert failure(reloading, "a") == (
+        Code.FAILED_PRECONDITION,
+        "Request to assign label to version 9 of model a, which is not currently available for "
+        "inference",
+    )
+    assert site.code("a") is Code.OK
+
+
+def test_change_of_labels_alone_is_answered(site: Site) -> None:
+    site.add("a", 1)
+    assert site.serve("a", poll=0).wait_until_decided(LONG)
+    assert results(reload(site, site.model("a", version_labels=(("x", 1),)))) == {"a": None}
+    assert site.serving_map.acquire("a", label="x").version == 1
+
+
+# -- further sources
+
+
+class ListedSource(Source[StoragePath]):
+    """Says what a test tells it to say."""
+
+    def __init__(self) -> None:
+        self.calls: list[str] = []
+
+    def start(self) -> None:
+        self.calls.append("start")
+
+    def stop(self) -> None:
+        self.calls.append("stop")
+
+    def tell(self, name: str, version: int, path: Path) -> None:
+        self._emit(name, [ServableData(ServableId(name, version), StoragePath(str(path)))])
+
+
+def test_further_source_tells_of_servables_beside_the_configured_models(site: Site) -> None:
+    site.add("a", 1)
+    site.add("plugged", 3)
+    source = ListedSource()
+    core = site.serve("a", sources=[source])
+    source.tell("plugged", 3, site.folder / "plugged" / "3")
+    eventually(lambda: site.code("plugged") is Code.OK)
+    assert core.wait_until_decided(LONG)
+    core.stop(LONG)
+    assert source.calls == ["start", "stop"]
+
+
+def test_further_source_cannot_take_the_name_of_a_configured_model(
+    site: Site, caplog: pytest.LogCaptureFixture
+) -> None:
+    site.add("a", 1)
+    source = ListedSource()
+    core = site.serve("a", sources=[source])
+    assert core.wait_until_decided(LONG)
+    source.tell("a", 9, site.folder / "a" / "1")
+    assert "ListedSource tells of versions of a, which is configured" in caplog.text
+    assert list(core.monitor.versions("a")) == [1]
 
 
 def _state(core: ServerCore, name: str, version: int) -> ManagerState | None:
