@@ -10,7 +10,7 @@ import pytest
 from tests.unit.puppets import permanent
 from tfsrv.core.event_bus import EventBus
 from tfsrv.core.servable import ManagerState, ServableId, ServableState
-from tfsrv.core.servable_state_monitor import ServableStateMonitor
+from tfsrv.core.servable_state_monitor import MAX_ENDED_VERSIONS, ServableStateMonitor
 from tfsrv.errors import ServingError
 
 LONG = 30.0
@@ -59,6 +59,40 @@ def test_remembers_what_has_ended(
     bus.publish(state("a", 1, ManagerState.END, error))
     bus.publish(state("a", 2, ManagerState.AVAILABLE))
     assert monitor.versions("a")[1].error is error
+
+
+def test_forgets_the_versions_of_a_servable_that_ended_first(
+    bus: EventBus[ServableState], monitor: ServableStateMonitor
+) -> None:
+    bus.publish(state("other", 1, ManagerState.END))
+    bus.publish(state("a", 1, ManagerState.END))
+    bus.publish(state("a", 2, ManagerState.AVAILABLE))
+    for version in range(3, 3 + MAX_ENDED_VERSIONS):
+        bus.publish(state("a", version, ManagerState.END))
+    versions = monitor.versions("a")
+    assert len(versions) == MAX_ENDED_VERSIONS + 1
+    assert 1 not in versions
+    assert versions[2].manager_state is ManagerState.AVAILABLE
+    assert list(monitor.versions("other")) == [1]
+
+
+def test_version_that_came_back_is_not_among_those_that_ended(
+    bus: EventBus[ServableState], monitor: ServableStateMonitor
+) -> None:
+    bus.publish(state("a", 1, ManagerState.END))
+    bus.publish(state("a", 1, ManagerState.AVAILABLE))
+    for version in range(2, 2 + MAX_ENDED_VERSIONS):
+        bus.publish(state("a", version, ManagerState.END))
+    assert len(monitor.versions("a")) == MAX_ENDED_VERSIONS + 1
+
+
+def test_forgets_servables_that_ended_long_ago(
+    bus: EventBus[ServableState], monitor: ServableStateMonitor, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("tfsrv.core.servable_state_monitor.MAX_ENDED", 3)
+    for name in "abcd":
+        bus.publish(state(name, 1, ManagerState.END))
+    assert set(monitor.all_states()) == {"b", "c", "d"}
 
 
 def test_hears_nothing_after_close(

@@ -1,17 +1,24 @@
 """What state every version is in, for whoever asks.
 
-The monitor remembers the last state of every version that it ever heard of, also of those that
-have ended: a failed load shows its error nowhere else.
+The monitor remembers the last state of versions that have ended, too: a failed load shows its
+error nowhere else. Of each servable it remembers so many, and of all together; the ones that ended
+first are forgotten. TensorFlow Serving remembers all, and its answers grow with each new version
+(tensorflow/serving issue 1488).
 """
 
 from __future__ import annotations
 
 import threading
 import time
+from collections import Counter
 from collections.abc import Collection, Iterable, Mapping
 
 from tfsrv.core.event_bus import EventBus
 from tfsrv.core.servable import ManagerState, ServableId, ServableState
+
+
+MAX_ENDED_VERSIONS = 100  # of one servable
+MAX_ENDED = 10_000  # of all
 
 
 class ServableStateMonitor:
@@ -20,6 +27,8 @@ class ServableStateMonitor:
     def __init__(self, event_bus: EventBus[ServableState]) -> None:
         self._changed = threading.Condition()
         self._states: dict[str, dict[int, ServableState]] = {}
+        self._ended: dict[ServableId, None] = {}  # in the order of their ends
+        self._num_ended: Counter[str] = Counter()
         self._unsubscribe = event_bus.subscribe(self._hear)
 
     def close(self) -> None:
@@ -63,7 +72,30 @@ class ServableStateMonitor:
     def _hear(self, state: ServableState) -> None:
         with self._changed:
             self._states.setdefault(state.id.name, {})[state.id.version] = state
+            if state.id in self._ended:
+                del self._ended[state.id]
+                self._num_ended[state.id.name] -= 1
+            if state.manager_state is ManagerState.END:
+                self._ended[state.id] = None
+                self._num_ended[state.id.name] += 1
+                self._forget(state.id.name)
             self._changed.notify_all()
+
+    def _forget(self, name: str) -> None:
+        """Keep within bounds after one more version of a servable has ended."""
+        if self._num_ended[name] > MAX_ENDED_VERSIONS:
+            self._drop(next(id for id in self._ended if id.name == name))
+        elif len(self._ended) > MAX_ENDED:
+            self._drop(next(iter(self._ended)))
+
+    def _drop(self, id: ServableId) -> None:
+        del self._ended[id]
+        self._num_ended[id.name] -= 1
+        versions = self._states[id.name]
+        del versions[id.version]
+        if not versions:
+            del self._states[id.name]
+            del self._num_ended[id.name]
 
 
 def outcome(versions: Mapping[int, ServableState]) -> ServableState | None:
