@@ -21,7 +21,7 @@ from typing import TYPE_CHECKING, Any, Protocol
 
 from tfsrv.config import ServerOptions
 from tfsrv.core.platform import Platform
-from tfsrv.core.source import AspiredVersionsCallback
+from tfsrv.core.source import Emitter
 from tfsrv.core.storage_path import StoragePath
 from tfsrv.errors import Code, ServingError
 from tfsrv.servables.lookup_table import lookup_table_platform
@@ -43,12 +43,8 @@ BUILT_IN_PLATFORMS: Mapping[str, MakePlatform] = {
 logger = logging.getLogger("tfsrv")
 
 
-class StoragePathSource(Protocol):
+class StoragePathSource(Emitter[StoragePath], Protocol):
     """A source of paths that can be started: what plug-ins in the group `tfsrv.sources` make."""
-
-    def set_aspired_versions_callback(
-        self, callback: AspiredVersionsCallback[StoragePath]
-    ) -> None: ...
 
     def start(self) -> None:
         """Begin to tell the callback which versions are wanted. Returns soon."""

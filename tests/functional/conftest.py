@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -29,18 +30,24 @@ def transport(request: pytest.FixtureRequest) -> str:
 
 @contextmanager
 def serving(
-    models: dict[str, Path], *flags: str, ready: bool = True, errors_are_meant: bool = False
+    models: dict[str, Path],
+    *flags: str,
+    ready: bool = True,
+    errors_are_meant: bool = False,
+    environment: dict[str, str] | None = None,
 ) -> Iterator[Launched]:
     """A server of several models on a port of its own. It must end well, and leave nothing.
 
-    `ready` waits until each model has answered that it is available.
+    A name may be "name@platform". `ready` waits until each model has answered that it is
+    available.
     """
     pairs = [f"{name}={path}" for name, path in models.items()]
     where = ("--port=0", "--bind_address=127.0.0.1")
-    with launched(*pairs, *where, *flags, program=SERVE_SEVERAL) as server:
+    arguments = (*pairs, *where, *flags)
+    with launched(*arguments, program=SERVE_SEVERAL, environment=environment) as server:
         if ready:
             with client(server.address()) as ask:
-                for name in models:
+                for name in (key.partition("@")[0] for key in models):
                     until(lambda name=name: AVAILABLE in ask.states(name))  # type: ignore[misc]
         yield server
         ends_well(server, errors_are_meant=errors_are_meant)
@@ -63,7 +70,7 @@ def serve() -> Iterator[Serve]:
     """Start a server for one test: `serve({"m": path}, "--flag=value", ready=False)`."""
     with ExitStack() as stack:
 
-        def start(models: dict[str, Path], *flags: str, **options: bool) -> Launched:
+        def start(models: dict[str, Path], *flags: str, **options: Any) -> Launched:
             return stack.enter_context(serving(models, *flags, **options))
 
         yield start

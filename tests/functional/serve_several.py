@@ -1,6 +1,6 @@
 """The server with several models, for which it has no flag yet. Else as `python -m tfsrv`.
 
-python -m tests.functional.serve_several NAME=BASE_PATH [NAME=BASE_PATH ...] [FLAG ...]
+python -m tests.functional.serve_several NAME=BASE_PATH [NAME@PLATFORM=BASE_PATH ...] [FLAG ...]
 """
 
 from __future__ import annotations
@@ -16,10 +16,15 @@ from tfsrv.parts import make_parts
 from tfsrv.server import leave, run
 
 
+def model(word: str) -> ModelConfig:
+    name, _, base_path = word.partition("=")
+    name, _, platform = name.partition("@")
+    return ModelConfig(name, base_path, platform=platform or "tensorflow")
+
+
 def main(arguments: list[str]) -> int:
-    pairs = [word.split("=", 1) for word in arguments if not word.startswith("-")]
     flags = [word for word in arguments if word.startswith("-")]
-    models = tuple(ModelConfig(name, base_path) for name, base_path in pairs)
+    models = tuple(model(word) for word in arguments if not word.startswith("-"))
     line = parse([*flags, f"--model_base_path={models[0].base_path}"])
     return run(dataclasses.replace(options_from(line), models=models), make_parts, Opening)
 

@@ -38,6 +38,13 @@ class Target(Protocol[T]):
         """
 
 
+class Emitter(Protocol[T]):
+    """What tells one target which versions are wanted: a Source, or what does the same."""
+
+    def set_aspired_versions_callback(self, callback: AspiredVersionsCallback[T]) -> None:
+        """Where aspired versions go."""
+
+
 class Source(ABC, Generic[T]):
     """Tells one target which versions are wanted."""
 
@@ -78,6 +85,6 @@ class SourceAdapter(Source[Out], Generic[In, Out]):
             return ServableData(version.id, error=as_serving_error(error))
 
 
-def connect(source: Source[T], target: Target[T]) -> None:
+def connect(source: Emitter[T], target: Target[T]) -> None:
     """Let `source` tell `target`."""
     source.set_aspired_versions_callback(target.set_aspired_versions)
