@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -140,3 +142,29 @@ def legs_of_a_cat(serving_map: ServingMap) -> float:
         servable: Any = handle.servable
         outputs = servable.predict("serving_default", {"keys": strings("cat")}, ())
         return float(numpy.asarray(outputs["values"])[0])
+
+
+# --- packages
+
+
+@pytest.mark.parametrize("example", [TABLE, SOURCE], ids=lambda path: path.name)
+def test_an_example_can_be_installed(example: Path, tmp_path: Path) -> None:
+    for module in ("pip", "setuptools"):
+        pytest.importorskip(module)
+    tree = tmp_path / "tree"  # a build leaves files behind
+    shutil.copytree(example, tree, ignore=shutil.ignore_patterns("__pycache__"))
+    options = ["--no-deps", "--no-build-isolation", "--no-index", "--target", tmp_path / "site"]
+    done = subprocess.run(
+        [sys.executable, "-m", "pip", "install", *options, tree],
+        env={**os.environ, "PIP_DISABLE_PIP_VERSION_CHECK": "1"},
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert done.returncode == 0, done.stdout + done.stderr
+    (entry_points,) = (tmp_path / "site").glob("*.dist-info/entry_points.txt")
+    for group, entries in project_of(example)["entry-points"].items():
+        for name, value in entries.items():
+            assert f"[{group}]\n{name} = {value}" in entry_points.read_text()
+            assert (tmp_path / "site" / f"{value.partition(':')[0]}.py").exists()
+    assert not (tmp_path / "site" / "tfsrv").exists()
