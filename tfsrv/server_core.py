@@ -38,7 +38,7 @@ from tfsrv.core.resources import RAM
 from tfsrv.core.servable import ManagerState, ServableData, ServableId, ServableState
 from tfsrv.core.servable_state_monitor import ServableStateMonitor
 from tfsrv.core.serving_map_publisher import ReadableServingMap, ServingMapPublisher
-from tfsrv.core.source import AspiredVersionsCallback, SourceAdapter, connect
+from tfsrv.core.source import Emitter, SourceAdapter, connect
 from tfsrv.core.storage_path import StoragePath
 from tfsrv.errors import Code, ServingError
 from tfsrv.model_config_poller import ModelConfigPoller
@@ -53,16 +53,14 @@ NEVER_LOOKS = "--file_system_poll_wait_seconds is negative: versions are never l
 logger = logging.getLogger("tfsrv")
 
 
-class StoragePathSource(Protocol):
+class StoragePathSource(Emitter[StoragePath], Protocol):
     """A source of paths beside the configured models, such as a plug-in."""
 
-    def set_aspired_versions_callback(
-        self, callback: AspiredVersionsCallback[StoragePath]
-    ) -> None: ...
+    def start(self) -> None:
+        """Begin to tell the callback which versions are wanted. Returns soon."""
 
-    def start(self) -> None: ...
-
-    def stop(self) -> None: ...
+    def stop(self) -> None:
+        """Tell nothing more, and end all threads."""
 
 
 class SetBy(Enum):

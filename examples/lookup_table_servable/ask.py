@@ -18,7 +18,7 @@ def main(address: str, *keys: str) -> None:
     request.inputs["keys"].string_val.extend(key.encode() for key in keys)
     response_class: Any = message_class("tensorflow.serving.PredictResponse")
     with grpc.insecure_channel(address) as channel:
-        predict = channel.unary_unary("/tensorflow.serving.PredictionService/Predict")
+        predict: Any = channel.unary_unary("/tensorflow.serving.PredictionService/Predict")
         outputs = response_class.FromString(predict(request.SerializeToString())).outputs
     for key, value, found in zip(
         keys, outputs["values"].float_val, outputs["found"].bool_val, strict=True

@@ -6,6 +6,7 @@ import tempfile
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -29,17 +30,25 @@ def transport(request: pytest.FixtureRequest) -> str:
 
 @contextmanager
 def serving(
-    models: dict[str, Path], *flags: str, ready: bool = True, errors_are_meant: bool = False
+    models: dict[str, Path],
+    *flags: str,
+    ready: bool = True,
+    errors_are_meant: bool = False,
+    environment: dict[str, str] | None = None,
 ) -> Iterator[Launched]:
     """A server of several models on a port of its own. It must end well, and leave nothing.
 
-    `ready` waits until each model has answered that it is available.
+    A name may be "name@platform". `ready` waits until each model has answered that it is
+    available.
     """
     where = ("--port=0", "--bind_address=127.0.0.1")
-    with config_file(models) as config, launched(config, *where, *flags) as server:
+    with (
+        config_file(models) as config,
+        launched(config, *where, *flags, environment=environment) as server,
+    ):
         if ready:
             with client(server.address()) as ask:
-                for name in models:
+                for name in (key.partition("@")[0] for key in models):
                     until(lambda name=name: AVAILABLE in ask.states(name))  # type: ignore[misc]
         yield server
         ends_well(server, errors_are_meant=errors_are_meant)
@@ -55,12 +64,17 @@ def config_file(models: dict[str, Path]) -> Iterator[str]:
 
 
 def config_text(models: dict[str, Path], **more: str) -> str:
-    """A ModelServerConfig; `more` has further fields by the name of the model."""
-    configs = (
-        f'config {{ name: "{name}" base_path: "{path}" model_platform: "tensorflow"'
-        f" {more.get(name, '')} }}"
-        for name, path in models.items()
-    )
+    """A ModelServerConfig; `more` has further fields by the name of the model.
+
+    A model's key may be "name@platform".
+    """
+    configs = []
+    for key, path in models.items():
+        name, _, platform = key.partition("@")
+        configs.append(
+            f'config {{ name: "{name}" base_path: "{path}" '
+            f'model_platform: "{platform or "tensorflow"}" {more.get(name, "")} }}'
+        )
     return f"model_config_list {{ {' '.join(configs)} }}"
 
 
@@ -81,7 +95,7 @@ def serve() -> Iterator[Serve]:
     """Start a server for one test: `serve({"m": path}, "--flag=value", ready=False)`."""
     with ExitStack() as stack:
 
-        def start(models: dict[str, Path], *flags: str, **options: bool) -> Launched:
+        def start(models: dict[str, Path], *flags: str, **options: Any) -> Launched:
             return stack.enter_context(serving(models, *flags, **options))
 
         yield start

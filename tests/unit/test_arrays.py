@@ -126,7 +126,8 @@ def test_requests_mean_what_protobuf_and_tensorflow_say(random: Random) -> None:
         return
     arrays, reason = outcome(data)
     if reason:
-        assert "numpy has no type" in reason or "(maximum" in reason or None in expected.values()
+        is_beyond_numpy = "numpy has no type" in reason or reason.endswith(")")
+        assert is_beyond_numpy or None in expected.values()
         return
     assert arrays.keys() == expected.keys()
     for alias, array in arrays.items():

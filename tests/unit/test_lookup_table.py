@@ -40,7 +40,7 @@ def error(folder: Path, content: bytes) -> str:
     return caught.value.message.removeprefix(f"{folder}/")
 
 
-def ask(made: LookupTable, **inputs: Any) -> tuple[list[Any], list[bool]]:
+def ask(made: LookupTable, **inputs: Any) -> tuple[Any, Any]:
     outputs = made.predict("serving_default", inputs, ())
     assert outputs.keys() == {"values", "found"}
     return outputs["values"].tolist(), outputs["found"].tolist()
@@ -89,6 +89,10 @@ def test_a_default_stands_for_what_is_not_there(
     values, found = ask(table(tmp_path, LEGS), keys=keys, default=default)
     assert values == expected
     assert found == [False, True, False]
+    scalar = numpy.empty((), object)
+    scalar[()] = b"worm"
+    if default.size == 1:
+        assert ask(table(tmp_path, LEGS), keys=scalar, default=default) == (7, False)
 
 
 @pytest.mark.parametrize(

@@ -16,7 +16,6 @@ from collections.abc import Collection, Iterable, Mapping
 from tfsrv.core.event_bus import EventBus
 from tfsrv.core.servable import ManagerState, ServableId, ServableState
 
-
 MAX_ENDED_VERSIONS = 100  # of one servable
 MAX_ENDED = 10_000  # of all
 

@@ -38,6 +38,13 @@ class Target(Protocol[T]):
         """
 
 
+class Emitter(Protocol[T]):
+    """What tells one target which versions are wanted: a Source, or what does the same."""
+
+    def set_aspired_versions_callback(self, callback: AspiredVersionsCallback[T]) -> None:
+        """Where aspired versions go."""
+
+
 class Source(ABC, Generic[T]):
     """Tells one target which versions are wanted."""
 
@@ -100,6 +107,6 @@ class ErrorInjectingSourceAdapter(SourceAdapter[In, Out]):
         raise ServingError(self._error.code, self._error.message)
 
 
-def connect(source: Source[T], target: Target[T]) -> None:
+def connect(source: Emitter[T], target: Target[T]) -> None:
     """Let `source` tell `target`."""
     source.set_aspired_versions_callback(target.set_aspired_versions)

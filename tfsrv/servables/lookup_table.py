@@ -161,6 +161,7 @@ class LookupTable:
                     f'"default" has shape {list(default.shape)}: it may have one element, or the'
                     f' shape of "keys", {list(keys.shape)}'
                 )
+            default = default if default.shape == keys.shape else default.reshape(())
         return keys, default
 
 

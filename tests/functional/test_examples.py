@@ -1,0 +1,170 @@
+"""The examples do what their READMEs say, as packages that are installed."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import numpy
+import pytest
+
+from tests.conftest import ROOT
+from tests.functional.conftest import serving
+from tests.functional.launching import client
+from tests.functional.messages import array, floats, predict_request, strings
+from tests.plugging import project_of, write_metadata
+from tests.unit.waiting import DEADLINE_SECONDS, eventually
+from tfsrv._proto import parse_text
+from tfsrv._serving_map import ServingMap
+from tfsrv.config import ModelConfig, ServerOptions
+from tfsrv.core.aspired_versions_manager import AspiredVersionsManager
+from tfsrv.core.event_bus import EventBus
+from tfsrv.core.serving_map_publisher import ServingMapPublisher
+from tfsrv.core.source import connect
+from tfsrv.errors import Code, ServingError
+from tfsrv.plugins import load_platforms, load_source
+
+EXAMPLES = ROOT / "examples"
+TABLE = EXAMPLES / "lookup_table_servable"
+SOURCE = EXAMPLES / "custom_source"
+
+
+def install(example: Path, folder: Path) -> None:
+    """Put the metadata of an example's package into a folder that will be on the path."""
+    project = project_of(example)
+    write_metadata(folder, project["name"], project["entry-points"])
+
+
+# --- lookup_table_servable
+
+
+def configured() -> list[Any]:
+    config: Any = parse_text(
+        "tensorflow.serving.ModelServerConfig", (TABLE / "models.config").read_text(), ""
+    )
+    return list(config.model_config_list.config)
+
+
+def test_tables_and_a_platform_of_ones_own_are_served(tmp_path: Path, transport: str) -> None:
+    install(TABLE, tmp_path)
+    models = {f"{each.name}@{each.model_platform}": TABLE / each.base_path for each in configured()}
+    assert list(models) == ["legs@lookup_table", "scaled@scale"]
+    environment = {"PYTHONPATH": f"{tmp_path}:{TABLE}"}
+    with serving(models, f"--grpc_transport={transport}", environment=environment) as server:
+        done = subprocess.run(
+            [sys.executable, TABLE / "ask.py", server.address(), "cat", "spider", "worm"],
+            cwd=ROOT,
+            env={"PYTHONPATH": str(ROOT)},
+            capture_output=True,
+            text=True,
+            check=True,
+        )
+        assert done.stdout == "cat: 4\nspider: 8\nworm: not in the table\n"
+        told = (TABLE / "README.md").read_text().partition("prints\n\n")[2]
+        assert done.stdout == told.replace("    ", "")
+        with client(server.address()) as ask:
+            response = ask.predict(predict_request("scaled", {"x": floats(1, 2)}))
+            assert array(response.outputs["y"]).tolist() == [2.5, 5]
+            error = ask.predict_future(predict_request("scaled", {"x": strings("a")})).exception()
+            assert error.details() == 'Give floats as "x".'
+
+
+def test_a_factor_that_is_no_number_is_told_with_its_file(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.syspath_prepend(TABLE)
+    from scale_servable import ScaleLoader  # type: ignore[import-not-found]
+
+    from tfsrv.core.storage_path import StoragePath
+
+    (tmp_path / "factor.txt").write_text("two")
+    with pytest.raises(ServingError, match=r"factor\.txt: could not convert") as caught:
+        ScaleLoader(StoragePath(str(tmp_path))).load()
+    assert caught.value.code is Code.INVALID_ARGUMENT
+
+
+# --- custom_source
+
+
+def test_versions_that_a_file_lists_are_served(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    install(SOURCE, tmp_path)
+    monkeypatch.syspath_prepend(tmp_path)
+    monkeypatch.syspath_prepend(SOURCE)
+    listed = tmp_path / "versions.txt"
+    listed.write_text(f"# name version path\nlegs 1 {TABLE / 'animals' / '1'}\n")
+    options = ServerOptions(models=(ModelConfig("m", "/m"),))
+    serving_map = ServingMap()
+    manager = AspiredVersionsManager(ServingMapPublisher(serving_map), EventBus())
+    adapter = load_platforms(options)["lookup_table"].adapter
+    source = load_source(f"listed:{listed}")
+    connect(source, adapter)
+    connect(adapter, manager)
+    manager.start()
+    source.start()
+    try:
+        eventually(lambda: versions(serving_map) == {1})
+        assert legs_of_a_cat(serving_map) == 4
+
+        other = tmp_path / "other"
+        other.mkdir()
+        (other / "table.tsv").write_text("key:string\tvalue:float\ncat\t5\n")
+        listed.write_text(f"legs 7 {other}  # found elsewhere\n")
+        eventually(lambda: versions(serving_map) == {7})
+        assert legs_of_a_cat(serving_map) == 5
+
+        listed.write_text("legs seven\n")  # wrong: nothing changes
+        eventually(lambda: "line 1 should be a name, a version and a path" in caplog.text)
+        assert versions(serving_map) == {7}
+    finally:
+        source.stop()
+        assert manager.stop(DEADLINE_SECONDS)
+
+
+def versions(serving_map: ServingMap) -> set[int]:
+    found = set()
+    for version in (1, 7):
+        try:
+            serving_map.acquire("legs", version).release()
+        except ServingError:
+            continue
+        found.add(version)
+    return found
+
+
+def legs_of_a_cat(serving_map: ServingMap) -> float:
+    with serving_map.acquire("legs") as handle:
+        servable: Any = handle.servable
+        outputs = servable.predict("serving_default", {"keys": strings("cat")}, ())
+        return float(numpy.asarray(outputs["values"])[0])
+
+
+# --- packages
+
+
+@pytest.mark.parametrize("example", [TABLE, SOURCE], ids=lambda path: path.name)
+def test_an_example_can_be_installed(example: Path, tmp_path: Path) -> None:
+    for module in ("pip", "setuptools"):
+        pytest.importorskip(module)
+    tree = tmp_path / "tree"  # a build leaves files behind
+    shutil.copytree(example, tree, ignore=shutil.ignore_patterns("__pycache__"))
+    options = ["--no-deps", "--no-build-isolation", "--no-index", "--target", tmp_path / "site"]
+    done = subprocess.run(
+        [sys.executable, "-m", "pip", "install", *options, tree],
+        env={**os.environ, "PIP_DISABLE_PIP_VERSION_CHECK": "1"},
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert done.returncode == 0, done.stdout + done.stderr
+    (entry_points,) = (tmp_path / "site").glob("*.dist-info/entry_points.txt")
+    for group, entries in project_of(example)["entry-points"].items():
+        for name, value in entries.items():
+            assert f"[{group}]\n{name} = {value}" in entry_points.read_text()
+            assert (tmp_path / "site" / f"{value.partition(':')[0]}.py").exists()
+    assert not (tmp_path / "site" / "tfsrv").exists()
