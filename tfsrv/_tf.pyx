@@ -113,6 +113,7 @@ cdef const char* resolve(void* library, Api* into) noexcept nogil:
     want(library, "TF_NewSessionOptions", <void**>&into.NewSessionOptions, &missing)
     want(library, "TF_DeleteSessionOptions", <void**>&into.DeleteSessionOptions, &missing)
     want(library, "TF_SetConfig", <void**>&into.SetConfig, &missing)
+    want(library, "TF_NewSession", <void**>&into.NewSession, &missing)
     want(library, "TF_LoadSessionFromSavedModel", <void**>&into.LoadSessionFromSavedModel,
          &missing)
     want(library, "TF_SessionRun", <void**>&into.SessionRun, &missing)
