@@ -15,6 +15,7 @@ from importlib.util import find_spec
 
 from tfsrv import _tf
 from tfsrv._op_libraries import find_op_libraries, load_op_libraries
+from tfsrv._run_pools import prime_pools
 from tfsrv.errors import Code, ServingError
 
 logger = logging.getLogger("tfsrv")
@@ -27,14 +28,22 @@ _DISABLE_XLA = "_ZN10tensorflow21DisableXlaCompilationEv"
 class Opening:
     """Opens the library once, beginning at once, and makes it ready for models.
 
-    Whoever loads a model meanwhile waits for that. With `op_libraries`, words of the flag of that
-    name, the constructor waits too: a library that does not load ends the server, and that is to
-    be known before anybody could connect.
+    Whoever loads a model meanwhile waits for that, the making of the thread pools included, which
+    `session_config`, a serialized ConfigProto, describes. With `op_libraries`, words of the flag
+    of that name, the constructor waits too: a library that does not load ends the server, and
+    that is to be known before anybody could connect.
     """
 
-    def __init__(self, *, xla_enabled: bool = False, op_libraries: Sequence[str] = ()) -> None:
+    def __init__(
+        self,
+        *,
+        xla_enabled: bool = False,
+        op_libraries: Sequence[str] = (),
+        session_config: bytes = b"",
+    ) -> None:
         self._xla_enabled = xla_enabled
         self._op_libraries = op_libraries
+        self._session_config = session_config
         self.error: ServingError | None = None  # final once the thread has ended
         self._version = ""
         _tf.hold_sessions()
@@ -57,6 +66,7 @@ class Opening:
             if not self._xla_enabled:
                 disable_xla_compilation()
             load_op_libraries(libraries)
+            prime_pools(self._session_config)
         except ServingError as error:
             self.error = error
         except Exception as error:

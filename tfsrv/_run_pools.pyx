@@ -1,4 +1,4 @@
-"""A thread of TensorFlow's for each run that must stop at its deadline.
+"""TensorFlow's thread pools: shared by all sessions, and one for each run with a deadline.
 
 TensorFlow looks at a run's time-out only when the run is on a thread pool. In the pool that all
 sessions share, as many threads as there are cores, two runs that loop for half a minute leave no
@@ -6,7 +6,8 @@ thread for anybody's next run. So there are pools of one thread each beside the 
 (ConfigProto.session_inter_op_thread_pool), and a run takes one that is free: it has a thread to
 itself, as it has in the caller's thread. If ever all are taken, the shared pool serves.
 
-The pools have names, by which TensorFlow makes them once for all sessions.
+The pools have names, by which TensorFlow makes them once for all sessions, in the thread that makes
+the first one: see prime_pools.
 """
 
 from libc.stdint cimport uint64_t
@@ -15,6 +16,9 @@ from tfsrv._atomic cimport cas_weak_u64, load_relaxed_u64
 
 from google.protobuf.message import DecodeError
 
+from tfsrv._tf cimport TF_Graph, TF_Session, TF_SessionOptions, TF_Status, api, thread_status
+
+from tfsrv import _tf
 from tfsrv._proto import message_class
 
 cdef extern from *:
@@ -76,3 +80,58 @@ def add_run_pools(config: bytes) -> tuple[bytes, bool]:
     for i in range(1, RUN_POOLS + 1):
         message.session_inter_op_thread_pool.add(num_threads=1, global_name=f"tfsrv-run-{i}")
     return message.SerializeToString(), True
+
+
+def pools_are_shared(config: bytes) -> bool:
+    """Do all sessions with this serialized ConfigProto, and add_run_pools, share all their pools?
+
+    If not, each model's session has threads of its own, made by the thread that loads it. False
+    for a config that cannot be read.
+    """
+    message = message_class("tensorflow.ConfigProto")()
+    try:
+        message.ParseFromString(add_run_pools(config)[0])
+    except DecodeError:
+        return False
+    # The pool for the inside of ops (LocalDevice of tensorflow/core/common_runtime) is always one.
+    return not message.use_per_session_threads and all(
+        pool.global_name for pool in message.session_inter_op_thread_pool
+    )
+
+
+def prime_pools(config: bytes) -> bool:
+    """Have TensorFlow make its shared pools now, by an empty session with this ConfigProto.
+
+    Threads inherit the niceness of the thread that starts them. A thread that loads models at a
+    lower priority must not be the first to make a session: every model would run at that
+    priority ever after. Returns whether the threads of all sessions are there now; never raises:
+    what is wrong with the config is told by the first model's load.
+    """
+    _tf.open_library()
+    whole, _ = add_run_pools(config)
+    cdef const char* c_config = whole
+    cdef size_t size = len(whole)
+    cdef bint made
+    with nogil:
+        made = make_and_delete_session(c_config, size)
+    return made and pools_are_shared(config)
+
+
+cdef bint make_and_delete_session(const char* config, size_t config_size) noexcept nogil:
+    cdef TF_Status* status = thread_status()
+    cdef TF_SessionOptions* options
+    cdef TF_Graph* graph
+    cdef TF_Session* session = NULL
+    if status == NULL:
+        return False
+    options = api.NewSessionOptions()
+    graph = api.NewGraph()
+    api.SetConfig(options, config, config_size, status)
+    if api.GetCode(status) == 0:
+        session = api.NewSession(graph, options, status)
+    if session != NULL:
+        api.CloseSession(session, status)
+        api.DeleteSession(session, status)
+    api.DeleteGraph(graph)
+    api.DeleteSessionOptions(options)
+    return session != NULL

@@ -83,6 +83,7 @@ cdef struct Api:
     TF_SessionOptions* (*NewSessionOptions)() noexcept nogil
     void (*DeleteSessionOptions)(TF_SessionOptions*) noexcept nogil
     void (*SetConfig)(TF_SessionOptions*, const void* proto, size_t size, TF_Status*) noexcept nogil
+    TF_Session* (*NewSession)(TF_Graph*, const TF_SessionOptions*, TF_Status*) noexcept nogil
     TF_Session* (*LoadSessionFromSavedModel)(
         const TF_SessionOptions*, const TF_Buffer* run_options, const char* export_dir,
         const char* const* tags, int tags_size, TF_Graph*, TF_Buffer* meta_graph_def,

@@ -113,6 +113,7 @@ cdef const char* resolve(void* library, Api* into) noexcept nogil:
     want(library, "TF_NewSessionOptions", <void**>&into.NewSessionOptions, &missing)
     want(library, "TF_DeleteSessionOptions", <void**>&into.DeleteSessionOptions, &missing)
     want(library, "TF_SetConfig", <void**>&into.SetConfig, &missing)
+    want(library, "TF_NewSession", <void**>&into.NewSession, &missing)
     want(library, "TF_LoadSessionFromSavedModel", <void**>&into.LoadSessionFromSavedModel,
          &missing)
     want(library, "TF_SessionRun", <void**>&into.SessionRun, &missing)
@@ -145,6 +146,9 @@ def open_library(path: str | None = None) -> str:
             found = _find_library() if path is None else path
             quiet = "TF_CPP_MIN_LOG_LEVEL" not in os.environ
             os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
+            # Otherwise the operations of oneDNN have a BFC allocator to themselves
+            # (core/common_runtime/mkl_cpu_allocator.h), which keeps what an unloaded model had:
+            # malloc_trim can give back only what malloc has.
             os.environ.setdefault("TF_ONEDNN_USE_SYSTEM_ALLOCATOR", "1")
             if quiet:
                 with _StderrFilter():

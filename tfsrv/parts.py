@@ -12,7 +12,7 @@ from tfsrv._call_loop import CallLoop
 from tfsrv._opening import Opening
 from tfsrv._serving_map import ServingMap
 from tfsrv._workers import WorkerPool
-from tfsrv.config import ServerOptions
+from tfsrv.config import ServerOptions, session_config
 from tfsrv.errors import Code, ServingError
 from tfsrv.frontends.transport import GrpcServer
 from tfsrv.handlers._predict import PredictMethod
@@ -96,6 +96,7 @@ def open_library(options: ServerOptions) -> Opening:
     return Opening(
         xla_enabled=options.xla_cpu_compilation_enabled or options.xla_gpu_compilation_enabled,
         op_libraries=options.op_libraries,
+        session_config=session_config(options),
     )
 
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+import sys
 import threading
 from collections.abc import Callable, Iterator
 
@@ -149,6 +151,37 @@ def test_stop_forgets_what_waits_and_tells_of_what_hangs(gate: threading.Event) 
     assert ran == []
     with pytest.raises(RuntimeError, match="test-stop is stopped"):
         executor.submit(run)
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="threads share their process's niceness")
+def test_threads_are_as_nice_as_told_and_no_others(monkeypatch: pytest.MonkeyPatch) -> None:
+    def niceness_of_a_task(executor: SlotExecutor) -> int:
+        found: list[int] = []
+        done = threading.Event()
+
+        def look() -> None:
+            found.append(own_niceness())
+            done.set()
+
+        executor.submit(look)
+        assert done.wait(LONG)
+        assert executor.stop(LONG)
+        return found[0]
+
+    def own_niceness() -> int:
+        return os.getpriority(os.PRIO_PROCESS, threading.get_native_id())
+
+    mine = own_niceness()
+    assert niceness_of_a_task(SlotExecutor("test-nice", 1, nice=mine + 3)) == mine + 3
+    assert niceness_of_a_task(SlotExecutor("test-plain", 1)) == mine
+    assert niceness_of_a_task(SlotExecutor("test-not-nicer", 1, nice=mine - 3)) == mine
+    assert own_niceness() == mine
+
+    def refuse(which: int, who: int, priority: int) -> None:
+        raise PermissionError
+
+    monkeypatch.setattr(os, "setpriority", refuse)
+    assert niceness_of_a_task(SlotExecutor("test-refused", 1, nice=mine + 3)) == mine
 
 
 def test_many_submitters_and_slots_run_everything() -> None:

@@ -173,10 +173,13 @@ def test_opens_without_a_standard_error() -> None:
 @needs_tensorflow
 def test_environment_of_the_user_is_kept() -> None:
     script = """
-import os
+import ctypes
 from tfsrv import _tf
 _tf.open_library()
-print(os.environ["TF_CPP_MIN_LOG_LEVEL"], os.environ["TF_ONEDNN_USE_SYSTEM_ALLOCATOR"])
+getenv = ctypes.CDLL(None).getenv  # what TensorFlow reads
+getenv.restype = ctypes.c_char_p
+for name in (b"TF_CPP_MIN_LOG_LEVEL", b"TF_ONEDNN_USE_SYSTEM_ALLOCATOR"):
+    print(getenv(name).decode())
 """
     assert python(script).stdout.split() == ["2", "1"]
     done = python(script, TF_CPP_MIN_LOG_LEVEL="3", TF_ONEDNN_USE_SYSTEM_ALLOCATOR="0")

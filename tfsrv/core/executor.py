@@ -6,7 +6,10 @@ to the next one, and so one that hangs delays nobody for more than a few seconds
 
 from __future__ import annotations
 
+import contextlib
 import logging
+import os
+import sys
 import threading
 import time
 from collections import deque
@@ -39,7 +42,8 @@ class SlotExecutor:
     """Runs tasks in the order of submission, at most `slots` at a time, slow ones aside.
 
     Threads exist only while there is work. They are daemons, since a load that hangs inside a
-    library can't be ended and must not keep the process from ending.
+    library can't be ended and must not keep the process from ending. They are no less nice than
+    `nice`, where a thread has a niceness of its own, as on Linux, and so are threads they start.
     """
 
     def __init__(
@@ -49,11 +53,13 @@ class SlotExecutor:
         *,
         slow_after_seconds: float = SLOW_AFTER_SECONDS,
         max_threads: int = MAX_THREADS,
+        nice: int = 0,
     ) -> None:
         self._name = name
         self._slots = max(1, slots)
         self._slow_after_seconds = slow_after_seconds
         self._max_threads = max_threads
+        self._nice = nice
         self._condition = threading.Condition()
         self._queue: deque[_Task] = deque()
         self._running: dict[_Task, float] = {}  # task: when it began
@@ -111,6 +117,8 @@ class SlotExecutor:
             self._num_waiting -= 1
 
     def _work(self) -> None:
+        if self._nice:
+            _be_nice(self._nice)
         with self._condition:
             while self._queue:
                 slot_after_seconds = self._slot_after_seconds()
@@ -142,6 +150,16 @@ class SlotExecutor:
         if len(fast) < self._slots:
             return 0.0
         return fast[len(fast) - self._slots] - slow_since
+
+
+def _be_nice(nice: int) -> None:
+    """Raise the calling thread's niceness to `nice`, where that is possible and allowed."""
+    if sys.platform != "linux":
+        return  # elsewhere it would be the whole process's
+    thread = threading.get_native_id()
+    with contextlib.suppress(OSError):
+        if os.getpriority(os.PRIO_PROCESS, thread) < nice:
+            os.setpriority(os.PRIO_PROCESS, thread, nice)
 
 
 class _Task:
