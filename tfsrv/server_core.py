@@ -18,7 +18,8 @@ from dataclasses import dataclass
 from enum import Enum
 from typing import Any, Protocol
 
-from tfsrv.config import ModelConfig, ServerOptions
+from tfsrv._run_pools import pools_are_shared
+from tfsrv.config import ModelConfig, ServerOptions, session_config
 from tfsrv.core.aspired_version_policy import (
     AvailabilityPreservingPolicy,
     ResourcePreservingPolicy,
@@ -48,6 +49,7 @@ from tfsrv.sources.storage import check_scheme
 from tfsrv.sources.watched import Looked, ServableToMonitor
 from tfsrv.version_labels import VersionLabels
 
+NICE = 10  # of threads that load: requests go first
 NEVER_LOOKS = "--file_system_poll_wait_seconds is negative: versions are never looked for"
 
 logger = logging.getLogger("tfsrv")
@@ -513,6 +515,8 @@ def _manager_options(options: ServerOptions) -> AspiredVersionsManagerOptions:
         num_load_threads=options.num_load_threads,
         num_unload_threads=options.num_unload_threads,
         tracker=ResourceTracker({RAM: limit}) if limit else None,
+        # Threads inherit it: no session may have threads of its own, made by a load.
+        load_thread_niceness=NICE if pools_are_shared(session_config(options)) else 0,
     )
 
 

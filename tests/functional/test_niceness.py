@@ -8,14 +8,13 @@ from pathlib import Path
 
 import pytest
 
-from tests.functional.conftest import AVAILABLE, ends_well
+from tests.functional.conftest import AVAILABLE, serving
 from tests.functional.gated_model import GatedModel
-from tests.functional.launching import Launched, client, launched, until
+from tests.functional.launching import Launched, client, until
 from tests.functional.messages import array, floats, predict_request
 
 LOADING = 20  # ModelVersionStatus.State
 NICE = 10  # of threads that load
-NICE_LOADS = ("-m", "tests.functional.serve_with_nice_loads")
 
 
 @pytest.fixture
@@ -42,9 +41,11 @@ def test_threads_that_load_are_nice_and_those_that_run_models_are_not(
 ) -> None:
     good, held = order
     gated = GatedModel(tmp_path / "held")
-    words = sorted([f"{good}={models / 'half_plus_two'}", f"{held}={gated.path}"])
-    flags = ("--port=0", "--bind_address=127.0.0.1")
-    with launched(*words, *flags, program=NICE_LOADS) as server, client(server.address()) as ask:
+    paths = {good: models / "half_plus_two", held: gated.path}
+    with (
+        serving(dict(sorted(paths.items())), ready=False) as server,
+        client(server.address()) as ask,
+    ):
         until(lambda: ask.states(good) == [AVAILABLE] and ask.states(held) == [LOADING])
         request = predict_request(good, {"x": floats(2)})
         for timeout in (30, 1):  # without a pool of its own, and with one
@@ -55,15 +56,10 @@ def test_threads_that_load_are_nice_and_those_that_run_models_are_not(
         gated.open()
         until(lambda: ask.states(held) == [AVAILABLE])
         until(lambda: set(niceness(server)) == {mine})
-        ends_well(server)
 
 
 def test_no_kind_of_model_leaves_a_nice_thread_behind(models: Path, mine: int) -> None:
     names = sorted(path.name for path in models.iterdir())
-    words = [f"{name}={models / name}" for name in names]
-    flags = ("--port=0", "--bind_address=127.0.0.1", "--xla_cpu_compilation_enabled")
-    with launched(*words, *flags, program=NICE_LOADS) as server, client(server.address()) as ask:
-        for name in names:
-            until(lambda name=name: AVAILABLE in ask.states(name))  # type: ignore[misc]
+    paths = {name: models / name for name in names}
+    with serving(paths, "--xla_cpu_compilation_enabled") as server:
         until(lambda: set(niceness(server)) == {mine})
-        ends_well(server)

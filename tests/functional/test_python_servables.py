@@ -16,7 +16,7 @@ import pytest
 from google.protobuf.message import DecodeError
 
 from tests.conftest import ROOT
-from tests.functional.conftest import AVAILABLE, SERVE_SEVERAL, serving
+from tests.functional.conftest import AVAILABLE, config_file, serving
 from tests.functional.launching import Client, Launched, client, launched, until
 from tests.functional.messages import (
     PredictRequest,
@@ -295,9 +295,10 @@ def test_a_table_that_is_wrong_is_told_by_its_line_and_the_old_one_goes_on_servi
 @contextmanager
 def echo_server(site: Path, *flags: str) -> Iterator[Launched]:
     """A server that the test stops itself."""
-    arguments = (f"echo@echo={site / 'echo'}", "--port=0", "--bind_address=127.0.0.1", *flags)
+    arguments = ("--port=0", "--bind_address=127.0.0.1", *flags)
     with (
-        launched(*arguments, program=SERVE_SEVERAL, environment=environment(site)) as server,
+        config_file({"echo@echo": site / "echo"}) as config,
+        launched(config, *arguments, environment=environment(site)) as server,
         client(server.address()) as ask,
     ):
         until(lambda: AVAILABLE in ask.states("echo"))
@@ -366,12 +367,11 @@ def test_a_platform_that_is_not_there_or_is_broken_fails_the_start_in_one_senten
 ) -> None:
     entry_points = {"tfsrv.platforms": {"broken": "broken_platform:make"}}
     write_package(tmp_path, "broken_platform", entry_points, "import nothing_like_this")
-    with launched(
-        f"m@{platform}={tmp_path}",
-        "--port=0",
-        program=SERVE_SEVERAL,
-        environment={"PYTHONPATH": str(tmp_path)},
-    ) as server:
+    environment = {"PYTHONPATH": str(tmp_path)}
+    with (
+        config_file({f"m@{platform}": tmp_path}) as config,
+        launched(config, "--port=0", environment=environment) as server,
+    ):
         assert server.wait() == 1
         assert text in server.log[-1]
         assert "Traceback" not in "".join(server.log)

@@ -68,7 +68,9 @@ class AspiredVersionsManager:
         options = options or AspiredVersionsManagerOptions()
         self._policy = options.policy
         self._load_executor = load_executor or SlotExecutor(
-            "tfsrv-load", _num_threads(options.num_load_threads)
+            "tfsrv-load",
+            _num_threads(options.num_load_threads),
+            nice=options.load_thread_niceness,
         )
         self._unload_executor = unload_executor or SlotExecutor(
             "tfsrv-unload", _num_threads(options.num_unload_threads)
