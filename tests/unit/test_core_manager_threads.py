@@ -148,7 +148,7 @@ def test_stop_cancels_requests_that_do_not_end_and_then_unloads() -> None:
 def test_stop_leaves_behind_what_hangs(
     monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
-    monkeypatch.setattr("tfsrv.core.aspired_versions_manager.LAST_RESORT_SECONDS", 1.0)
+    monkeypatch.setattr("tfsrv.core.control_thread.LAST_RESORT_SECONDS", 1.0)
     threads_before = set(threading.enumerate())
     server = Server()
     gate = server.gate()

@@ -8,7 +8,6 @@ something happens, a new wish or the end of a load, and sleeps otherwise.
 from __future__ import annotations
 
 import logging
-import os
 import threading
 import time
 from collections.abc import Callable, Mapping, Sequence
@@ -20,16 +19,15 @@ from tfsrv.core.aspired_version_policy import (
     AspiredVersionPolicy,
     AvailabilityPreservingPolicy,
 )
+from tfsrv.core.control_thread import ControlThread
 from tfsrv.core.event_bus import EventBus
-from tfsrv.core.executor import Executor, SlotExecutor
+from tfsrv.core.executor import Executor
 from tfsrv.core.loader import Loader
 from tfsrv.core.loader_harness import BEFORE_READY, LoaderHarness, State
-from tfsrv.core.manager import BasicManager, LoadRetryOptions, Publisher
+from tfsrv.core.manager import LoadRetryOptions, Publisher
 from tfsrv.core.reservations import Tracker
 from tfsrv.core.servable import ServableData, ServableState
 from tfsrv.errors import Code, ServingError
-
-LAST_RESORT_SECONDS = 2.0  # for requests to end after they were cancelled at a stop
 
 Outcome = Mapping[int, ServingError | None]  # by version: why it failed, None if it is available
 
@@ -67,36 +65,26 @@ class AspiredVersionsManager:
     ) -> None:
         options = options or AspiredVersionsManagerOptions()
         self._policy = options.policy
-        self._load_executor = load_executor or SlotExecutor(
-            "tfsrv-load",
-            _num_threads(options.num_load_threads),
-            nice=options.load_thread_niceness,
-        )
-        self._unload_executor = unload_executor or SlotExecutor(
-            "tfsrv-unload", _num_threads(options.num_unload_threads)
-        )
-        self._wake = threading.Event()
-        self._basic_manager = BasicManager(
+        self._control = ControlThread(
             publisher,
             event_bus,
-            self._load_executor,
-            self._unload_executor,
-            self._wake.set,
+            self.step,
             retry=options.retry,
+            num_load_threads=options.num_load_threads,
+            num_unload_threads=options.num_unload_threads,
+            load_thread_niceness=options.load_thread_niceness,
             tracker=options.tracker,
+            load_executor=load_executor,
+            unload_executor=unload_executor,
             clock=clock,
             on_memory_freed=on_memory_freed,
         )
+        self._basic_manager = self._control.basic_manager
         self._lock = threading.Lock()  # for what others than the control thread change
         self._new_wishes: dict[str, dict[int, ServableData[Loader]]] = {}  # not looked at yet
         self._wishes: dict[str, dict[int, ServableData[Loader]]] = {}  # the control thread's
         self._waiting: dict[str, list[Callable[[Outcome], object]]] = {}
         self._new_names: set[str] = set()  # to be looked at for those who wait
-        self._stopping = False
-        self._cancel_servables = threading.Event()
-        self._finish = threading.Event()  # the control thread should end
-        self._empty = threading.Event()  # stopping, and nothing is left
-        self._thread: threading.Thread | None = None
 
     def set_aspired_versions(self, name: str, versions: Sequence[ServableData[Loader]]) -> None:
         """Replace the set of versions wanted of `name`. Loaders passed in belong to the manager.
@@ -116,10 +104,10 @@ class AspiredVersionsManager:
                     Code.INVALID_ARGUMENT, f"{version.id} is no version of servable {name}"
                 )
         with self._lock:
-            if self._stopping:
+            if self._control.is_stopping:
                 return
             self._new_wishes[name] = {version.id.version: version for version in versions}
-        self._wake.set()
+        self._control.wake()
 
     def when_settled(self, name: str, callback: Callable[[Outcome], object]) -> None:
         """Call `callback` once, on the control thread, when the wish for `name` is settled.
@@ -130,45 +118,25 @@ class AspiredVersionsManager:
         with self._lock:
             self._waiting.setdefault(name, []).append(callback)
             self._new_names.add(name)
-        self._wake.set()
+        self._control.wake()
 
     def set_num_load_threads(self, num_load_threads: int) -> None:
         """How many loads may run at a time from now on; 0 is half of the processors."""
-        self._load_executor.set_slots(_num_threads(num_load_threads))
+        self._control.set_num_load_threads(num_load_threads)
 
     def start(self) -> None:
-        self._thread = threading.Thread(target=self._run, name="tfsrv-manager", daemon=True)
-        self._thread.start()
+        self._control.start()
 
     def stop(self, timeout_seconds: float) -> bool:
-        """Unload everything and end all threads.
-
-        Requests get `timeout_seconds` to let go of what they use, then they are cancelled.
-        Returns False if something hangs all the same; it is left behind.
-        """
+        """Unload everything and end all threads, as ControlThread.stop says."""
         self.begin_stop()
-        if self._thread is not None and not self._empty.wait(timeout_seconds):
-            self._cancel_servables.set()
-            self._wake.set()
-            self._empty.wait(LAST_RESORT_SECONDS)
-        self._finish.set()
-        self._basic_manager.give_up()
-        self._wake.set()
-        if self._thread is not None:
-            self._thread.join(LAST_RESORT_SECONDS)
-        ended = self._unload_executor.stop(LAST_RESORT_SECONDS)
-        ended = self._load_executor.stop(0.1) and ended  # only a load that hangs is left there
-        left = self._left()
-        if left:
-            logger.error("stopped, but these did not end: %s", ", ".join(left))
-        return ended and not left
+        return self._control.stop(timeout_seconds)
 
     def begin_stop(self) -> None:
         """Want nothing any more, and ignore later wishes."""
         with self._lock:
-            self._stopping = True
+            self._control.begin_stop()
             self._new_wishes = {name: {} for name in {*self._wishes, *self._new_wishes}}
-        self._wake.set()
 
     def step(self) -> None:
         """Do all that can be done now. Called by the control thread when it was woken."""
@@ -177,7 +145,6 @@ class AspiredVersionsManager:
         with self._lock:
             new_wishes, self._new_wishes = self._new_wishes, {}
             new_names, self._new_names = self._new_names, set()
-            stopping = self._stopping
         for name, wish in new_wishes.items():
             self._wishes[name] = wish
         for name in names | new_wishes.keys():
@@ -189,19 +156,7 @@ class AspiredVersionsManager:
         self._basic_manager.push_out()
         for name in names | new_wishes.keys() | new_names:
             self._tell_if_settled(name)
-        if self._cancel_servables.is_set():
-            self._basic_manager.cancel_servables()
-        if stopping and self._basic_manager.is_empty:
-            self._empty.set()
-
-    def _run(self) -> None:
-        while not self._finish.is_set():
-            self._wake.wait(self._basic_manager.next_due_seconds())
-            self._wake.clear()
-            try:
-                self.step()
-            except Exception:
-                logger.exception("the manager failed at a step")
+        self._control.end_round()
 
     def _give_second_chances(self) -> set[str]:
         """Forget that there was no room for some versions; the names of their servables."""
@@ -305,12 +260,6 @@ class AspiredVersionsManager:
             else:
                 self._basic_manager.unload(harness)
 
-    def _left(self) -> list[str]:
-        return [
-            f"{harness.id} ({harness.state.value})"
-            for harness in self._basic_manager.all_harnesses()
-        ]
-
 
 def _has_same_origin(harness: LoaderHarness, wanted: ServableData[Loader]) -> bool:
     """Whether what is there is what is wanted. A source that has no loader now changes nothing."""
@@ -334,7 +283,3 @@ def _stays_failed(harness: LoaderHarness, wanted: ServableData[Loader] | None) -
     if harness.version.error is not None:
         return harness.version == wanted
     return _has_same_origin(harness, wanted)
-
-
-def _num_threads(configured: int) -> int:
-    return configured if configured > 0 else max(1, (os.cpu_count() or 1) // 2)

@@ -23,7 +23,6 @@ from typing import Protocol
 
 from tfsrv._servable import ServableHandle
 from tfsrv._serving_map import ServingMap
-from tfsrv.core.control_thread import NO_RETRIES, ControlThread
 from tfsrv.core.event_bus import EventBus
 from tfsrv.core.failure import as_serving_error
 from tfsrv.core.handles import PublishedServables
@@ -32,6 +31,7 @@ from tfsrv.core.loader_harness import LoaderHarness, State
 from tfsrv.core.manager import LoadRetryOptions
 from tfsrv.core.servable import ServableData, ServableId, ServableRequest, ServableState
 from tfsrv.core.serving_map_publisher import ReadableServingMap, ServingMapPublisher
+from tfsrv.core.threaded_basic_manager import NO_RETRIES, ThreadedBasicManager
 from tfsrv.errors import Code, ServingError
 
 STOP_SECONDS = 10.0  # for requests, when a `with` ends
@@ -118,7 +118,7 @@ class CachingManager:
         self._is_stopped = False
 
         self._queue: list[_Load] = []  # loads that have not begun; the control thread's
-        self._control = ControlThread(
+        self._control = ThreadedBasicManager(
             self._publisher,
             event_bus or EventBus(),
             self._on_change,

@@ -1,53 +1,57 @@
-"""A thread for a BasicManager, for managers that decide by themselves what is loaded."""
+"""The control thread of a BasicManager: wakes for each round, and ends in order."""
 
 from __future__ import annotations
 
 import logging
 import os
 import threading
-from collections import deque
+import time
 from collections.abc import Callable
-from functools import partial
 
 from tfsrv.core.event_bus import EventBus
-from tfsrv.core.executor import SlotExecutor
-from tfsrv.core.loader_harness import BEFORE_READY, State
+from tfsrv.core.executor import Executor, SlotExecutor
 from tfsrv.core.manager import BasicManager, LoadRetryOptions, Publisher
+from tfsrv.core.reservations import Tracker
 from tfsrv.core.servable import ServableState
 
 LAST_RESORT_SECONDS = 2.0  # for requests to end after they were cancelled at a stop
-
-NO_RETRIES = LoadRetryOptions(max_num_load_retries=0)
 
 logger = logging.getLogger("tfsrv")
 
 
 class ControlThread:
-    """The control thread of a BasicManager, and the executors for its loads and unloads.
+    """A BasicManager, the executors for its loads and unloads, and the thread of its rounds.
 
-    Thread-safety: any thread may call call_soon() and stop(). What is passed to call_soon(), and
-    `on_change`, run on the control thread: only they may touch `basic_manager`. They must not
-    block, nor raise; what they raise is logged.
+    `take_round` is what a round does, end_round() at its end included. Thread-safety: any thread
+    may call wake(), set_num_load_threads(), start() and stop(); all else is for the thread that
+    takes the rounds. Without start(), whoever calls `take_round` is that thread.
     """
 
     def __init__(
         self,
         publisher: Publisher,
         event_bus: EventBus[ServableState],
-        on_change: Callable[[str], None],
+        take_round: Callable[[], None],
         *,
-        retry: LoadRetryOptions,
+        retry: LoadRetryOptions | None = None,
         num_load_threads: int = 0,
         num_unload_threads: int = 0,
+        load_thread_niceness: int = 0,
+        tracker: Tracker | None = None,
+        load_executor: Executor | None = None,
+        unload_executor: Executor | None = None,
+        clock: Callable[[], float] = time.monotonic,
         on_memory_freed: Callable[[], None] = lambda: None,
     ) -> None:
-        """`on_change` is called with the name of each servable whose versions have moved, when
-        the serving map shows it. 0 threads are half of the processors.
-        """
-        self._on_change = on_change
+        """0 threads are half of the processors."""
+        self._take_round = take_round
+        self._load_executor = load_executor or SlotExecutor(
+            "tfsrv-load", _num_threads(num_load_threads), nice=load_thread_niceness
+        )
+        self._unload_executor = unload_executor or SlotExecutor(
+            "tfsrv-unload", _num_threads(num_unload_threads)
+        )
         self._wake = threading.Event()
-        self._load_executor = SlotExecutor("tfsrv-load", _num_threads(num_load_threads))
-        self._unload_executor = SlotExecutor("tfsrv-unload", _num_threads(num_unload_threads))
         self.basic_manager = BasicManager(
             publisher,
             event_bus,
@@ -55,92 +59,78 @@ class ControlThread:
             self._unload_executor,
             self._wake.set,
             retry=retry,
+            tracker=tracker,
+            clock=clock,
             on_memory_freed=on_memory_freed,
         )
-        self._calls: deque[Callable[[], None]] = deque()
         self._stopping = threading.Event()
         self._cancel_servables = threading.Event()
         self._empty = threading.Event()  # stopping, and nothing is left
         self._finish = threading.Event()
+        self._thread: threading.Thread | None = None
+
+    @property
+    def is_stopping(self) -> bool:
+        """Whether rounds should unload whatever there is."""
+        return self._stopping.is_set()
+
+    def wake(self) -> None:
+        """There is something for a round."""
+        self._wake.set()
+
+    def set_num_load_threads(self, num_load_threads: int) -> None:
+        self._load_executor.set_slots(_num_threads(num_load_threads))
+
+    def start(self) -> None:
         self._thread = threading.Thread(target=self._run, name="tfsrv-manager", daemon=True)
         self._thread.start()
 
-    def call_soon(self, call: Callable[[], None]) -> None:
-        """Run `call` on the control thread; never, if that has ended."""
-        self._calls.append(call)
+    def begin_stop(self) -> None:
+        """Let the rounds from now on unload everything."""
+        self._stopping.set()
         self._wake.set()
 
     def stop(self, timeout_seconds: float) -> bool:
-        """Unload everything and end all threads.
+        """Wait until everything is unloaded, and end all threads.
 
         Requests get `timeout_seconds` to let go of what they use, then they are cancelled.
         Returns False if something hangs all the same; it is left behind.
         """
-        self._stopping.set()
-        self._wake.set()
-        if not self._empty.wait(timeout_seconds):
+        self.begin_stop()
+        if self._thread is not None and not self._empty.wait(timeout_seconds):
             self._cancel_servables.set()
             self._wake.set()
             self._empty.wait(LAST_RESORT_SECONDS)
         self._finish.set()
         self.basic_manager.give_up()
         self._wake.set()
-        self._thread.join(LAST_RESORT_SECONDS)
+        if self._thread is not None:
+            self._thread.join(LAST_RESORT_SECONDS)
         ended = self._unload_executor.stop(LAST_RESORT_SECONDS)
         ended = self._load_executor.stop(0.1) and ended  # only a load that hangs is left there
-        left = self._left()
+        left = [
+            f"{harness.id} ({harness.state.value})"
+            for harness in self.basic_manager.all_harnesses()
+        ]
         if left:
             logger.error("stopped, but these did not end: %s", ", ".join(left))
         return ended and not left
+
+    def end_round(self) -> None:
+        """What every round does last."""
+        if self._cancel_servables.is_set():
+            self.basic_manager.cancel_servables()
+        if self.is_stopping and self.basic_manager.is_empty:
+            self._empty.set()
 
     def _run(self) -> None:
         while not self._finish.is_set():
             self._wake.wait(self.basic_manager.next_due_seconds())
             self._wake.clear()
             try:
-                self._round()
+                self._take_round()
             except Exception:
                 logger.exception("the manager failed at a step")
-
-    def _round(self) -> None:
-        changed = self.basic_manager.take_in()
-        while self._calls:
-            _run_logged(self._calls.popleft())
-        for name in changed:
-            _run_logged(partial(self._on_change, name))
-        if self._stopping.is_set():
-            self._end_everything()
-        self.basic_manager.push_out()
-        if self._cancel_servables.is_set():
-            self.basic_manager.cancel_servables()
-
-    def _end_everything(self) -> None:
-        """Bring every version nearer to its end."""
-        for name in self.basic_manager.names:
-            for harness in list(self.basic_manager.harnesses(name).values()):
-                if harness.state in BEFORE_READY:
-                    self.basic_manager.cancel_load(harness)
-                elif harness.state is State.READY:
-                    self.basic_manager.unload(harness)
-                if harness.ended:
-                    self.basic_manager.forget(harness)
-        if not self.basic_manager.names:
-            self._empty.set()
-
-    def _left(self) -> list[str]:
-        return [
-            f"{harness.id} ({harness.state.value})"
-            for name in self.basic_manager.names
-            for harness in self.basic_manager.harnesses(name).values()
-        ]
-
-
-def _run_logged(call: Callable[[], None]) -> None:
-    """A fault in one call must not end the care for others."""
-    try:
-        call()
-    except Exception:
-        logger.exception("the manager failed at a call")
 
 
 def _num_threads(configured: int) -> int:

@@ -17,7 +17,6 @@ from types import TracebackType
 
 from tfsrv._servable import ServableHandle
 from tfsrv._serving_map import ServingMap
-from tfsrv.core.control_thread import NO_RETRIES, ControlThread
 from tfsrv.core.event_bus import EventBus
 from tfsrv.core.handles import PublishedServables
 from tfsrv.core.loader import Loader
@@ -25,6 +24,7 @@ from tfsrv.core.loader_harness import State
 from tfsrv.core.manager import LoadRetryOptions
 from tfsrv.core.servable import ServableData, ServableId, ServableRequest, ServableState
 from tfsrv.core.serving_map_publisher import ReadableServingMap, ServingMapPublisher
+from tfsrv.core.threaded_basic_manager import NO_RETRIES, ThreadedBasicManager
 from tfsrv.errors import Code, ServingError
 
 STOP_SECONDS = 10.0  # for requests, when a `with` ends
@@ -49,7 +49,7 @@ class StaticManager:
         self._missing = {version.id for version in versions}  # the control thread's
         self._error: ServingError | None = None
         self._decided = threading.Event()  # all are available, or there is an error
-        self._control = ControlThread(
+        self._control = ThreadedBasicManager(
             publisher, event_bus, self._look, retry=retry, num_load_threads=num_load_threads
         )
         self._control.call_soon(lambda: self._load(versions))
