@@ -21,7 +21,10 @@ from hypothesis.stateful import (
 from tests.unit.puppets import FakeHandle, PuppetLoader, PuppetServable, Stage, data
 from tests.unit.puppets import permanent as permanent_error
 from tests.unit.puppets import transient as transient_error
+from tfsrv.core.aspired_versions_manager import AspiredVersionsManagerOptions
 from tfsrv.core.loader import Loader
+from tfsrv.core.resource_tracker import ResourceTracker
+from tfsrv.core.resources import RAM
 from tfsrv.core.servable import ManagerState, ServableData, ServableId, ServableState
 from tfsrv.errors import Code
 
@@ -55,9 +58,12 @@ names = st.sampled_from(NAMES)
 
 
 class ManagerMachine(RuleBasedStateMachine):
+    is_limited = False  # to 100 bytes, of which version 1 takes 30, 2 60 and 3 90
+
     @initialize()
     def set_up(self) -> None:
-        self.stage = Stage()
+        self.tracker = ResourceTracker({RAM: 100}) if self.is_limited else None
+        self.stage = Stage(AspiredVersionsManagerOptions(tracker=self.tracker))
         self.stage.bus.subscribe(self.check_event)
         self.last_event: dict[ServableId, ManagerState] = {}
         self.handles: list[FakeHandle] = []
@@ -162,6 +168,11 @@ class ManagerMachine(RuleBasedStateMachine):
                 self.was_available[name] = is_available
 
     @invariant()
+    def no_more_is_used_than_there_is(self) -> None:
+        if self.tracker is not None:
+            assert self.tracker.used().get(RAM, 0) <= 100
+
+    @invariant()
     def every_load_is_unloaded_at_most_once(self) -> None:
         for loader in self.stage.loaders:
             check_calls(loader)
@@ -184,6 +195,7 @@ class ManagerMachine(RuleBasedStateMachine):
         self.settle()
         assert self.stage.serving_map.servables == {}
         assert set(self.last_event.values()) <= {END}
+        assert self.tracker is None or not self.tracker.used().get(RAM, 0)
         for loader in self.stage.loaders:
             check_calls(loader)
             assert loader.calls.count("warm_up") == loader.calls.count("unload")
@@ -218,5 +230,13 @@ def check_calls(loader: PuppetLoader) -> None:
     assert tries <= 6
 
 
+class LimitedManagerMachine(ManagerMachine):
+    is_limited = True
+
+
+SETTINGS = settings(max_examples=200, stateful_step_count=40, deadline=None)
+
 TestManagerProperties = ManagerMachine.TestCase
-TestManagerProperties.settings = settings(max_examples=200, stateful_step_count=40, deadline=None)
+TestManagerProperties.settings = SETTINGS
+TestLimitedManagerProperties = LimitedManagerMachine.TestCase
+TestLimitedManagerProperties.settings = SETTINGS
