@@ -191,6 +191,7 @@ cdef int store(Slice* slice) noexcept:
     cdef object flat = <object>slice.array
     cdef object text = b"" if slice.last == NULL else <object>slice.last
     cdef object last
+    cdef list made = []
     cdef int i
     try:
         for i in range(slice.size):
@@ -206,7 +207,8 @@ cdef int store(Slice* slice) noexcept:
                 Py_INCREF(text)  # the slice's reference
                 slice.last = <void*>text
                 slice.last_text = slice.texts[i]
-            flat[slice.begin + i] = text
+            made.append(text)
+        flat[slice.begin:slice.begin + slice.size] = made
     except BaseException:
         slice.failed = True
         return -1

@@ -100,9 +100,9 @@ class _Platforms(Mapping[str, Platform]):
 
     def __contains__(self, name: object) -> bool:
         """Whether there is one of that name; it may turn out to be broken."""
-        return name in BUILT_IN_PLATFORMS or (
-            isinstance(name, str) and _find(PLATFORMS, name) is not None
-        )
+        if name in BUILT_IN_PLATFORMS or name in self._made:
+            return True
+        return isinstance(name, str) and _find(PLATFORMS, name) is not None
 
     def __iter__(self) -> Iterator[str]:
         return iter(platform_names())

@@ -148,22 +148,14 @@ def legs_of_a_cat(serving_map: ServingMap) -> float:
 # --- packages
 
 
+@pytest.mark.skipif(not all(map(find_spec, ["pip", "setuptools"])), reason="needs pip")
 @pytest.mark.parametrize("example", [TABLE, SOURCE], ids=lambda path: path.name)
 def test_an_example_can_be_installed(example: Path, tmp_path: Path) -> None:
-    for module in ("pip", "setuptools"):
-        if find_spec(module) is None:  # importing setuptools here would trouble other tests
-            pytest.skip(f"needs {module}")
     tree = tmp_path / "tree"  # a build leaves files behind
     shutil.copytree(example, tree, ignore=shutil.ignore_patterns("__pycache__"))
-    options: list[str | Path] = [
-        "--no-deps",
-        "--no-build-isolation",
-        "--no-index",
-        "--target",
-        tmp_path / "site",
-    ]
+    options = ["--no-deps", "--no-build-isolation", "--no-index", "--target"]
     done = subprocess.run(
-        [sys.executable, "-m", "pip", "install", *options, tree],
+        [sys.executable, "-m", "pip", "install", *options, tmp_path / "site", tree],
         env={**os.environ, "PIP_DISABLE_PIP_VERSION_CHECK": "1"},
         capture_output=True,
         text=True,

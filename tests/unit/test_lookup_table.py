@@ -73,6 +73,16 @@ def test_the_answer_has_the_shape_of_the_keys(tmp_path: Path) -> None:
     assert none["values"].shape == none["found"].shape == (0,)
 
 
+@pytest.mark.parametrize("count", [4095, 4096, 4097, 20_000])
+def test_any_number_of_keys_is_looked_up(tmp_path: Path, count: int) -> None:
+    made = table(tmp_path, b"key:int64\tvalue:string\n0\tzero\n1\tone\n")
+    keys = numpy.arange(count) % 3
+    defaults = strings(*(b"%d" % i for i in range(count)))
+    values, found = ask(made, keys=keys, default=defaults)
+    assert values == [[b"zero", b"one", b"%d" % i][i % 3] for i in range(count)]
+    assert found == (keys < 2).tolist()
+
+
 @pytest.mark.parametrize(
     ("default", "expected"),
     [
@@ -254,12 +264,14 @@ def test_loader_loads_serves_and_unloads_a_table(tmp_path: Path) -> None:
     loader = loader_of(tmp_path)
     assert loader.origin == StoragePath(str(tmp_path))
     loader.load()
+    loader.warm_up()
     servable = loader.servable()
     assert isinstance(servable, LookupTable)
     assert loader.servable() is servable
     assert ask(servable, keys=strings("cat")) == ([4], [True])
     loader.unload()
     assert loader.servable() is None
+    assert len(servable) == 0  # freed, whoever still has it
 
 
 def test_memory_is_estimated_from_the_file_and_known_when_it_is_loaded(tmp_path: Path) -> None:

@@ -40,6 +40,7 @@ if TYPE_CHECKING:
 
 FILE_NAME = "table.tsv"
 MAX_LINE_BYTES = 1 << 20  # a longer line is a file of another kind
+SLICE = 4096  # keys that are looked up without letting others have the GIL
 SAMPLE_BYTES = 65536  # of the file that are looked at to tell how many lines it has
 ENTRY_BYTES = 150  # of memory for a key and its value, beyond their texts
 
@@ -112,8 +113,8 @@ VALUE_KINDS = KEY_KINDS | {
 class LookupTable:
     """A table as a servable."""
 
-    def __init__(self, key_kind: Kind, value_kind: Kind, values: Mapping[Key, Value]) -> None:
-        self._key_kind = key_kind
+    def __init__(self, key_kind: Kind, value_kind: Kind, values: dict[Key, Value]) -> None:
+        self.key_kind = key_kind
         self._value_kind = value_kind
         self._values = values
         self.signature_defs = {"serving_default": _signature_def(key_kind, value_kind)}
@@ -131,21 +132,32 @@ class LookupTable:
         import numpy  # takes a while, and not every server has a table
 
         keys, default = self._checked(inputs)
-        wanted: list[Key] = keys.ravel().tolist()
-        found = numpy.fromiter((key in self._values for key in wanted), bool, len(wanted))
-        values = numpy.empty(len(wanted), self._value_kind.numpy_type)
+        flat = keys.reshape(-1)
+        values = numpy.empty(flat.size, self._value_kind.numpy_type)
+        found = numpy.empty(flat.size, bool)
         if default is None:
-            nothing = self._value_kind.nothing
-            values[:] = [self._values.get(key, nothing) for key in wanted]
-        else:
-            defaults = numpy.broadcast_to(default, keys.shape).ravel().tolist()
-            values[:] = [self._values.get(*pair) for pair in zip(wanted, defaults, strict=True)]
+            default = numpy.array(self._value_kind.nothing, self._value_kind.numpy_type)
+        defaults = numpy.broadcast_to(default, keys.shape).reshape(-1)
+        table = self._values
+        for begin in range(0, flat.size, SLICE):
+            part = slice(begin, begin + SLICE)
+            wanted: list[Key] = flat[part].tolist()
+            found[part] = [key in table for key in wanted]
+            values[part] = [
+                table.get(key, other)
+                for key, other in zip(wanted, defaults[part].tolist(), strict=True)
+            ]
         return {"values": values.reshape(keys.shape), "found": found.reshape(keys.shape)}
+
+    def close(self) -> None:
+        """Free the table, in steps that keep the GIL from nobody for long."""
+        while self._values:
+            self._values.popitem()
 
     def _checked(
         self, inputs: Mapping[str, NDArray[Any]]
     ) -> tuple[NDArray[Any], NDArray[Any] | None]:
-        """The keys, and the default if there is one, of the right types and shapes."""
+        """The keys, and the default if there is one, of the right types and fitting shapes."""
         unknown = sorted(inputs.keys() - {"keys", "default"})
         if unknown or "keys" not in inputs:
             raise _invalid(
@@ -153,7 +165,7 @@ class LookupTable:
                 + (", ".join(f'"{name}"' for name in sorted(inputs)) or "no inputs")
             )
         keys, default = inputs["keys"], inputs.get("default")
-        _check_type("keys", keys, self._key_kind)
+        _check_type("keys", keys, self.key_kind)
         if default is not None:
             _check_type("default", default, self._value_kind)
             if default.shape not in (keys.shape, (), (1,)):
@@ -161,7 +173,8 @@ class LookupTable:
                     f'"default" has shape {list(default.shape)}: it may have one element, or the'
                     f' shape of "keys", {list(keys.shape)}'
                 )
-            default = default if default.shape == keys.shape else default.reshape(())
+            if default.shape != keys.shape:
+                default = default.reshape(())
         return keys, default
 
 
@@ -262,11 +275,21 @@ class LookupTableLoader(Loader):
     def load(self) -> None:
         self._table = read_table(self._path)
 
+    def warm_up(self) -> None:
+        """Imports what the first request would have to import."""
+        import numpy
+
+        table = self._table
+        assert table is not None  # the order of calls
+        table.predict("", {"keys": numpy.empty(0, table.key_kind.numpy_type)}, ())
+
     def servable(self) -> object:
         return self._table
 
     def unload(self) -> None:
-        self._table = None
+        table, self._table = self._table, None
+        if table is not None:
+            table.close()
 
 
 def _estimated_lines(path: str, size: int) -> int:
