@@ -11,7 +11,7 @@ import pytest
 from tests.functional.conftest import Serve
 from tests.functional.launching import client, launched, until
 from tests.functional.messages import array, floats, predict_request
-from tests.graphs import FLOAT, Graph
+from tests.graphs import FLOAT, Graph, fill_node
 from tests.op_libraries import build_op_library, build_trap
 
 OP = "TfsrvAddOne"
@@ -24,6 +24,25 @@ def model_with(op: str, path: Path) -> Path:
     graph = Graph()
     x = graph.add("x", "Placeholder", dtype=FLOAT)
     graph.sign("serving_default", {"x": x}, {"y": graph.add("y", op, x)})
+    graph.save(path / "1")
+    return path
+
+
+def model_with_function(op: str, path: Path) -> Path:
+    """x [n] → y = f(x), whose body is op: so are the models that TensorFlow 2 exports."""
+    graph = Graph()
+    function = graph.meta.graph_def.library.function.add()
+    function.signature.name = "f"
+    function.signature.input_arg.add(name="a", type=FLOAT)
+    function.signature.output_arg.add(name="b", type=FLOAT)
+    fill_node(function.node_def.add(), "inside", op, ("a",), {})
+    function.ret["b"] = "inside:y:0"
+    x = graph.add("x", "Placeholder", dtype=FLOAT)
+    call = graph.meta.graph_def.node.add(name="y", op="StatefulPartitionedCall", input=["x"])
+    call.attr["f"].func.name = "f"
+    for types in ("Tin", "Tout"):
+        call.attr[types].list.type.append(FLOAT)
+    graph.sign("serving_default", {"x": x}, {"y": "y:0"})
     graph.save(path / "1")
     return path
 
@@ -42,6 +61,22 @@ def test_a_library_of_ops_is_loaded_before_the_first_model(
         answer = ask.predict(predict_request("m", {"x": floats(1)}))
         assert array(answer.outputs["y"]) == [2.0]
     assert server.line_with(f"--op_libraries={library}: 1 custom ops")
+
+
+def test_an_op_inside_a_function_works_with_its_library_and_is_missed_without_it(
+    serve: Serve, tmp_path: Path
+) -> None:
+    model = model_with_function(OP, tmp_path / "m")
+    library = build_op_library(tmp_path / "ops.so", OP)
+    server = serve({"m": model}, f"--op_libraries={library}")
+    with client(server.address()) as ask:
+        answer = ask.predict(predict_request("m", {"x": floats(1)}))
+        assert array(answer.outputs["y"]) == [2.0]
+    without = serve({"m": model}, ready=False, errors_are_meant=True)
+    with client(without.address()) as ask:
+        until(lambda: ask.states("m") == [END])
+        text = ask.model_status("m")[0].status.error_message
+        assert text.startswith(f"Op type not registered '{OP}' in binary running on ")
 
 
 def test_a_package_of_ops_is_found_and_not_imported(model: Path, tmp_path: Path) -> None:
