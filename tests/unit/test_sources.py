@@ -10,7 +10,7 @@ from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
-import inotify_simple
+import inotify_simple  # type: ignore[import-untyped]
 import pytest
 
 from tests.unit.waiting import eventually

@@ -16,7 +16,7 @@ import threading
 from collections.abc import Callable
 from dataclasses import dataclass
 
-import inotify_simple
+import inotify_simple  # type: ignore[import-untyped]
 from inotify_simple import flags
 
 # The library looks for the C library by running ldconfig or a compiler; a process with TensorFlow
