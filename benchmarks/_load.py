@@ -111,7 +111,8 @@ class H2load:
     """One h2load process; wait() gives what it found.
 
     `requests` is exact: every answer is awaited and counted. With `seconds` instead, h2load stops
-    in the middle of what is in flight.
+    in the middle of what is in flight. `rate` is how many requests all connections together begin
+    in a second, as long as there are streams left; 0 is as many as there are streams for.
     """
 
     def __init__(
@@ -122,16 +123,18 @@ class H2load:
         *,
         requests: int = 0,
         seconds: float = 0.0,
+        rate: float = 0.0,
     ) -> None:
         name = f"{target.server.pid}-{time.monotonic_ns()}"
         self._log = directory / f"{name}.log"
         self._body = directory / f"{name}.body"
         self._body.write_bytes(target.workload.body)
         amount = f"--requests={requests}" if requests else f"--duration={max(1, round(seconds))}s"
+        pace = [f"--rps={rate / load.connections:.3f}"] if rate else []
         self._process = subprocess.Popen(
             [
                 *("h2load", "--threads=1", f"--clients={load.connections}"),
-                *(f"--max-concurrent-streams={load.streams}", amount),
+                *(f"--max-concurrent-streams={load.streams}", amount, *pace),
                 *("--header=content-type: application/grpc", "--header=te: trailers"),
                 *(f"--data={self._body}", f"--log-file={self._log}"),
                 f"http://127.0.0.1:{target.server.port}{PREDICT}",
@@ -167,14 +170,15 @@ def parse_h2load(output: str, log: Path) -> H2loadResult:
     data = re.search(r"\((\d+)\) data$", output, re.MULTILINE)
     if rate is None or requests is None or data is None:
         raise WrongAnswerError(f"h2load said something unknown: {output[-500:]}")
-    with log.open("rb") as lines:
-        rows = [line.split(b"\t") for line in lines]
+    with log.open("rb") as lines:  # of which there may be millions
+        rows = (line.split(b"\t") for line in lines)
+        latencies = sorted(int(row[2]) for row in rows if len(row) >= 3 and row[1] == b"200")
     return H2loadResult(
         done=int(requests[1]),
         succeeded=int(requests[2]),
         data_bytes=int(data[1]),
         requests_per_second=float(rate[1]),
-        latencies_micros=sorted(int(row[2]) for row in rows if len(row) >= 3 and row[1] == b"200"),
+        latencies_micros=latencies,
     )
 
 

@@ -10,7 +10,7 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
@@ -56,16 +56,48 @@ class ServerKind:
 def tfsrv_command(
     transport: str, extra: Sequence[str] = ()
 ) -> Callable[[Workload, int], list[str]]:
+    """tfsrv with the workload's model."""
+
     def command(workload: Workload, port: int) -> list[str]:
         return [
-            *(sys.executable, "-m", "tfsrv", f"--port={port}", "--bind_address=127.0.0.1"),
+            *tfsrv_arguments(transport, port),
             f"--model_name={workload.model}",
             f"--model_base_path={workload.model_base_path}",
-            f"--grpc_transport={transport}",
             *extra,
         ]
 
     return command
+
+
+def config_file_command(
+    transport: str, config_file: Path, extra: Sequence[str] = ()
+) -> Callable[[Workload, int], list[str]]:
+    """tfsrv with the models that a file lists."""
+
+    def command(_: Workload, port: int) -> list[str]:
+        return [
+            *tfsrv_arguments(transport, port),
+            f"--model_config_file={config_file}",
+            *extra,
+        ]
+
+    return command
+
+
+def tfsrv_arguments(transport: str, port: int) -> list[str]:
+    return [
+        *(sys.executable, "-m", "tfsrv", f"--port={port}", "--bind_address=127.0.0.1"),
+        f"--grpc_transport={transport}",
+    ]
+
+
+def config_text(models: Mapping[str, Path]) -> str:
+    """A ModelServerConfig of base paths by name."""
+    configs = "".join(
+        f'config {{ name: "{name}" base_path: "{path}" model_platform: "tensorflow" }}\n'
+        for name, path in models.items()
+    )
+    return f"model_config_list {{\n{configs}}}\n"
 
 
 def plain_command(workload: Workload, port: int) -> list[str]:

@@ -42,9 +42,10 @@ from _servers import (
     Server,
     ServerKind,
     Target,
+    config_file_command,
+    config_text,
     require_tools,
     server_kinds,
-    tfsrv_command,
     unary,
 )
 from _workloads import PREDICT, PREFIX_SIZE, Workload, load_workload
@@ -85,19 +86,9 @@ def several_models(
     workloads: list[Workload], directory: Path, flags: list[str], transport: str
 ) -> ServerKind:
     """tfsrv with each workload's model under its own name."""
-    configs = "".join(
-        f'config {{ name: "{workload.model}" base_path: "{workload.model_base_path}" '
-        'model_platform: "tensorflow" }\n'
-        for workload in workloads
-    )
     path = directory / "models.config"
-    path.write_text(f"model_config_list {{\n{configs}}}\n")
-
-    def command(workload: Workload, port: int) -> list[str]:
-        several = [*flags, f"--model_config_file={path}"]
-        given = tfsrv_command(transport, several)(workload, port)
-        return [word for word in given if not word.startswith(("--model_name", "--model_base"))]
-
+    path.write_text(config_text({each.model: each.model_base_path for each in workloads}))
+    command = config_file_command(transport, path, flags)
     return ServerKind(f"tfsrv, {transport}", command)
 
 

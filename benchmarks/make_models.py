@@ -6,6 +6,8 @@ Runs in a process of its own, because it imports TensorFlow. Below the directory
     requests/NAME.request   a serialized PredictRequest, as tensorflow-serving-api writes it
     requests/NAME.response  the PredictResponse that TensorFlow Serving would answer
     requests/NAME.json      model, and the names of its first input and output tensor
+    versions/NAME/N/        SavedModels of y = x / 2 + offset: what bench_lifecycle.py swaps
+    versions/NAME.json      the offsets, in the order of N
 
 One model more is `mixed`, which has others as signatures; the requests to those are mixed.NAME.
 """
@@ -28,6 +30,8 @@ from tensorflow_serving.apis import predict_pb2
 ROOT = Path(__file__).resolve().parent.parent
 DEFAULT_SIGNATURE = "serving_default"
 LONG_SECONDS = 30.0  # what the request to spinner asks for
+LARGE_VARIABLES = 10
+LARGE_SHAPE = (1250, 1000)  # of floats: 5 MB each
 
 Inputs = dict[str, np.ndarray[Any, Any]]
 
@@ -64,6 +68,7 @@ class Writer:
         self.models = directory / "models"
         self.requests = directory / "requests"
         self.requests.mkdir(parents=True)
+        self.versions = directory / "versions"
 
     def write_models(self, names: list[str]) -> None:
         sys.path.insert(0, str(ROOT))
@@ -77,6 +82,20 @@ class Writer:
         mixed.parts = {name: tf.saved_model.load(str(self.models / name / "1")) for name in MIXED}
         signatures = {name: mixed.parts[name].signatures[DEFAULT_SIGNATURE] for name in MIXED}
         tf.saved_model.save(mixed, str(self.models / "mixed" / "1"), signatures=signatures)
+
+    def write_versions(self) -> None:
+        """Models of which each version answers something else."""
+        tests_models = importlib.import_module("tests.models")
+        tests_models.half_plus_two(self.versions / "half_plus_two")
+        self._write_offsets("half_plus_two", [2.0, 3.0, 4.0])
+        for version in (1, 2):
+            module = large_module(tests_models, float(version))
+            folder = self.versions / "large" / str(version)
+            tests_models.save(folder, module.predict, module)
+        self._write_offsets("large", [LARGE_VARIABLES * 1.0, LARGE_VARIABLES * 2.0])
+
+    def _write_offsets(self, name: str, offsets: list[float]) -> None:
+        (self.versions / f"{name}.json").write_text(json.dumps(offsets))
 
     def write_request(
         self, name: str, model: str, signature: str, inputs: Inputs, outputs: Inputs
@@ -115,10 +134,23 @@ def tensor_in_typed_fields(array: np.ndarray[Any, Any]) -> Any:
     return tensor
 
 
+def large_module(tests_models: Any, value: float) -> Any:
+    """y = x / 2 + the largest of each variable, so that a request reads all 50 MB of them."""
+    module = tf.Module()
+    module.parts = [tf.Variable(tf.fill(LARGE_SHAPE, value)) for _ in range(LARGE_VARIABLES)]
+
+    def predict(x: Any) -> dict[str, Any]:
+        return {"y": x * 0.5 + tf.add_n([tf.reduce_max(part) for part in module.parts])}
+
+    module.predict = tests_models.function(tests_models.spec("x"))(predict)
+    return module
+
+
 def main() -> None:
     writer = Writer(Path(sys.argv[1]))
     wanted = requests()
     writer.write_models(list(wanted))
+    writer.write_versions()
     for name, (inputs, outputs) in wanted.items():
         writer.write_request(name, name, DEFAULT_SIGNATURE, inputs, outputs)
     for name in MIXED:

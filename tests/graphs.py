@@ -68,6 +68,25 @@ class Graph:
         return str(folder)
 
 
+def gated_graph(fifo: Path, *, fails: bool = False) -> Graph:
+    """x [n] → y = x. Its init op opens a FIFO, and so waits for the other end.
+
+    The op wants to write into the FIFO, which works; with `fails` to read it as a file, which
+    does not.
+    """
+    graph = Graph()
+    x = graph.add("x", "Placeholder", dtype=FLOAT)
+    graph.sign("serving_default", {"x": x}, {"y": graph.add("y", "Identity", x, T=FLOAT)})
+    name = graph.constant("fifo", str(fifo))
+    if fails:
+        graph.add("wait", "ReadFile", name)
+    else:
+        graph.add("wait", "WriteFile", name, graph.constant("word", "loading"))
+    init = graph.meta.signature_def["__saved_model_init_op"]
+    init.outputs["__saved_model_init_op"].name = "wait"
+    return graph
+
+
 def fill_node(
     node: Any, name: str, op: str, inputs: tuple[str, ...], attributes: dict[str, Any]
 ) -> None:

@@ -8,32 +8,18 @@ from contextlib import suppress
 from pathlib import Path
 
 from tests.functional.launching import until
-from tests.graphs import FLOAT, STRING, Graph
+from tests.graphs import FLOAT, STRING, Graph, gated_graph
 
 
 class GatedModel:
-    """x [n] → y = x, in `path`/1. Its init op opens a FIFO, and so waits for the other end.
-
-    The op wants to write into the FIFO, which works; with `fails` to read it as a file, which
-    does not.
-    """
+    """x [n] → y = x, in `path`/1, whose load waits for open() (tests/graphs.py, gated_graph)."""
 
     def __init__(self, path: Path, *, fails: bool = False) -> None:
         self.path = path
         self._fails = fails
         self._fifo = path.with_name(f"{path.name}.fifo")
         os.mkfifo(self._fifo)
-        graph = Graph()
-        x = graph.add("x", "Placeholder", dtype=FLOAT)
-        graph.sign("serving_default", {"x": x}, {"y": graph.add("y", "Identity", x, T=FLOAT)})
-        fifo = graph.constant("fifo", str(self._fifo))
-        if fails:
-            graph.add("wait", "ReadFile", fifo)
-        else:
-            graph.add("wait", "WriteFile", fifo, graph.constant("word", "loading"))
-        init = graph.meta.signature_def["__saved_model_init_op"]
-        init.outputs["__saved_model_init_op"].name = "wait"
-        graph.save(path / "1")
+        gated_graph(self._fifo, fails=fails).save(path / "1")
 
     def open(self) -> None:
         """Let the load go on; waits until it does."""
