@@ -85,8 +85,8 @@ FLAG_GROUPS: dict[str, tuple[Flag, ...]] = {
         Flag(
             "source",
             "",
-            "Source plug-in that tells which versions of the models to serve, with an argument "
-            "of its own, in place of looking into directories. (Ours.)",
+            "Plug-in that tells of servables and their versions, beside the configured models, with "
+            "an argument of its own. (Ours.)",
             placeholder="NAME[:ARGUMENT]",
         ),
         Flag(

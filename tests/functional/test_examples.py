@@ -14,8 +14,8 @@ import numpy
 import pytest
 
 from tests.conftest import ROOT
-from tests.functional.conftest import serving
-from tests.functional.launching import client
+from tests.functional.conftest import AVAILABLE, serving
+from tests.functional.launching import client, launched, until
 from tests.functional.messages import array, floats, predict_request, strings
 from tests.plugging import project_of, write_metadata
 from tests.unit.waiting import DEADLINE_SECONDS, eventually
@@ -143,6 +143,22 @@ def legs_of_a_cat(serving_map: ServingMap) -> float:
         servable: Any = handle.servable
         outputs = servable.predict("serving_default", {"keys": strings("cat")}, ())
         return float(numpy.asarray(outputs["values"])[0])
+
+
+def test_a_server_serves_what_a_source_tells_of(tmp_path: Path) -> None:
+    install(SOURCE, tmp_path)
+    listed = tmp_path / "versions.txt"
+    listed.write_text(f"half 3 {ROOT / 'examples' / 'half_plus_two' / '1'}\n")
+    environment = {"PYTHONPATH": f"{tmp_path}{os.pathsep}{SOURCE}"}
+    flags = (f"--source=listed:{listed}", "--port=0", "--bind_address=127.0.0.1")
+    with launched(*flags, environment=environment) as server, client(server.address()) as ask:
+        until(lambda: ask.states("half") == [AVAILABLE])
+        response = ask.predict(predict_request("half", {"x": floats(2)}))
+        assert array(response.outputs["y"]).tolist() == [3]
+        assert response.model_spec.version.value == 3
+        listed.write_text("")
+        until(lambda: AVAILABLE not in ask.states("half"))
+        assert server.stop() == 0
 
 
 # --- packages
