@@ -150,7 +150,7 @@ class Server:
             await self._listen(parts)
 
         def decided(name: str) -> None:
-            loop.call_soon_threadsafe(self._decided, parts)
+            loop.call_soon_threadsafe(self._decided, parts, name)
 
         self._unsubscribe = parts.core.subscribe_decided(decided)
         parts.core.start()
@@ -162,7 +162,7 @@ class Server:
         if self._options.open_ports == "when_ready":
             await self._all_decided.wait()
             await self._listen(parts)
-            self._show_request(parts)
+            self._show_request(parts, [model.name for model in parts.core.models()])
 
     async def _wait_for_models(self, core: Core) -> None:
         """Raise ServingError unless every model becomes available in time."""
@@ -201,24 +201,24 @@ class Server:
         unix = f"unix:{options.grpc_socket_path}" if options.grpc_socket_path else ""
         return " and ".join(filter(None, (tcp, unix)))
 
-    def _decided(self, parts: Parts) -> None:
+    def _decided(self, parts: Parts, name: str) -> None:
         """One more model is available, has failed or was not found."""
         if not parts.core.pending_names():
             self._all_decided.set()
-        self._show_request(parts)
+        self._show_request(parts, [name])
 
-    def _show_request(self, parts: Parts) -> None:
-        """Log a request to paste, once, for the first model that can answer one."""
+    def _show_request(self, parts: Parts, names: Iterable[str]) -> None:
+        """Log a request to paste, once, for the first of these models that can answer one."""
         if self._request_shown or not self._listening:
             return
         address = _local(parts.grpc_server.addresses[0])
-        for model in parts.core.models():
-            signature_defs = parts.core.signature_defs(model.name)
+        for name in names:
+            signature_defs = parts.core.signature_defs(name)
             if not signature_defs:
                 continue
-            command = first_request.command(address, model.name, signature_defs)
+            command = first_request.command(address, name, signature_defs)
             if command is not None:
-                logger.info("Ask %s with: %s", model.name, command)
+                logger.info("Ask %s with: %s", name, command)
                 self._request_shown = True
                 return
 

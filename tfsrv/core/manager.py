@@ -145,6 +145,8 @@ class BasicManager:
 
     def with_room_by_now(self) -> list[LoaderHarness]:
         """Versions that failed for want of room, and for which there is room now."""
+        if not self._reservations.are_limited:
+            return []
         return [
             harness
             for harness in self.all_harnesses()
