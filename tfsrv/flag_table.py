@@ -85,8 +85,8 @@ FLAG_GROUPS: dict[str, tuple[Flag, ...]] = {
         Flag(
             "source",
             "",
-            "Plug-in that tells of servables and their versions, beside the configured models, with "
-            "an argument of its own. (Ours.)",
+            "Plug-in that tells of servables and their versions, beside the configured models; the "
+            "argument is its own. (Ours.)",
             placeholder="NAME[:ARGUMENT]",
         ),
         Flag(

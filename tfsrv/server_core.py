@@ -110,7 +110,10 @@ class ServerCore:
         self._serving_map = serving_map
         self._platforms = platforms
         self._manager_options = manager_options or _manager_options(options)
-        self._publisher = ServingMapPublisher(serving_map)
+        self._labels = VersionLabels(
+            allow_unavailable=options.allow_version_labels_for_unavailable_models
+        )
+        self._publisher = ServingMapPublisher(serving_map, self._labels.resolve)
         self._event_bus: EventBus[ServableState] = EventBus()
         self._decisions: EventBus[str] = EventBus()
         self._memory_releaser = MemoryReleaser()
@@ -121,11 +124,6 @@ class ServerCore:
             self._event_bus,
             self._manager_options,
             on_memory_freed=self._memory_releaser.request,
-        )
-        self._labels = VersionLabels(
-            self._is_available,
-            self._publisher.set_labels,
-            allow_unavailable=options.allow_version_labels_for_unavailable_models,
         )
         self._adapters: dict[int, SourceAdapter[StoragePath, Loader]] = {}  # connected, by id()
         self._source = FileSystemStoragePathSource(
@@ -319,14 +317,14 @@ class ServerCore:
             is_looking = self._options.file_system_poll_wait_seconds >= 0
             new = {name for name in changed if is_looking and not self._is_any_available(name)}
             self._pending = (self._pending & models.keys()) | new
-            if self._is_started:
-                self._publisher.set_pending(self._pending)
+            self._publisher.set_pending(self._pending if self._is_started else (), at_once=False)
             self._reloadings = [each for each in self._reloadings if not each.wait(0)]
             self._reloadings.append(reloading)
             self._lock.notify_all()
         self._labels.set_wanted(
             {name: dict(model.version_labels) for name, model in models.items()}
         )
+        self._publisher.refresh()
         self._source.update(monitored.values())
         self._answer_removed(models)
         for name in changed + failed:
@@ -472,7 +470,6 @@ class ServerCore:
         if error is not None and error.code is not Code.CANCELLED:
             self._source.note_failed(state.id)
         if state.manager_state is ManagerState.AVAILABLE:
-            self._labels.update(name)
             self._decide(name, at_once=False)  # the map prefers what is there to what is pending
 
     def _decide(self, name: str, *, at_once: bool = True) -> None:
@@ -492,10 +489,6 @@ class ServerCore:
                 return
             self._first_load_is_over = True
         self._manager.set_num_load_threads(self._manager_options.num_load_threads)
-
-    def _is_available(self, name: str, version: int) -> bool:
-        state = self.monitor.state(ServableId(name, version))
-        return state is not None and state.manager_state is ManagerState.AVAILABLE
 
     def _is_any_available(self, name: str) -> bool:
         states = self.monitor.versions(name).values()

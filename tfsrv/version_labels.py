@@ -9,46 +9,54 @@ label that never pointed anywhere is unknown until then. TensorFlow Serving refu
 from __future__ import annotations
 
 import threading
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
+from types import MappingProxyType
 
 Labels = Mapping[str, int]
+Servables = Mapping[str, Mapping[int, object]]
+
+_NOTHING: Mapping[int, object] = MappingProxyType({})
 
 
 class VersionLabels:
     """The labels of all models. Any thread may call.
 
-    `is_available(name, version)` tells what requests can reach, `publish` is given all labels
-    that work, by model, whenever they change.
+    resolve() is asked by whoever publishes servables, so that a label and the version that it
+    points to are shown at the same moment.
     """
 
-    def __init__(
-        self,
-        is_available: Callable[[str, int], bool],
-        publish: Callable[[Mapping[str, Labels]], object],
-        *,
-        allow_unavailable: bool = False,
-    ) -> None:
+    def __init__(self, *, allow_unavailable: bool = False) -> None:
         """With `allow_unavailable` a label that points nowhere yet may point to a version that
         is not available: requests for it are told so by the number of the version."""
-        self._is_available = is_available
-        self._publish = publish
         self._allow_unavailable = allow_unavailable
-        self._lock = threading.Lock()  # held while publishing: the last one to change wins
+        self._lock = threading.Lock()
         self._wanted: dict[str, dict[str, int]] = {}
         self._effective: dict[str, dict[str, int]] = {}
+        self._seen: dict[str, Mapping[int, object]] = {}  # what _effective was made for
+        self._servables: Servables = {}
 
     def set_wanted(self, wanted: Mapping[str, Labels]) -> None:
-        """Replace all wishes. Labels that nobody wishes for any more are gone at once."""
+        """Replace all wishes; they hold from the next resolve() on."""
         with self._lock:
             self._wanted = {name: dict(labels) for name, labels in wanted.items() if labels}
-            effective = {name: self._follow(name) for name in self._wanted}
-            self._show(effective)
+            self._seen.clear()
 
-    def update(self, name: str) -> None:
-        """A version of a model has become available."""
+    def resolve(self, servables: Servables) -> Mapping[str, Labels]:
+        """The labels that work, by model, when these versions are available.
+
+        The mappings of versions must not change: one that was seen before means no news.
+        """
         with self._lock:
-            if name in self._wanted:
-                self._show({**self._effective, name: self._follow(name)})
+            effective = {}
+            for name, wanted in self._wanted.items():
+                versions = servables.get(name, _NOTHING)
+                old = self._effective.get(name, {})
+                is_news = self._seen.get(name) is not versions
+                effective[name] = self._follow(wanted, old, versions) if is_news else old
+                self._seen[name] = versions
+            self._effective = effective
+            self._servables = servables
+            return {name: labels for name, labels in effective.items() if labels}
 
     def effective(self, name: str) -> Labels:
         """The labels of a model that work, and what they point to."""
@@ -59,28 +67,24 @@ class VersionLabels:
         """The labels of a model that do not point yet to where they should."""
         with self._lock:
             effective = self._effective.get(name, {})
+            available = self._servables.get(name, {})
             return {
                 label: version
                 for label, version in self._wanted.get(name, {}).items()
                 if effective.get(label) != version
-                or not (self._allow_unavailable or self._is_available(name, version))
+                or not (self._allow_unavailable or version in available)
             }
 
-    def _follow(self, name: str) -> dict[str, int]:
+    def _follow(
+        self, wanted: Labels, old: Labels, versions: Mapping[int, object]
+    ) -> dict[str, int]:
         """The labels of a model that can work now."""
-        old = self._effective.get(name, {})
         new: dict[str, int] = {}
-        for label, version in self._wanted[name].items():
-            if self._is_available(name, version):
+        for label, version in wanted.items():
+            if version in versions:
                 new[label] = version
             elif label in old:
                 new[label] = old[label]
             elif self._allow_unavailable:
                 new[label] = version
         return new
-
-    def _show(self, effective: dict[str, dict[str, int]]) -> None:
-        effective = {name: labels for name, labels in effective.items() if labels}
-        if effective != self._effective:
-            self._effective = effective
-            self._publish(effective)

@@ -144,7 +144,7 @@ def test_publisher_puts_servables_and_pending_names_together() -> None:
     assert serving_map.pending == {"a", "b"}
     publisher.set_pending(frozenset({"b"}), at_once=False)
     assert serving_map.pending == {"a", "b"}
-    publisher.set_labels({})
+    publisher.refresh()
     assert serving_map.pending == {"b"}
     assert serving_map.servables == {"a": {1: "servable"}}
 

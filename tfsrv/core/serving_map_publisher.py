@@ -7,11 +7,13 @@ where, and for which models requests should wait. The map wants the whole of it 
 from __future__ import annotations
 
 import threading
-from collections.abc import Collection, Mapping
+from collections.abc import Callable, Collection, Mapping
 from typing import Protocol
 
 from tfsrv._servable import ServableHandle
 from tfsrv.core.servable import ServableId
+
+Servables = Mapping[str, Mapping[int, object]]  # by name and version
 
 
 class ServingMap(Protocol):
@@ -42,16 +44,24 @@ class ReadableServingMap(ServingMap, Protocol):
 
 
 class ServingMapPublisher:
-    """Publishes the whole state whenever a part of it changes. Any thread may call."""
+    """Publishes the whole state whenever a part of it changes. Any thread may call.
 
-    def __init__(self, serving_map: ServingMap) -> None:
+    `resolve_labels` is asked, each time, where labels point to among the versions that are to be
+    shown.
+    """
+
+    def __init__(
+        self,
+        serving_map: ServingMap,
+        resolve_labels: Callable[[Servables], Mapping[str, Mapping[str, int]]] = lambda _: {},
+    ) -> None:
         self._serving_map = serving_map
+        self._resolve_labels = resolve_labels
         self._lock = threading.Lock()  # held while publishing: the last one to change wins
-        self._servables: Mapping[str, Mapping[int, object]] = {}
-        self._labels: Mapping[str, Mapping[str, int]] = {}
+        self._servables: Servables = {}
         self._pending: Collection[str] = ()
 
-    def set_servables(self, servables: Mapping[str, Mapping[int, object]]) -> None:
+    def set_servables(self, servables: Servables) -> None:
         """Show these versions. The mappings must not change afterwards."""
         with self._lock:
             self._servables = servables
@@ -67,9 +77,9 @@ class ServingMapPublisher:
             for version in versions
         )
 
-    def set_labels(self, labels: Mapping[str, Mapping[str, int]]) -> None:
+    def refresh(self) -> None:
+        """Show what is there once more, with the labels of now."""
         with self._lock:
-            self._labels = labels
             self._publish()
 
     def set_pending(self, names: Collection[str], *, at_once: bool = True) -> None:
@@ -87,4 +97,5 @@ class ServingMapPublisher:
         return self._serving_map.drain(name, version, timeout_seconds)
 
     def _publish(self) -> None:
-        self._serving_map.publish(self._servables, self._labels, self._pending)
+        labels = self._resolve_labels(self._servables)
+        self._serving_map.publish(self._servables, labels, self._pending)

@@ -20,7 +20,7 @@ from tfsrv.reloading import Reloading
 from tfsrv.server_core import ModelListing
 
 MAX_REQUEST_BYTES = 2**20  # one model, with as many labels as anybody wants
-SLICE = 100  # models are rendered so many at a time: other calls get their turn between
+SLICE = 20  # models are rendered so many at a time: other calls get their turn between
 
 
 class ManagedCore(Protocol):

@@ -19,7 +19,7 @@ from tfsrv.model_config import models_of
 from tfsrv.reloading import Reloading, Results, summary
 from tfsrv.server_core import SetBy
 
-MAX_REQUEST_BYTES = 16 * 2**20  # a hundred thousand models
+MAX_REQUEST_BYTES = 4 * 2**20  # tens of thousands of models; protobuf holds the GIL meanwhile
 
 _REQUEST = "tensorflow.serving.ReloadConfigRequest"
 _ONLY_LISTS = (
