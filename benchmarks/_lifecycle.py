@@ -97,14 +97,13 @@ def settled_memory(server: Server) -> int:
     return server.memory_bytes()["VmRSS"]
 
 
-def wait_until(condition: Callable[[], bool], what: str, seconds: float = GIVE_UP_SECONDS) -> float:
-    """Ask again and again; the seconds it took. Raises WrongAnswerError when it never happens."""
-    begin = time.perf_counter()
+def wait_until(condition: Callable[[], bool], what: str) -> None:
+    """Ask again and again. Raises WrongAnswerError when it does not come to be."""
+    deadline = time.perf_counter() + GIVE_UP_SECONDS
     while not condition():
-        if time.perf_counter() - begin > seconds:
-            raise WrongAnswerError(f"{what}: not within {seconds:.0f} s")
+        if time.perf_counter() > deadline:
+            raise WrongAnswerError(f"{what}: not within {GIVE_UP_SECONDS:.0f} s")
         time.sleep(POLL_SECONDS)
-    return time.perf_counter() - begin
 
 
 def ask_until(
@@ -116,8 +115,8 @@ def ask_until(
 ) -> float:
     """Ask until `version` answers; the time at which it had, by time.perf_counter().
 
-    `pause` is the number of seconds from an answer to the next request. What is wrong with answers on the way is added to `wrong`. Raises WrongAnswerError when it does
-    not answer.
+    `pause` is the number of seconds from an answer to the next request. What is wrong with answers
+    on the way is added to `wrong`. Raises WrongAnswerError when the version does not answer.
     """
     deadline = time.perf_counter() + GIVE_UP_SECONDS
     while time.perf_counter() < deadline:

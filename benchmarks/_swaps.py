@@ -66,7 +66,8 @@ class Round:
 class Ticker:
     """Takes a step every so many seconds, in a thread with a connection of its own.
 
-    A step that takes longer moves those that follow. A step that raises is the last: see `error`.
+    A step that takes longer moves those that follow. A step that raises BenchmarkError or OSError
+    is the last: see `error`.
     """
 
     def __init__(self, server: Server, interval: float, step: Callable[[Client], object]) -> None:
