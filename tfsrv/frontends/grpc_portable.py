@@ -6,6 +6,7 @@ Requests and responses pass as raw bytes; the handlers behind do not know the di
 
 from __future__ import annotations
 
+import logging
 import os
 import socket
 from collections.abc import Awaitable, Callable
@@ -30,6 +31,9 @@ _CODES: dict[int, grpc.StatusCode] = {code.value[0]: code for code in grpc.Statu
 
 _TOO_MANY_BYTES = "Too many bytes are in flight (--max_in_flight_bytes)."
 
+# What grpc logs, with a traceback, when a client has left and it has not noticed yet.
+_LEFT_TOO_SOON = "ExecuteBatchError raised in core by servicer method"
+
 RpcMethodHandler: TypeAlias = "grpc.RpcMethodHandler[bytes, bytes]"
 Answer = Callable[[bytes, "grpc.aio.ServicerContext[bytes, bytes]"], Awaitable[bytes]]
 
@@ -46,6 +50,7 @@ class PortableGrpcServer:
 
     async def start(self) -> None:
         """Open the ports. OSError says why one could not be opened."""
+        logging.getLogger("grpc._cython.cygrpc").addFilter(_is_news)
         server = grpc.aio.server(options=_channel_options(self._options))
         server.add_generic_rpc_handlers((_Router(self._methods, self),))
         try:
@@ -94,6 +99,11 @@ class PortableGrpcServer:
             return await _abort(context, error)
         finally:
             give_in_flight_bytes(size)
+
+
+def _is_news(record: logging.LogRecord) -> bool:
+    """Whether a record of grpc's log says more than that a client has left."""
+    return not str(record.msg).startswith(_LEFT_TOO_SOON)
 
 
 async def _abort(context: grpc.aio.ServicerContext[bytes, bytes], error: ServingError) -> bytes:
