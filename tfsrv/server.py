@@ -32,6 +32,7 @@ from tfsrv.frontends.transport import GrpcServer, host_and_port
 
 SWITCH_INTERVAL_SECONDS = 0.0001  # the default of 5 ms lets any busy thread hold up the loop
 SAME_SIGNAL_SECONDS = 0.1  # timeout(1) sends its signal to the process and to its group
+CALM_SECONDS = 0.02  # of a thousand models, many become available in that time
 STOP_SECONDS = 5.0  # for each part that has to end after the grace
 
 logger = logging.getLogger("tfsrv")
@@ -50,6 +51,9 @@ class Core(Protocol):
 
     def subscribe_decided(self, callback: Callable[[str], None]) -> Callable[[], None]:
         """Call `callback`, on any thread, for each model that ceases to be pending."""
+
+    def subscribe_states(self, callback: Callable[[Any], object]) -> Callable[[], None]:
+        """Call `callback`, on any thread, with each change of the state of a version."""
 
     def unavailable(self) -> Mapping[str, ServingError]:
         """The configured models without any version that is available, and why."""
@@ -165,18 +169,33 @@ class Server:
             self._show_request(parts, [model.name for model in parts.core.models()])
 
     async def _wait_for_models(self, core: Core) -> None:
-        """Raise ServingError unless every model becomes available in time."""
-        seconds = self._options.wait_for_models
-        with contextlib.suppress(asyncio.TimeoutError):
-            await asyncio.wait_for(self._all_decided.wait(), seconds)
-        missing = await asyncio.to_thread(core.unavailable)
-        if missing:
-            each = ", ".join(f"{{{name} due to error: {why}}}" for name, why in missing.items())
-            raise ServingError(
-                Code.UNKNOWN,
-                f"{len(missing)} model(s) did not become available within {seconds:g} s"
-                f" (--wait_for_models): {{{each}}}",
-            )
+        """Raise ServingError unless every model becomes available in time.
+
+        One that has failed or was not found may still come: its files may.
+        """
+        loop, seconds = asyncio.get_running_loop(), self._options.wait_for_models
+        deadline = loop.time() + seconds
+        news = asyncio.Event()
+        unsubscribe = core.subscribe_states(lambda state: loop.call_soon_threadsafe(news.set))
+        try:
+            while True:
+                news.clear()
+                missing = await asyncio.to_thread(core.unavailable)
+                if not missing:
+                    return
+                if loop.time() >= deadline:
+                    break
+                with contextlib.suppress(asyncio.TimeoutError):
+                    await asyncio.wait_for(news.wait(), deadline - loop.time())
+                    await asyncio.sleep(CALM_SECONDS)
+        finally:
+            unsubscribe()
+        each = ", ".join(f"{{{name} due to error: {why}}}" for name, why in missing.items())
+        raise ServingError(
+            Code.UNKNOWN,
+            f"{len(missing)} model(s) did not become available within {seconds:g} s"
+            f" (--wait_for_models): {{{each}}}",
+        )
 
     async def _listen(self, parts: Parts) -> None:
         try:

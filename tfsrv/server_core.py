@@ -354,7 +354,11 @@ class ServerCore:
                     reloading.set_result(name, removed)
 
     def _to_monitor(self, model: ModelConfig) -> ServableToMonitor:
-        check_scheme(model.base_path)
+        try:
+            check_scheme(model.base_path)
+        except ServingError as error:
+            text = f"{error.message} This is of model {model.name}{_place(model)}."
+            raise ServingError(error.code, text) from None
         return ServableToMonitor(
             model.name,
             model.base_path,
@@ -367,10 +371,9 @@ class ServerCore:
 
     def _platform(self, model: ModelConfig) -> Platform:
         if model.platform not in self._platforms:
-            place = f" ({model.place})" if model.place else ""
             raise ServingError(
                 Code.INVALID_ARGUMENT,
-                f"Model {model.name} requests unsupported platform {model.platform}{place}",
+                f"Model {model.name} requests unsupported platform {model.platform}{_place(model)}",
             )
         return self._platforms[model.platform]
 
@@ -511,6 +514,10 @@ def _manager_options(options: ServerOptions) -> AspiredVersionsManagerOptions:
         # Threads inherit it: no session may have threads of its own, made by a load.
         load_thread_niceness=NICE if pools_are_shared(session_config(options)) else 0,
     )
+
+
+def _place(model: ModelConfig) -> str:
+    return f" ({model.place})" if model.place else ""
 
 
 def _distinct(models: Iterable[ModelConfig]) -> list[ModelConfig]:

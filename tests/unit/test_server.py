@@ -40,6 +40,7 @@ class FakeParts:
         self.signatures: Mapping[str, Any] | None = None
         self.models = (ModelConfig("m", "/m"),)
         self.unavailable: dict[str, ServingError] = {}
+        self.changed: Callable[[Any], object] = lambda state: None
         self.stopped_core_with: float | None = None
 
     def make(self, options: ServerOptions, loop: asyncio.AbstractEventLoop) -> Parts:
@@ -73,6 +74,10 @@ class _Core:
     def subscribe_decided(self, callback: Callable[[str], None]) -> Callable[[], None]:
         self._parts.decided = callback
         return lambda: self._parts.events.append("core is unsubscribed")
+
+    def subscribe_states(self, callback: Callable[[Any], object]) -> Callable[[], None]:
+        self._parts.changed = callback
+        return lambda: self._parts.events.append("states are unsubscribed")
 
     def models(self) -> Sequence[ModelConfig]:
         return self._parts.models
@@ -201,16 +206,20 @@ def test_start_fails_when_a_model_is_not_available_in_time(open_ports: str) -> N
     run(test())
 
 
-def test_start_waits_for_models_and_no_longer(caplog: pytest.LogCaptureFixture) -> None:
+def test_start_waits_for_a_model_that_failed_at_first() -> None:
     async def test() -> None:
         parts, library = FakeParts(), FakeLibrary()
-        parts.unavailable = {"m": ServingError(Code.NOT_FOUND, "not asked for before it is time")}
-        server = Server(options(wait_for_models=60.0), parts.make, lambda: library)
+        parts.unavailable = {"m": ServingError(Code.NOT_FOUND, "it may still come")}
+        waiting = options(wait_for_models=60.0, open_ports="when_ready")
+        server = Server(waiting, parts.make, lambda: library)
         serving = asyncio.ensure_future(server.serve())
         await until(lambda: "core starts" in parts.events)
-        parts.unavailable = {}
-        parts.decide("m")
+        parts.decide("m")  # it failed
         await asyncio.sleep(0.05)
+        assert "grpc starts" not in parts.events
+        parts.unavailable = {}
+        parts.changed("m is available")
+        await until(lambda: "grpc starts" in parts.events)
         assert not serving.done()
         server.stop()
         await serving

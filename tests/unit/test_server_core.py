@@ -438,7 +438,7 @@ def test_one_good_version_is_enough_for_a_model_to_be_fine(site: Site) -> None:
             ["b", ModelConfig("c", "s3://bucket/c")],
             Code.UNIMPLEMENTED,
             "File system scheme 's3' not implemented (file: 's3://bucket/c'); supported are local "
-            "paths and file://. Mount the files, or copy them.",
+            "paths and file://. Mount the files, or copy them. This is of model c.",
         ),
     ],
 )
