@@ -61,12 +61,12 @@ class Reloading:
             return self._condition.wait_for(lambda: not self._open, timeout_seconds)
 
     def results(self) -> Results:
-        """What is known by now; a model whose result is to come has DEADLINE_EXCEEDED."""
+        """What is known by now, by name; a model whose result is to come has DEADLINE_EXCEEDED."""
         with self._condition:
             late = ServingError(
                 Code.DEADLINE_EXCEEDED, "it is not available yet, and is still being worked on"
             )
-            return {**dict.fromkeys(sorted(self._open), late), **self._results}
+            return dict(sorted({**dict.fromkeys(self._open, late), **self._results}.items()))
 
 
 def summary(results: Results) -> ServingError | None:
