@@ -10,10 +10,10 @@ from pathlib import Path
 import pytest
 
 from tests.functional.launching import Client, Launched, client, launched, until
+from tests.functional.managing import Management, reload
 from tests.functional.serving_api import ServingApi
+from tests.functional.sites import AVAILABLE, Site
 from tfsrv.frontends._http2 import available
-
-AVAILABLE = 30  # ModelVersionStatus.State
 
 Serve = Callable[..., Launched]
 
@@ -85,6 +85,39 @@ def serve() -> Iterator[Serve]:
             return stack.enter_context(serving(models, *flags, **options))
 
         yield start
+
+
+@pytest.fixture
+def site(tmp_path: Path, models: Path) -> Site:
+    """An empty folder for models."""
+    return Site(tmp_path, models)
+
+
+@pytest.fixture(scope="module")
+def managed_server() -> Iterator[Launched]:
+    """One server, which begins without models, for tests that set them by calls.
+
+    They take names that no other test of their module takes: END of a name's versions is
+    remembered for ever.
+    """
+    # Loads that are stuck leave threads to others at once: it takes 5 s if there is only one.
+    flags = ("--enable_model_management", "--num_load_threads=4")
+    with serving({}, *flags, errors_are_meant=True) as server:
+        yield server
+
+
+@pytest.fixture
+def managed(managed_server: Launched) -> Iterator[Client]:
+    """A client of `managed_server`, which has no models again afterwards."""
+    with client(managed_server.address()) as ask:
+        yield ask
+        reload(ask)
+
+
+@pytest.fixture
+def management(managed: Client) -> Management:
+    """The same, for calls that change and list single models."""
+    return Management(managed)
 
 
 @pytest.fixture(scope="module")
