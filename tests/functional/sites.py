@@ -80,6 +80,12 @@ class Site:
         shutil.rmtree(staging)
 
 
+def settle(folder: Path) -> None:
+    """Wait until all files in a folder are so old that nobody can be writing to them."""
+    newest = max(path.lstat().st_ctime for path in (folder, *folder.rglob("*")))
+    until(lambda: time.time() > newest + 1.1)
+
+
 def break_version(folder: Path, how: str, site: Site) -> None:
     """Make a version that cannot be loaded."""
     if how == "graph":
