@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import tempfile
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -29,14 +30,22 @@ def transport(request: pytest.FixtureRequest) -> str:
 
 @contextmanager
 def serving(
-    models: dict[str, Path], *flags: str, ready: bool = True, errors_are_meant: bool = False
+    models: dict[str, Path],
+    *flags: str,
+    ready: bool = True,
+    errors_are_meant: bool = False,
+    texts: Mapping[str, str] | None = None,
 ) -> Iterator[Launched]:
     """A server of several models on a port of its own. It must end well, and leave nothing.
 
-    `ready` waits until each model has answered that it is available.
+    `ready` waits until each model has answered that it is available; `texts` has further fields
+    of the configuration by the name of the model.
     """
     where = ("--port=0", "--bind_address=127.0.0.1")
-    with config_file(models) as config, launched(config, *where, *flags) as server:
+    with (
+        config_file(models, texts) as config,
+        launched(config, *where, *flags) as server,
+    ):
         if ready:
             with client(server.address()) as ask:
                 for name in models:
@@ -46,11 +55,11 @@ def serving(
 
 
 @contextmanager
-def config_file(models: dict[str, Path]) -> Iterator[str]:
-    """The flag that names a file with a configuration of these models."""
+def config_file(models: dict[str, Path], texts: Mapping[str, str] | None = None) -> Iterator[str]:
+    """The flag that names a file with a configuration of these models; `texts` as above."""
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder) / "models.config"
-        path.write_text(config_text(models))
+        path.write_text(config_text(models, **(texts or {})))
         yield f"--model_config_file={path}"
 
 
@@ -81,7 +90,7 @@ def serve() -> Iterator[Serve]:
     """Start a server for one test: `serve({"m": path}, "--flag=value", ready=False)`."""
     with ExitStack() as stack:
 
-        def start(models: dict[str, Path], *flags: str, **options: bool) -> Launched:
+        def start(models: dict[str, Path], *flags: str, **options: Any) -> Launched:
             return stack.enter_context(serving(models, *flags, **options))
 
         yield start

@@ -102,10 +102,6 @@ WRONG = {
     "\nmodel_config_list { config { name: 'm' base_path: '/m' model_platform: 'nosuch' } }": (
         "Model m requests unsupported platform nosuch ({file}:2)"
     ),
-    "custom_model_config { type_url: 'a' }": (
-        "Missing custom_model_config_loader in ServerCore Options: this server reads"
-        " model_config_list ({file})"
-    ),
 }
 
 
@@ -132,21 +128,6 @@ def test_wrong_content_is_told_once_with_its_place_and_changes_nothing(
         it.write(config_text({"m": site.base(), "n": site.base("n")}))
         it.server.line_with("n version 2 is available")
         assert len(errors(it.server)) == len(WRONG)  # each was told once
-
-
-def test_another_platform_is_refused_with_its_text(site: Site, file: Path) -> None:
-    site.link(1)
-    text = config_text({"m": site.base()})
-    file.write_text(text)
-    with polled(file) as it:
-        until(lambda: it.ask.states("m") == [AVAILABLE])
-        it.write(text.replace('"tensorflow"', '"lookup_table"'))
-        line = it.server.line_with("Failed to read ModelServerConfig file")
-        if "unsupported platform" not in line:  # the example may be installed
-            assert "Illegal to change a model's platform. For model m platform was tensorflow" in (
-                line
-            )
-        assert answers(it.ask, "m", 1)
 
 
 def test_what_a_call_has_set_stays_until_the_content_changes(site: Site, file: Path) -> None:

@@ -38,8 +38,8 @@ from tests.functional.sites import (
     UNLOADING,
     Site,
     ask_for,
-    break_version,
     refusal,
+    settle,
     states,
     under_load,
 )
@@ -354,14 +354,22 @@ def settled(managed: Client, models: Path) -> tuple[Client, Any]:
 # --- models that do not become available
 
 
+@pytest.fixture(scope="module")
+def broken(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A base path with one version, which does not load and has been there for long."""
+    path = tmp_path_factory.mktemp("broken")
+    (path / "1").mkdir()
+    (path / "1" / "saved_model.pb").write_bytes(b"\xff this is no graph")
+    settle(path)
+    return path
+
+
 @pytest.fixture
-def three(site: Site) -> Callable[[str], list[Any]]:
+def three(site: Site, broken: Path) -> Callable[[str], list[Any]]:
     """One model that is broken, one that is missing, and a good one; with a prefix of names."""
 
     def make(prefix: str) -> list[Any]:
-        folder = site.base(f"{prefix}_broken") / "1"
-        folder.mkdir(parents=True)
-        break_version(folder, "graph", site)
+        site.base(f"{prefix}_broken").symlink_to(broken)
         site.link(1, f"{prefix}_good")
         names = ("broken", "missing", "good")
         return [model(f"{prefix}_{name}", site.base(f"{prefix}_{name}")) for name in names]
@@ -410,6 +418,7 @@ def test_the_same_list_again_is_answered_well_when_the_models_have_come(
     models = three("mended")
     refused_reload(managed, *models)
     site.link(1, "mended_missing")
+    site.base("mended_broken").unlink()
     site.link(2, "mended_broken")
     reload(managed, *models)
     assert answers(managed, "mended_missing", 1)
