@@ -92,7 +92,7 @@ class ServerOptions:
     allow_version_labels_for_unavailable_models: bool = False
     saved_model_tags: tuple[str, ...] = ("serve",)
 
-    num_load_threads: int = 0  # 0: half of the processors
+    num_load_threads: int = 0  # 0: half of the processors, two at least
     num_unload_threads: int = 0
     max_num_load_retries: int = 5
     load_retry_interval_micros: int = 60_000_000

@@ -184,13 +184,13 @@ FLAG_GROUPS: dict[str, tuple[Flag, ...]] = {
         Flag(
             "num_load_threads",
             0,
-            "Threads that load versions; 0 is half of the processors.",
+            "Threads that load versions; 0 is half of the processors, two at least.",
             minimum=0,
         ),
         Flag(
             "num_unload_threads",
             0,
-            "Threads that unload versions; 0 is half of the processors.",
+            "Threads that unload versions; 0 is half of the processors, two at least.",
             minimum=0,
         ),
         Flag("max_num_load_retries", 5, "How often a failed load is tried again.", minimum=0),

@@ -51,6 +51,7 @@ class ModelConfigPoller:
         try:
             content = read_content(self._path)
             if content == self._content:
+                self._problem = ""
                 return
             self._content = content  # looked at once, whatever is in it
             models = model_config_file(self._path, content).models

@@ -10,6 +10,18 @@ from tfsrv.errors import Code, ServingError
 Results = Mapping[str, ServingError | None]  # by model: why it did not become available
 
 
+class LabelError(ServingError):
+    """A label of a model does not point to where it should; the model itself is available."""
+
+    def __init__(self, name: str, version: int) -> None:
+        # As in TensorFlow Serving's model_servers/server_core.cc, UpdateModelVersionLabelMap.
+        super().__init__(
+            Code.FAILED_PRECONDITION,
+            f"Request to assign label to version {version} of model {name}, "
+            "which is not currently available for inference",
+        )
+
+
 class Reloading:
     """A change that was accepted, and is being carried out. Any thread may call.
 
@@ -37,6 +49,12 @@ class Reloading:
         for callback in callbacks:
             callback()
 
+    def add_result(self, name: str, error: ServingError) -> None:
+        """Say what is wrong with a model that nobody has to wait for."""
+        with self._condition:
+            if name not in self._open:
+                self._results.setdefault(name, error)
+
     def add_done_callback(self, callback: Callable[[], object]) -> None:
         """Call `callback` when all results are there, on the thread that has brought the last."""
         with self._condition:
@@ -61,12 +79,12 @@ class Reloading:
             return self._condition.wait_for(lambda: not self._open, timeout_seconds)
 
     def results(self) -> Results:
-        """What is known by now; a model whose result is to come has DEADLINE_EXCEEDED."""
+        """What is known by now, by name; a model whose result is to come has DEADLINE_EXCEEDED."""
         with self._condition:
             late = ServingError(
                 Code.DEADLINE_EXCEEDED, "it is not available yet, and is still being worked on"
             )
-            return {**dict.fromkeys(sorted(self._open), late), **self._results}
+            return dict(sorted({**dict.fromkeys(self._open, late), **self._results}.items()))
 
 
 def summary(results: Results) -> ServingError | None:
@@ -78,6 +96,9 @@ def summary(results: Results) -> ServingError | None:
     failed = {name: error for name, error in results.items() if error is not None}
     if not failed:
         return None
+    first = next(iter(failed.values()))
+    if all(isinstance(error, LabelError) for error in failed.values()):
+        return first  # what TensorFlow Serving says
     each = ", ".join(f"{{{name} due to error: {error}}}" for name, error in failed.items())
     codes = {error.code for error in failed.values()}
     code = Code.DEADLINE_EXCEEDED if codes == {Code.DEADLINE_EXCEEDED} else Code.UNKNOWN

@@ -19,7 +19,7 @@ from enum import Enum
 from typing import Any, Protocol
 
 from tfsrv._run_pools import pools_are_shared
-from tfsrv.config import ModelConfig, ServerOptions, session_config
+from tfsrv.config import ModelConfig, ServerOptions, SpecificVersions, session_config
 from tfsrv.core.aspired_version_policy import (
     AvailabilityPreservingPolicy,
     ResourcePreservingPolicy,
@@ -43,7 +43,7 @@ from tfsrv.core.source import Emitter, SourceAdapter, connect
 from tfsrv.core.storage_path import StoragePath
 from tfsrv.errors import Code, ServingError
 from tfsrv.model_config_poller import ModelConfigPoller
-from tfsrv.reloading import Reloading, summary
+from tfsrv.reloading import LabelError, Reloading, summary
 from tfsrv.sources.file_system import FileSystemStoragePathSource
 from tfsrv.sources.storage import check_scheme
 from tfsrv.sources.watched import Looked, ServableToMonitor
@@ -147,6 +147,7 @@ class ServerCore:
         self._nothing_found: dict[str, ServingError] = {}
         self._reloadings: list[Reloading] = []
         self._pending: frozenset[str] = frozenset()
+        self._deciding: set[str] = set()  # pending no more, which the map has yet to show
         self._is_started = False
         self._first_load_is_over = False
         self._replace(
@@ -202,12 +203,15 @@ class ServerCore:
 
     def pending_names(self) -> frozenset[str]:
         """The models that are not decided yet."""
-        return self._pending
+        with self._lock:
+            return self._pending | self._deciding
 
     def wait_until_decided(self, timeout_seconds: float | None) -> bool:
         """Wait until no model is pending; False when the time was too short."""
         with self._lock:
-            return self._lock.wait_for(lambda: not self._pending, timeout_seconds)
+            return self._lock.wait_for(
+                lambda: not self._pending and not self._deciding, timeout_seconds
+            )
 
     def unavailable(self) -> dict[str, ServingError]:
         """The configured models without any version that is available, and why as far as known."""
@@ -301,11 +305,10 @@ class ServerCore:
         self._check_platforms_stay(models)
         with self._lock:
             old = self._models
-            changed = [name for name, model in models.items() if old.get(name) != model]
-            failed = [name for name in models if name not in changed and self._has_failed(name)]
-            reloading = Reloading([*changed, *failed])
-            for name in old.keys() - models.keys():
-                self._nothing_found.pop(name, None)
+            changed = {name for name, model in models.items() if old.get(name) != model}
+            self._nothing_found = {
+                name: error for name, error in self._nothing_found.items() if name in models
+            }
             if only is None:
                 self._set_by = dict.fromkeys(models, set_by)
             else:
@@ -316,24 +319,62 @@ class ServerCore:
             self._monitored = monitored
             is_looking = self._options.file_system_poll_wait_seconds >= 0
             new = {name for name in changed if is_looking and not self._is_any_available(name)}
-            self._pending = (self._pending & models.keys()) | new
+            gone = self._pending - models.keys()
+            self._pending = (self._pending - gone) | new
             self._publisher.set_pending(self._pending if self._is_started else (), at_once=False)
-            self._reloadings = [each for each in self._reloadings if not each.wait(0)]
-            self._reloadings.append(reloading)
             self._lock.notify_all()
         self._labels.set_wanted(
             {name: dict(model.version_labels) for name, model in models.items()}
         )
         self._publisher.refresh()
+        # Of the same list once more, all is of interest.
+        asked = {only} & models.keys() if only is not None else changed or set(models)
+        reloading = self._wait_for(asked, is_looking)
+        if asked is changed:
+            self._tell_failures(models.keys() - changed, reloading)
         self._source.update(monitored.values())
         self._answer_removed(models)
-        for name in changed + failed:
-            if not is_looking:
-                reloading.set_result(name, ServingError(Code.FAILED_PRECONDITION, NEVER_LOOKS))
-            else:
-                self._source.look_again(name)  # also if only labels have changed
+        for name in gone:
+            self._decisions.publish(name)  # nobody need wait for it
+        for name in asked if is_looking else ():
+            self._source.look_again(name)  # also if only labels have changed
         self._end_first_load_if_over()
         return reloading
+
+    def _wait_for(self, names: Collection[str], is_looking: bool) -> Reloading:
+        """What will be told of these models, as looks and loads bring it to light."""
+        reloading = Reloading(names)
+        if is_looking:
+            with self._lock:
+                self._reloadings = [each for each in self._reloadings if not each.wait(0)]
+                self._reloadings.append(reloading)
+        else:
+            for name in names:
+                reloading.set_result(name, ServingError(Code.FAILED_PRECONDITION, NEVER_LOOKS))
+        return reloading
+
+    def _tell_failures(self, names: Iterable[str], reloading: Reloading) -> None:
+        """Add what is known to be wrong with models that a list leaves as they are."""
+        for name in names:
+            error = self._known_failure(name)
+            if error is not None:
+                reloading.add_result(name, error)
+
+    def _known_failure(self, name: str) -> ServingError | None:
+        """Why a model is not as it should be, unless that is still being worked on."""
+        with self._lock:
+            nothing_found = self._nothing_found.get(name)
+            is_pending = name in self._pending
+        if nothing_found is not None or is_pending:
+            return nothing_found
+        states = self.monitor.versions(name).values()
+        for state in states:
+            if state.manager_state is ManagerState.AVAILABLE:
+                return state.error  # of what should replace it, if anything is wrong
+        for state in states:
+            if state.error is not None and state.manager_state is ManagerState.END:
+                return ServingError(state.error.code, f"{state.id}: {state.error.message}")
+        return None
 
     def _check_platforms_stay(self, models: Mapping[str, ModelConfig]) -> None:
         for name, model in models.items():
@@ -365,6 +406,7 @@ class ServerCore:
             self._platform(model).inspector,
             model.version_policy,
             model.only_version,
+            model.place,
         )
 
     # -- from sources to the manager
@@ -430,6 +472,8 @@ class ServerCore:
                 self._nothing_found.pop(name, None)
             waiting = [each for each in self._reloadings if each.is_open(name)]
             is_pending = name in self._pending
+            if looked.changing & _named_versions(self._models[name]):
+                waiting = []  # until these are complete: they were asked for by their numbers
         if looked.error is not None:
             for reloading in waiting:
                 reloading.set_result(name, looked.error)
@@ -461,11 +505,7 @@ class ServerCore:
             id = ServableId(name, version)
             return ServingError(error.code, f"{id}: {error.message}")
         for version in self._labels.outstanding(name).values():
-            return ServingError(
-                Code.FAILED_PRECONDITION,
-                f"Request to assign label to version {version} of model {name}, "
-                "which is not currently available for inference",
-            )
+            return LabelError(name, version)
         return None
 
     def _hear(self, state: ServableState) -> None:
@@ -473,14 +513,24 @@ class ServerCore:
         if error is not None and error.code is not Code.CANCELLED:
             self._source.note_failed(state.id)
         if state.manager_state is ManagerState.AVAILABLE:
-            self._decide(name, at_once=False)  # the map prefers what is there to what is pending
+            self._decide(name)
 
-    def _decide(self, name: str, *, at_once: bool = True) -> None:
+    def _decide(self, name: str) -> None:
+        """A model is pending no more; this is told when the map shows it."""
         with self._lock:
             if name not in self._pending:
                 return
             self._pending -= {name}
-            self._publisher.set_pending(self._pending, at_once=at_once)
+            self._deciding.add(name)
+            self._publisher.set_pending(self._pending, at_once=False)
+        if self._is_any_available(name):  # the map prefers what is there to what is pending
+            self._decided(name)
+        else:
+            self._manager.publish_soon(lambda: self._decided(name))
+
+    def _decided(self, name: str) -> None:
+        with self._lock:
+            self._deciding.discard(name)
             self._lock.notify_all()
         self._end_first_load_if_over()
         self._decisions.publish(name)
@@ -488,7 +538,8 @@ class ServerCore:
     def _end_first_load_if_over(self) -> None:
         """While nothing is served yet, all processors load; later loads leave some alone."""
         with self._lock:
-            if self._pending or not self._is_started or self._first_load_is_over:
+            is_loading = self._pending or self._deciding
+            if is_loading or not self._is_started or self._first_load_is_over:
                 return
             self._first_load_is_over = True
         self._manager.set_num_load_threads(self._manager_options.num_load_threads)
@@ -496,9 +547,6 @@ class ServerCore:
     def _is_any_available(self, name: str) -> bool:
         states = self.monitor.versions(name).values()
         return any(state.manager_state is ManagerState.AVAILABLE for state in states)
-
-    def _has_failed(self, name: str) -> bool:
-        return name not in self._pending and not self._is_any_available(name)
 
 
 def _manager_options(options: ServerOptions) -> AspiredVersionsManagerOptions:
@@ -514,6 +562,14 @@ def _manager_options(options: ServerOptions) -> AspiredVersionsManagerOptions:
         # Threads inherit it: no session may have threads of its own, made by a load.
         load_thread_niceness=NICE if pools_are_shared(session_config(options)) else 0,
     )
+
+
+def _named_versions(model: ModelConfig) -> set[int]:
+    """The versions of a model that its configuration names by their numbers."""
+    named = {version for _, version in model.version_labels}
+    if isinstance(model.version_policy, SpecificVersions):
+        named |= model.version_policy.versions
+    return named
 
 
 def _place(model: ModelConfig) -> str:

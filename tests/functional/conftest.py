@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import tempfile
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import Any
@@ -11,10 +11,10 @@ from typing import Any
 import pytest
 
 from tests.functional.launching import Client, Launched, client, launched, until
+from tests.functional.managing import Management, reload
 from tests.functional.serving_api import ServingApi
+from tests.functional.sites import AVAILABLE, Site
 from tfsrv.frontends._http2 import available
-
-AVAILABLE = 30  # ModelVersionStatus.State
 
 Serve = Callable[..., Launched]
 
@@ -35,15 +35,16 @@ def serving(
     ready: bool = True,
     errors_are_meant: bool = False,
     environment: dict[str, str] | None = None,
+    texts: Mapping[str, str] | None = None,
 ) -> Iterator[Launched]:
     """A server of several models on a port of its own. It must end well, and leave nothing.
 
     A name may be "name@platform". `ready` waits until each model has answered that it is
-    available.
+    available; `texts` has further fields of the configuration by the name of the model.
     """
     where = ("--port=0", "--bind_address=127.0.0.1")
     with (
-        config_file(models) as config,
+        config_file(models, texts) as config,
         launched(config, *where, *flags, environment=environment) as server,
     ):
         if ready:
@@ -55,11 +56,11 @@ def serving(
 
 
 @contextmanager
-def config_file(models: dict[str, Path]) -> Iterator[str]:
-    """The flag that names a file with a configuration of these models."""
+def config_file(models: dict[str, Path], texts: Mapping[str, str] | None = None) -> Iterator[str]:
+    """The flag that names a file with a configuration of these models; `texts` as above."""
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder) / "models.config"
-        path.write_text(config_text(models))
+        path.write_text(config_text(models, **(texts or {})))
         yield f"--model_config_file={path}"
 
 
@@ -99,6 +100,39 @@ def serve() -> Iterator[Serve]:
             return stack.enter_context(serving(models, *flags, **options))
 
         yield start
+
+
+@pytest.fixture
+def site(tmp_path: Path, models: Path) -> Site:
+    """An empty folder for models."""
+    return Site(tmp_path, models)
+
+
+@pytest.fixture(scope="module")
+def managed_server() -> Iterator[Launched]:
+    """One server, which begins without models, for tests that set them by calls.
+
+    They take names that no other test of their module takes: END of a name's versions is
+    remembered for ever.
+    """
+    # Loads that are stuck leave threads to others at once: it takes 5 s if there is only one.
+    flags = ("--enable_model_management", "--num_load_threads=4")
+    with serving({}, *flags, errors_are_meant=True) as server:
+        yield server
+
+
+@pytest.fixture
+def managed(managed_server: Launched) -> Iterator[Client]:
+    """A client of `managed_server`, which has no models again afterwards."""
+    with client(managed_server.address()) as ask:
+        yield ask
+        reload(ask)
+
+
+@pytest.fixture
+def management(managed: Client) -> Management:
+    """The same, for calls that change and list single models."""
+    return Management(managed)
 
 
 @pytest.fixture(scope="module")

@@ -14,9 +14,10 @@ import numpy
 import pytest
 
 from tests.conftest import ROOT
-from tests.functional.conftest import AVAILABLE, serving
+from tests.functional.conftest import serving
 from tests.functional.launching import client, launched, until
 from tests.functional.messages import array, floats, predict_request, strings
+from tests.functional.sites import AVAILABLE
 from tests.plugging import project_of, write_metadata
 from tests.unit.waiting import DEADLINE_SECONDS, eventually
 from tfsrv._proto import parse_text

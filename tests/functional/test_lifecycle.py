@@ -2,138 +2,34 @@
 
 from __future__ import annotations
 
-import itertools
-import shutil
-import threading
 import time
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
 
 import grpc
 import pytest
 
-from tests.functional.conftest import AVAILABLE, Serve, config_file, serving
+from tests.functional.conftest import Serve, config_file, serving
 from tests.functional.gated_model import GatedModel
 from tests.functional.launching import SECONDS, Client, Launched, client, launched, until
 from tests.functional.messages import array, floats, predict_request
+from tests.functional.sites import (
+    AVAILABLE,
+    END,
+    LOADING,
+    UNLOADING,
+    Site,
+    ask_for,
+    break_version,
+    errors,
+    problems,
+    refusal,
+    states,
+    under_load,
+)
 
-LOADING, UNLOADING, END = 20, 40, 50  # ModelVersionStatus.State; AVAILABLE is 30
 INVALID_ARGUMENT, NOT_FOUND, DATA_LOSS = 3, 5, 15
-
-
-class Site:
-    """A folder with models that tests may change."""
-
-    def __init__(self, folder: Path, models: Path) -> None:
-        self.folder = folder
-        self._models = models
-        self._count = itertools.count()
-
-    def base(self, name: str = "m") -> Path:
-        return self.folder / name
-
-    def staging(self) -> Path:
-        """A folder where no server looks."""
-        return self.folder / f"staging-{next(self._count)}"
-
-    def add(self, version: int, name: str = "m", *, model: str = "half_plus_two") -> None:
-        """Write a version elsewhere and rename it into place, as one should."""
-        source = self._models / model / (str(version) if model == "half_plus_two" else "1")
-        staging = self.staging()
-        shutil.copytree(source, staging)
-        self.base(name).mkdir(exist_ok=True)
-        staging.rename(self.base(name) / str(version))
-
-    def copy_slowly(self, version: int, name: str = "m", *, seconds: float) -> None:
-        """Write a version where the server looks, in pieces, the graph first."""
-        source = self._models / "half_plus_two" / str(version)
-        files = sorted(path for path in source.rglob("*") if path.is_file())
-        files.sort(key=lambda path: path.name != "saved_model.pb")
-        pieces = 3
-        for file in files:
-            target = self.base(name) / str(version) / file.relative_to(source)
-            target.parent.mkdir(parents=True, exist_ok=True)
-            data = file.read_bytes()
-            with target.open("wb") as out:
-                for i in range(pieces):
-                    out.write(data[len(data) * i // pieces : len(data) * (i + 1) // pieces])
-                    out.flush()
-                    time.sleep(seconds / pieces / len(files))
-
-    def remove(self, version: int, name: str = "m") -> None:
-        staging = self.staging()
-        (self.base(name) / str(version)).rename(staging)
-        shutil.rmtree(staging)
-
-
-@pytest.fixture
-def site(tmp_path: Path, models: Path) -> Site:
-    return Site(tmp_path, models)
-
-
-def states(ask: Client, name: str = "m") -> dict[int, int]:
-    return {status.version: status.state for status in ask.model_status(name)}
-
-
-def ask_for(x: float, name: str = "m", **asked: Any) -> Any:
-    return predict_request(name, {"x": floats(x)}, **asked)
-
-
-def refusal(ask: Client, request: Any) -> tuple[str, str]:
-    error = ask.predict_future(request).exception()
-    assert error is not None, "there is no error"
-    return error.code().name, error.details()
-
-
-class Load:
-    """Clients that ask without a pause, and look at each answer."""
-
-    def __init__(self, server: Launched, name: str = "m", *, clients: int = 2) -> None:
-        self._server = server
-        self._name = name
-        self.versions: list[int] = []  # that answered, in order of the answers
-        self._stop = threading.Event()
-        self._threads = ThreadPoolExecutor(clients)
-        self._work = [self._threads.submit(self._ask) for _ in range(clients)]
-
-    def _ask(self) -> None:
-        with client(self._server.address()) as ask:
-            for x in itertools.count():
-                if self._stop.is_set():
-                    return
-                futures = [ask.predict_future(ask_for(x, self._name)) for _ in range(8)]
-                for future in futures:
-                    response = future.result()
-                    version = response.model_spec.version.value
-                    # The version that it says it is: x / 2 + 1 + version.
-                    assert array(response.outputs["y"]) == [x / 2 + 1 + version]
-                    self.versions.append(version)
-
-    def answers(self, count: int) -> None:
-        """Wait for so many more answers."""
-        wanted = len(self.versions) + count
-        until(lambda: len(self.versions) >= wanted or any(work.done() for work in self._work))
-
-    def end(self) -> None:
-        """Raises what failed."""
-        self._stop.set()
-        self._threads.shutdown()
-        for work in self._work:
-            work.result()
-
-
-@contextmanager
-def under_load(server: Launched, name: str = "m") -> Iterator[Load]:
-    load = Load(server, name)
-    try:
-        load.answers(50)
-        yield load
-        load.answers(50)
-    finally:
-        load.end()
 
 
 # --- versions that come and go
@@ -210,19 +106,6 @@ def test_broken_new_versions_leave_the_good_ones_serving(site: Site, serve: Serv
     assert len(errors(server)) == 3
 
 
-def break_version(folder: Path, how: str, site: Site) -> None:
-    """Make a version that cannot be loaded."""
-    if how == "graph":
-        (folder / "saved_model.pb").write_bytes(b"\xff this is no graph")
-    elif how == "variables":
-        site.add(1, "whole")
-        shutil.copy(site.base("whole") / "1" / "saved_model.pb", folder)
-
-
-def errors(server: Launched) -> list[str]:
-    return [line for line in server.log if " ERROR " in line]
-
-
 def test_a_request_in_flight_ends_on_the_version_that_it_began_with(
     site: Site, serve: Serve
 ) -> None:
@@ -286,12 +169,6 @@ def test_bad_models_are_told_once_and_hold_up_nobody(site: Site, serve: Serve) -
         for name in ("missing", "empty", "broken_graph"):
             until(lambda name=name: AVAILABLE in ask.states(name))  # type: ignore[misc]
             assert array(ask.predict(ask_for(0, name)).outputs["y"]) >= 2
-
-
-def problems(server: Launched) -> list[str]:
-    """What the log complains of, without what it repeats at the 2nd, 4th, 8th ... time."""
-    complaints = [line for line in server.log if " ERROR " in line or " WARNING " in line]
-    return [line for line in complaints if "(seen " not in line]
 
 
 # --- requests that come before their model

@@ -9,8 +9,9 @@ from pathlib import Path
 import pytest
 
 from tests.conftest import ROOT
-from tests.functional.conftest import AVAILABLE, ends_well
+from tests.functional.conftest import ends_well
 from tests.functional.launching import SECONDS, client, launched, until
+from tests.functional.sites import AVAILABLE
 
 ASK_2 = """
 model_spec { name: "half" }

@@ -8,10 +8,11 @@ from pathlib import Path
 
 import pytest
 
-from tests.functional.conftest import AVAILABLE, serving
+from tests.functional.conftest import serving
 from tests.functional.gated_model import GatedModel
 from tests.functional.launching import Launched, client, until
 from tests.functional.messages import array, floats, predict_request
+from tests.functional.sites import AVAILABLE
 
 LOADING = 20  # ModelVersionStatus.State
 NICE = 10  # of threads that load

@@ -16,7 +16,7 @@ import pytest
 from google.protobuf.message import DecodeError
 
 from tests.conftest import ROOT
-from tests.functional.conftest import AVAILABLE, config_file, serving
+from tests.functional.conftest import config_file, serving
 from tests.functional.launching import Client, Launched, client, launched, until
 from tests.functional.messages import (
     PredictRequest,
@@ -27,6 +27,7 @@ from tests.functional.messages import (
     strings,
     tensor,
 )
+from tests.functional.sites import AVAILABLE
 from tests.functional.test_predict_errors import good_client, mutated, refusal
 from tests.plugging import write_package
 

@@ -152,6 +152,69 @@ def test_what_still_loads_is_given_up_for_what_comes_from_elsewhere(stage: Stage
     assert shown(stage) is new.servable()
 
 
+def meanwhile(stage: Stage, *wanted: PuppetLoader) -> None:
+    """During a load that hangs: another wish, which is carried out."""
+    stage.aspire("a", *wanted)
+    stage.run_all()
+
+
+def test_load_that_hangs_does_not_keep_its_version_from_being_loaded_from_elsewhere(
+    stage: Stage,
+) -> None:
+    other = version(stage, "/other")
+    hanging = PuppetLoader(A1, origin="/hangs", during_load=lambda: meanwhile(stage, other))
+    stage.aspire("a", hanging)
+    stage.run_load()
+    assert shown(stage) is other.servable()
+    stage.run_all()  # it ended after all
+    assert hanging.calls == ["load", "warm_up", "unload"]
+    assert stage.states("a", 1) == [START, LOADING, END, START, LOADING, AVAILABLE]
+
+
+def test_load_that_hangs_does_not_keep_its_version_from_being_loaded_again(stage: Stage) -> None:
+    again = version(stage, "/hangs")
+
+    def remove_and_add() -> None:
+        stage.aspire("a")
+        meanwhile(stage, again)
+
+    hanging = PuppetLoader(A1, origin="/hangs", during_load=remove_and_add)
+    stage.aspire("a", hanging)
+    stage.run_load()
+    assert shown(stage) is again.servable()
+    stage.run_all()
+    assert hanging.calls[-1] == "unload"
+
+
+def test_replacement_that_hangs_does_not_keep_another_one_from_being_loaded(stage: Stage) -> None:
+    serve(stage)
+    third = version(stage, "/third")
+    hanging = PuppetLoader(A1, origin="/hangs", during_load=lambda: meanwhile(stage, third))
+    stage.aspire("a", hanging)
+    stage.run_load()
+    assert shown(stage) is third.servable()
+    stage.run_all()
+    assert hanging.calls == ["load", "warm_up", "unload"]
+    assert stage.states("a", 1) == [START, LOADING, AVAILABLE, AVAILABLE]
+
+
+def test_stop_waits_for_a_load_that_was_abandoned(stage: Stage) -> None:
+    other = version(stage, "/other")
+
+    def stop_meanwhile() -> None:
+        meanwhile(stage, other)
+        stage.manager.begin_stop()
+        stage.run_all()
+        assert stage.manager._basic_manager.all_harnesses() != []
+
+    hanging = PuppetLoader(A1, origin="/hangs", during_load=stop_meanwhile)
+    stage.aspire("a", hanging)
+    stage.run_load()
+    stage.run_all()
+    assert hanging.calls[-1] == "unload"
+    assert stage.manager._basic_manager.is_empty
+
+
 class UnloadsFirst(AvailabilityPreservingPolicy):
     replaces_in_place = False
 

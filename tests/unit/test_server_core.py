@@ -310,10 +310,71 @@ def test_reload_serves_what_is_new_and_unloads_what_is_left_out(site: Site) -> N
     eventually(lambda: site.code("a") is Code.NOT_FOUND)
 
 
-def test_reload_of_the_same_list_has_nothing_to_wait_for(site: Site) -> None:
+def test_reload_of_the_same_list_tells_how_everything_stands(site: Site) -> None:
     site.add("a", 1)
-    assert site.serve("a").wait_until_decided(LONG)
-    assert results(reload(site, "a")) == {}
+    assert site.serve("a", "missing").wait_until_decided(LONG)
+    reloading = reload(site, "a", "missing")
+    assert results(reloading)["a"] is None
+    assert failure(reloading, "missing")[0] is Code.NOT_FOUND
+
+
+def test_same_list_once_more_waits_for_what_is_still_loading(site: Site) -> None:
+    site.add("stuck", 1, "stuck")
+    site.serve()
+    first, second = reload(site, "stuck"), reload(site, "stuck")
+    assert not second.wait(0.05)
+    site.adapter.gate.set()
+    assert results(first) == results(second) == {"stuck": None}
+
+
+def test_reload_that_changes_something_tells_what_else_is_wrong_without_waiting(site: Site) -> None:
+    site.add("stuck", 1, "stuck")
+    site.add("broken", 1, "fails")
+    site.add("moved", 1)
+    site.add("good", 1)
+    core = site.serve("broken", "missing", "moved")
+    assert core.wait_until_decided(LONG)
+    moved = ModelConfig("moved", str(site.folder / "broken"))
+    assert failure(reload(site, "broken", "missing", moved), "moved")[0] is Code.NOT_FOUND
+    reload(site, "broken", "missing", moved, "stuck")
+    told = results(reload(site, "broken", "missing", moved, "stuck", "good"))
+    assert {name for name, error in told.items() if error is not None} == {
+        "broken",
+        "missing",
+        "moved",
+    }
+    assert "stuck" not in told
+
+
+def test_model_that_is_removed_while_it_is_pending_is_decided(site: Site) -> None:
+    site.add("stuck", 1, "stuck")
+    core = site.serve("stuck")
+    eventually(lambda: _state(core, "stuck", 1) is ManagerState.LOADING)
+    reload(site)
+    assert core.wait_until_decided(LONG)
+    assert site.decided == ["stuck"]
+
+
+def test_change_of_one_model_waits_for_no_other(site: Site) -> None:
+    site.add("good", 1)
+    core = site.serve("late")
+    assert core.wait_until_decided(LONG)
+    site.add("late", 1, "stuck")
+    eventually(lambda: _state(core, "late", 1) is ManagerState.LOADING)
+    assert results(core.set_model(site.model("good"))) == {"good": None}
+
+
+def test_reload_waits_for_a_version_that_it_names_and_that_is_still_written(site: Site) -> None:
+    site.add("a", 1)
+    site.add("a", 2, "incomplete")
+    site.serve()
+    policy = SpecificVersions(frozenset({1, 2}))
+    reloading = reload(site, site.model("a", version_policy=policy))
+    eventually(lambda: site.code("a") is Code.OK)
+    assert not reloading.wait(0.05)
+    (site.folder / "a" / "2" / "incomplete").unlink()
+    assert results(reloading) == {"a": None}
+    assert site.latest("a") == 2
 
 
 @pytest.mark.parametrize("poll", [0, 1])

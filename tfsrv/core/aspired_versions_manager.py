@@ -12,6 +12,7 @@ import threading
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import partial
 
 from tfsrv.core.aspired_version_policy import (
     Action,
@@ -38,7 +39,7 @@ logger = logging.getLogger("tfsrv")
 class AspiredVersionsManagerOptions:
     policy: AspiredVersionPolicy = field(default_factory=AvailabilityPreservingPolicy)
     retry: LoadRetryOptions = field(default_factory=LoadRetryOptions)
-    num_load_threads: int = 0  # 0: half of the processors
+    num_load_threads: int = 0  # 0: half of the processors, two at least
     num_unload_threads: int = 0
     tracker: Tracker | None = None  # is asked for room before each load; None: there is always room
     load_thread_niceness: int = 0  # serving goes before loading
@@ -65,6 +66,7 @@ class AspiredVersionsManager:
     ) -> None:
         options = options or AspiredVersionsManagerOptions()
         self._policy = options.policy
+        self._publisher = publisher
         self._control = ControlThread(
             publisher,
             event_bus,
@@ -85,6 +87,7 @@ class AspiredVersionsManager:
         self._wishes: dict[str, dict[int, ServableData[Loader]]] = {}  # the control thread's
         self._waiting: dict[str, list[Callable[[Outcome], object]]] = {}
         self._new_names: set[str] = set()  # to be looked at for those who wait
+        self._published: list[Callable[[], object]] = []  # to be called after a publication
 
     def set_aspired_versions(self, name: str, versions: Sequence[ServableData[Loader]]) -> None:
         """Replace the set of versions wanted of `name`. Loaders passed in belong to the manager.
@@ -120,8 +123,15 @@ class AspiredVersionsManager:
             self._new_names.add(name)
         self._control.wake()
 
+    def publish_soon(self, callback: Callable[[], object]) -> None:
+        """Have the publisher show its state once more, then call `callback`, both on the control
+        thread. Many that ask at about the same time share one publication."""
+        with self._lock:
+            self._published.append(callback)
+        self._control.wake()
+
     def set_num_load_threads(self, num_load_threads: int) -> None:
-        """How many loads may run at a time from now on; 0 is half of the processors."""
+        """How many loads may run at a time from now on; 0 as in the options."""
         self._control.set_num_load_threads(num_load_threads)
 
     def start(self) -> None:
@@ -145,6 +155,7 @@ class AspiredVersionsManager:
         with self._lock:
             new_wishes, self._new_wishes = self._new_wishes, {}
             new_names, self._new_names = self._new_names, set()
+            published, self._published = self._published, []
         for name, wish in new_wishes.items():
             self._wishes[name] = wish
         for name in names | new_wishes.keys():
@@ -154,6 +165,10 @@ class AspiredVersionsManager:
                 # A policy's fault in one servable must not end the care for the others.
                 logger.exception("the manager failed on servable %s", name)
         self._basic_manager.push_out()
+        if published:
+            self._publisher.refresh()
+        for callback in published:
+            _run_logged(callback)
         for name in names | new_wishes.keys() | new_names:
             self._tell_if_settled(name)
         self._control.end_round()
@@ -194,7 +209,10 @@ class AspiredVersionsManager:
             self._replace_unless_same(harness, wanted, is_same)
         if not is_same and harness.state in BEFORE_READY:
             self._basic_manager.cancel_load(harness)
-        if harness.ended and not _stays_failed(harness, wanted):
+        if wanted is not None and harness.cancelled and not harness.ended:
+            # Wanted again, and a load may hang for ever: another one need not wait for its end.
+            self._basic_manager.abandon(harness)
+        elif harness.ended and not _stays_failed(harness, wanted):
             self._basic_manager.forget(harness)
 
     def _replace_unless_same(
@@ -204,6 +222,9 @@ class AspiredVersionsManager:
         if successor is not None and (is_same or not _has_same_origin(successor, wanted)):
             self._basic_manager.drop_successor(harness)
             successor = self._basic_manager.successor(harness)
+        if successor is not None and successor.cancelled:
+            self._basic_manager.abandon(successor)
+            successor = None
         if successor is None and not is_same:
             self._basic_manager.replace(harness, wanted)
 
@@ -217,10 +238,7 @@ class AspiredVersionsManager:
         with self._lock:
             callbacks = self._waiting.pop(name, [])
         for callback in callbacks:
-            try:
-                callback(outcome)
-            except Exception:
-                logger.exception("who waited for servable %s failed", name)
+            _run_logged(partial(callback, outcome))
 
     def _outcome(self, name: str) -> Outcome | None:
         """What became of each version of the wish; None while some are on their way."""
@@ -259,6 +277,14 @@ class AspiredVersionsManager:
                 self._basic_manager.load(harness)
             else:
                 self._basic_manager.unload(harness)
+
+
+def _run_logged(callback: Callable[[], object]) -> None:
+    """A fault of one who waited must not end the care for others."""
+    try:
+        callback()
+    except Exception:
+        logger.exception("who waited for a servable failed")
 
 
 def _has_same_origin(harness: LoaderHarness, wanted: ServableData[Loader]) -> bool:

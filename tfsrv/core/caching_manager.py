@@ -51,7 +51,7 @@ class LoaderFactory(Protocol):
 class CachingManagerOptions:
     load_timeout_seconds: float | None = 30.0  # how long a request waits; None: for ever
     max_loaded_servables: int | None = None  # None: no limit
-    num_load_threads: int = 0  # 0: half of the processors
+    num_load_threads: int = 0  # 0: half of the processors, two at least
     num_unload_threads: int = 0
     # While these go on the requests wait; once they are over, the next request tries anew.
     retry: LoadRetryOptions = NO_RETRIES

@@ -10,11 +10,13 @@ from collections.abc import Callable
 
 from tfsrv.core.event_bus import EventBus
 from tfsrv.core.executor import Executor, SlotExecutor
+from tfsrv.core.loader_harness import BEFORE_READY
 from tfsrv.core.manager import BasicManager, LoadRetryOptions, Publisher
 from tfsrv.core.reservations import Tracker
 from tfsrv.core.servable import ServableState
 
 LAST_RESORT_SECONDS = 2.0  # for requests to end after they were cancelled at a stop
+LAST_LOADS_SECONDS = 0.5  # for loads to end when nothing else is left at a stop
 
 logger = logging.getLogger("tfsrv")
 
@@ -43,7 +45,7 @@ class ControlThread:
         clock: Callable[[], float] = time.monotonic,
         on_memory_freed: Callable[[], None] = lambda: None,
     ) -> None:
-        """0 threads are half of the processors."""
+        """0 threads are half of the processors, and two at least."""
         self._take_round = take_round
         self._load_executor = load_executor or SlotExecutor(
             "tfsrv-load", _num_threads(num_load_threads), nice=load_thread_niceness
@@ -66,6 +68,7 @@ class ControlThread:
         self._stopping = threading.Event()
         self._cancel_servables = threading.Event()
         self._empty = threading.Event()  # stopping, and nothing is left
+        self._only_loads = threading.Event()  # stopping, and all that is left are loads, or nothing
         self._finish = threading.Event()
         self._thread: threading.Thread | None = None
 
@@ -93,14 +96,16 @@ class ControlThread:
     def stop(self, timeout_seconds: float) -> bool:
         """Wait until everything is unloaded, and end all threads.
 
-        Requests get `timeout_seconds` to let go of what they use, then they are cancelled.
-        Returns False if something hangs all the same; it is left behind.
+        Requests get `timeout_seconds` to let go of what they use, then they are cancelled. Loads
+        can't be, and are not waited for. Returns False if something is left behind.
         """
         self.begin_stop()
-        if self._thread is not None and not self._empty.wait(timeout_seconds):
-            self._cancel_servables.set()
-            self._wake.set()
-            self._empty.wait(LAST_RESORT_SECONDS)
+        if self._thread is not None:
+            if not self._only_loads.wait(timeout_seconds):
+                self._cancel_servables.set()
+                self._wake.set()
+                self._only_loads.wait(LAST_RESORT_SECONDS)
+            self._empty.wait(LAST_LOADS_SECONDS)
         self._finish.set()
         self.basic_manager.give_up()
         self._wake.set()
@@ -120,8 +125,12 @@ class ControlThread:
         """What every round does last."""
         if self._cancel_servables.is_set():
             self.basic_manager.cancel_servables()
-        if self.is_stopping and self.basic_manager.is_empty:
+        if not self.is_stopping:
+            return
+        if self.basic_manager.is_empty:
             self._empty.set()
+        if all(harness.state in BEFORE_READY for harness in self.basic_manager.all_harnesses()):
+            self._only_loads.set()
 
     def _run(self) -> None:
         while not self._finish.is_set():
@@ -134,4 +143,5 @@ class ControlThread:
 
 
 def _num_threads(configured: int) -> int:
-    return configured if configured > 0 else max(1, (os.cpu_count() or 1) // 2)
+    # Two at least: one that hangs must not delay the others.
+    return configured if configured > 0 else max(2, (os.cpu_count() or 1) // 2)

@@ -62,7 +62,7 @@ class LoaderHarness:
         self.servable: object = None  # the loader's, while it is loaded
         self.lacking: ResourceAllocation | None = None  # failed for want of so much room
         self.predecessor: LoaderHarness | None = None  # while it is to take that one's place
-        self.was_replaced = False  # another harness has taken its place
+        self.is_out_of_sight = False  # another harness may stand for its version
         self.num_tries = 0
         self.load_began_at = 0.0  # of the first try, on the manager's clock
         self._state = State.NEW

@@ -68,6 +68,8 @@ class Publisher(Protocol):
 
     def set_servables(self, servables: Mapping[str, Mapping[int, object]]) -> None: ...
 
+    def refresh(self) -> None: ...
+
     def drain(self, name: str, version: int, timeout_seconds: float | None) -> bool: ...
 
 
@@ -107,7 +109,8 @@ class BasicManager:
         self._reservations: Reservations[LoaderHarness] = Reservations(tracker)
         self._harnesses: dict[str, dict[int, LoaderHarness]] = {}
         self._successors: dict[LoaderHarness, LoaderHarness] = {}  # by whose place they take
-        self._replaced: set[LoaderHarness] = set()  # not unloaded yet
+        # Replaced or abandoned, and not unloaded yet: their versions may have other harnesses.
+        self._out_of_sight: set[LoaderHarness] = set()
         # Left by the executors' threads: what to call here, and about which version.
         self._reports: deque[tuple[LoaderHarness, Callable[[], None]]] = deque()
         self._load_tasks: dict[LoaderHarness, Task] = {}  # loads that may not have begun
@@ -128,12 +131,12 @@ class BasicManager:
     @property
     def is_empty(self) -> bool:
         """Whether nothing is managed, nor left of anything."""
-        return not self._harnesses and not self._successors and not self._replaced
+        return not self._harnesses and not self._successors and not self._out_of_sight
 
     def all_harnesses(self) -> list[LoaderHarness]:
-        """Every version that is managed, with successors and those that were replaced."""
+        """Every version that is managed, with successors and what is left out of sight."""
         listed = [harness for each in self._harnesses.values() for harness in each.values()]
-        return [*listed, *self._successors.values(), *self._replaced]
+        return [*listed, *self._successors.values(), *self._out_of_sight]
 
     def harnesses(self, name: str) -> Mapping[int, LoaderHarness]:
         """All managed versions of a servable, those that ended too until they are forgotten."""
@@ -180,6 +183,9 @@ class BasicManager:
             raise ServingError(
                 Code.FAILED_PRECONDITION, f"Servable: {harness.id} has not ended: {harness.state}"
             )
+        self._take_out(harness)
+
+    def _take_out(self, harness: LoaderHarness) -> None:
         versions = self._harnesses[harness.id.name]
         del versions[harness.id.version]
         if not versions:
@@ -234,6 +240,27 @@ class BasicManager:
         self._retries = [retry for retry in self._retries if retry[2] is not harness]
         heapq.heapify(self._retries)
         self._fail(harness, _cancelled())
+
+    def abandon(self, harness: LoaderHarness) -> None:
+        """Have no more to do with a load that was given up and still runs.
+
+        Its version ends here, and may be managed anew. What it loads after all is unloaded out
+        of sight.
+        """
+        if not harness.cancelled or harness.ended:
+            raise ServingError(
+                Code.FAILED_PRECONDITION,
+                f"Servable: {harness.id} was not given up: {harness.state}",
+            )
+        if harness.predecessor is not None:
+            del self._successors[harness.predecessor]
+            harness.predecessor = None
+        else:
+            state = ServableState(harness.id, ManagerState.END, _cancelled())
+            self._event_bus.publish(state)
+            self._take_out(harness)
+        harness.is_out_of_sight = True
+        self._out_of_sight.add(harness)
 
     def unload(self, harness: LoaderHarness) -> None:
         """Begin to unload a version; it leaves the serving map at push_out()."""
@@ -414,8 +441,8 @@ class BasicManager:
             del self._successors[predecessor]
             self._harnesses[harness.id.name][harness.id.version] = harness
             harness.is_aspired = predecessor.is_aspired
-            predecessor.was_replaced = True
-            self._replaced.add(predecessor)
+            predecessor.is_out_of_sight = True
+            self._out_of_sight.add(predecessor)
             self._quiesce(predecessor)
         self._show(harness)
         self._arriving.append(harness)
@@ -487,7 +514,7 @@ class BasicManager:
             harness.move(State.DISABLED)
             logger.info("%s version %d is unloaded", harness.id.name, harness.id.version)
             self._tell(harness, ManagerState.END)
-        self._replaced.discard(harness)
+            self._out_of_sight.discard(harness)
 
     # -- what the world sees
 
@@ -509,6 +536,7 @@ class BasicManager:
     def _fail(self, harness: LoaderHarness, error: ServingError) -> None:
         self._reservations.release(harness)
         harness.fail(error)
+        self._out_of_sight.discard(harness)
         if error.code is Code.CANCELLED:
             logger.info("%s version %d: %s", harness.id.name, harness.id.version, error.message)
         else:
@@ -531,7 +559,7 @@ class BasicManager:
         self._event_bus.publish(state)
 
     def _tell(self, harness: LoaderHarness, state: ManagerState) -> None:
-        if harness.predecessor is None and not harness.was_replaced:
+        if harness.predecessor is None and not harness.is_out_of_sight:
             self._event_bus.publish(ServableState(harness.id, state, harness.error))
 
     def _report(self, harness: LoaderHarness, report: Callable[[], None]) -> None:

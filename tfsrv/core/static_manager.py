@@ -125,7 +125,7 @@ class StaticManagerBuilder:
         retry: LoadRetryOptions = NO_RETRIES,
         num_load_threads: int = 0,
     ) -> None:
-        """Without a serving map it gets one of its own; 0 threads are half of the processors."""
+        """Without a serving map it gets one of its own; 0 threads as ControlThread says."""
         self._serving_map = serving_map
         self._event_bus = event_bus
         self._retry = retry

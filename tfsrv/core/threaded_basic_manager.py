@@ -38,7 +38,7 @@ class ThreadedBasicManager:
         on_memory_freed: Callable[[], None] = lambda: None,
     ) -> None:
         """`on_change` is called with the name of each servable whose versions have moved, when
-        the serving map shows it. 0 threads are half of the processors.
+        the serving map shows it. 0 threads are half of the processors, two at least.
         """
         self._on_change = on_change
         self._calls: deque[Callable[[], None]] = deque()

@@ -20,6 +20,7 @@ from tfsrv.reloading import Reloading, Results, summary
 from tfsrv.server_core import SetBy
 
 MAX_REQUEST_BYTES = 4 * 2**20  # tens of thousands of models; protobuf holds the GIL meanwhile
+MAX_METRIC_NAMES = 1000  # each is answered, in the loop's thread
 
 _REQUEST = "tensorflow.serving.ReloadConfigRequest"
 _ONLY_LISTS = (
@@ -72,6 +73,10 @@ class HandleReloadConfigRequest:
         message = read_request(_REQUEST, request, MAX_REQUEST_BYTES)
         if not message.config.HasField("model_config_list"):
             raise ServingError(Code.INVALID_ARGUMENT, _ONLY_LISTS)
+        if len(message.metric_names) > MAX_METRIC_NAMES:
+            raise ServingError(
+                Code.INVALID_ARGUMENT, f"There may be {MAX_METRIC_NAMES} metric_names at the most"
+            )
         models = models_of(message.config, root_dir=None, platforms=self._core.platform_names)
         assert models is not None  # there is a list
         return message, self._core.reload(models, SetBy.CALL)

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import contextlib
 import ctypes
+import errno
 import logging
 import os
 import select
@@ -121,7 +122,8 @@ class DirectoryWatch:
                 self._inotify.rm_watch(watched[0])
 
     def _complain(self, error: OSError) -> None:
-        if not self._complained:
+        """Say that there will be no notification, if that is not the fault of the path."""
+        if error.errno in (errno.ENOSPC, errno.ENOMEM) and not self._complained:
             self._complained = True
             logger.warning(
                 "No notification of changes for some models (%s): they are only polled."

@@ -41,6 +41,7 @@ class ServableToMonitor:
     inspector: VersionInspector
     version_policy: VersionPolicy = field(default_factory=LatestVersions)
     only_version: int | None = None  # base_path is itself this version, and there are no others
+    place: str = field(default="", compare=False)  # FILE:LINE of its configuration, for errors
 
 
 @dataclass(frozen=True)
@@ -50,7 +51,11 @@ class Looked:
     servable: ServableToMonitor
     versions: tuple[Version, ...] | None = None
     error: ServingError | None = None
-    is_changing: bool = False  # some version is still being written
+    changing: frozenset[int] = frozenset()  # versions that are still being written
+
+    @property
+    def is_changing(self) -> bool:
+        return bool(self.changing)
 
 
 @dataclass(frozen=True)
@@ -108,6 +113,9 @@ class WatchedServable:
             return self._look()
         except Exception as error:
             failure = as_serving_error(error)
+            if self.servable.place:
+                text = f"{failure.message} ({self.servable.place})"
+                failure = ServingError(failure.code, text)
             text = failure.message
             if self.emitted:
                 text = f"{text} What is loaded of it stays."
@@ -128,11 +136,11 @@ class WatchedServable:
         if not versions and not self._is_meant_empty():
             if not changing:
                 raise _nothing_found(servable, paths)
-            return Looked(servable, is_changing=True)
+            return Looked(servable, changing=frozenset(changing))
         self._problems.recovered(
             servable.name, f"Versions of servable {servable.name} are found again"
         )
-        return Looked(servable, versions, is_changing=bool(changing))
+        return Looked(servable, versions, changing=frozenset(changing))
 
     def _compare(self, paths: dict[int, str]) -> None:
         """Take note of what came, went and moved since the last look."""
