@@ -176,7 +176,10 @@ class Server:
         loop, seconds = asyncio.get_running_loop(), self._options.wait_for_models
         deadline = loop.time() + seconds
         news = asyncio.Event()
-        unsubscribe = core.subscribe_states(lambda state: loop.call_soon_threadsafe(news.set))
+        unsubscribe = [
+            core.subscribe_states(lambda state: loop.call_soon_threadsafe(news.set)),
+            core.subscribe_decided(lambda name: loop.call_soon_threadsafe(news.set)),  # or removed
+        ]
         try:
             while True:
                 news.clear()
@@ -189,7 +192,8 @@ class Server:
                     await asyncio.wait_for(news.wait(), deadline - loop.time())
                     await asyncio.sleep(CALM_SECONDS)
         finally:
-            unsubscribe()
+            for end in unsubscribe:
+                end()
         each = ", ".join(f"{{{name} due to error: {why}}}" for name, why in missing.items())
         raise ServingError(
             Code.UNKNOWN,
