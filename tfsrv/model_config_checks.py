@@ -13,6 +13,8 @@ from dataclasses import dataclass
 from typing import Any, NamedTuple
 
 _SCHEME = re.compile(r"[a-zA-Z][0-9a-zA-Z.]*://")  # as in TensorFlow's io::ParseURI
+MAX_MODELS = 50_000  # more is a mistake, or meant to harm
+MAX_SPECIFIC_VERSIONS = 10_000
 _TENSORFLOW = 1  # ModelType.TENSORFLOW
 
 
@@ -39,6 +41,9 @@ def problems_of(
     All models go through one check before the next check, as in TensorFlow Serving. Without a
     `root_dir` relative base paths are wrong; without `platforms` all platforms are right.
     """
+    if len(models) > MAX_MODELS:
+        yield Problem(MAX_MODELS, f"There are {len(models)} models, over {MAX_MODELS}")
+        return
     limits = _Limits(root_dir, platforms)
     yield from _listed_twice(models)
     for check in (
@@ -117,7 +122,12 @@ def _check_version_policy(model: Any, limits: _Limits) -> Iterator[str]:
             f"Model {model.name} asks for specific versions and lists none: list them,"
             " or leave the model out"
         )
-    for version in sorted(versions):
+    if len(versions) > MAX_SPECIFIC_VERSIONS:
+        yield (
+            f"Model {model.name} asks for {len(versions)} specific versions, over"
+            f" {MAX_SPECIFIC_VERSIONS}: say `all` instead"
+        )
+    for version in sorted(versions)[:1]:
         if version < 0:
             yield f"Model {model.name} asks for version {version}: versions are not negative"
 

@@ -55,11 +55,13 @@ class ModelConfigPoller:
                 return
             self._content = content  # looked at once, whatever is in it
             models = model_config_file(self._path, content).models
-            if models is not None:
-                self._apply(models)
-            logger.info("%s has changed: the models are reloaded", self._path)
             self._problem = ""
-        except Exception as error:
+            if models is None:
+                logger.warning("%s says nothing of models: they stay as they are", self._path)
+                return
+            self._apply(models)
+            logger.info("%s has changed: the models are reloaded", self._path)
+        except BaseException as error:  # a platform's package may call sys.exit()
             problem = f"Failed to read ModelServerConfig file: {as_serving_error(error)}"
             if problem != self._problem:
                 logger.error("%s. The models stay as they are.", problem)

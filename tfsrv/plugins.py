@@ -90,10 +90,16 @@ class _Platforms(Mapping[str, Platform]):
     def __init__(self, options: ServerOptions) -> None:
         self._options = options
         self._made: dict[str, Platform] = {}
-        self._lock = threading.Lock()
+        self._lock = threading.Lock()  # of what follows
+        self._making: dict[str, threading.Lock] = {}
 
     def __getitem__(self, name: str) -> Platform:
+        made = self._made.get(name)
+        if made is not None:
+            return made
         with self._lock:
+            making = self._making.setdefault(name, threading.Lock())
+        with making:  # an import that hangs holds up only those who want the same
             if name not in self._made:
                 self._made[name] = self._make(name)
             return self._made[name]
@@ -142,10 +148,8 @@ def _find(group: str, name: str) -> EntryPoint | None:
 
 def _installed(group: str) -> Mapping[str, list[EntryPoint]]:
     """The entry points of a group, by name, but for those that have the name of a built-in one."""
-    from importlib.metadata import entry_points  # imports much, and few servers need it
-
     found: dict[str, list[EntryPoint]] = {}
-    for entry_point in entry_points(group=group):
+    for entry_point in _entry_points(group):
         if group == PLATFORMS and entry_point.name in BUILT_IN_PLATFORMS:
             logger.warning(
                 "Platform %s of %s is ignored: it has the name of a built-in one.",
@@ -157,13 +161,31 @@ def _installed(group: str) -> Mapping[str, list[EntryPoint]]:
     return found
 
 
+def _entry_points(group: str) -> Iterator[EntryPoint]:
+    """Those of all packages, but for packages whose list of them can't be read."""
+    from importlib.metadata import distributions  # imports much, and few servers need it
+
+    seen = set()
+    for distribution in distributions():
+        name = str(distribution.name)
+        if name in seen:  # shadowed by one before it on the path
+            continue
+        seen.add(name)
+        try:
+            points = distribution.entry_points
+        except Exception as error:
+            logger.warning("The entry points of package %s cannot be read: %s", name, error)
+            continue
+        yield from (point for point in points if point.group == group)
+
+
 def _make(entry_point: EntryPoint, what: str, argument: Any) -> Any:
     """Import the entry point and call it. Its own ServingErrors pass."""
     try:
         return entry_point.load()(argument)
     except ServingError:
         raise
-    except Exception as error:
+    except BaseException as error:  # also sys.exit() in an import
         reason = f"{type(error).__name__}: {error}"
         raise _broken(entry_point, what, reason) from error
 

@@ -82,7 +82,8 @@ class Reloading:
         """What is known by now, by name; a model whose result is to come has DEADLINE_EXCEEDED."""
         with self._condition:
             late = ServingError(
-                Code.DEADLINE_EXCEEDED, "it is not available yet, and is still being worked on"
+                Code.DEADLINE_EXCEEDED,
+                "not all of it is available yet: it is being worked on",
             )
             return dict(sorted({**dict.fromkeys(self._open, late), **self._results}.items()))
 
@@ -90,8 +91,8 @@ class Reloading:
 def summary(results: Results) -> ServingError | None:
     """One error for all models that did not become available, None if all have.
 
-    The text is made as that of TensorFlow Serving's core/aspired_versions_manager's users,
-    WaitUntilServablesReachState in core/servable_state_monitor.cc.
+    It begins as the text of TensorFlow Serving's model_servers/server_core.cc does
+    (WaitUntilModelsAvailable).
     """
     failed = {name: error for name, error in results.items() if error is not None}
     if not failed:

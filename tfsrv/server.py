@@ -15,6 +15,7 @@ import asyncio
 import contextlib
 import logging
 import os
+import re
 import signal
 import sys
 import threading
@@ -176,10 +177,12 @@ class Server:
         loop, seconds = asyncio.get_running_loop(), self._options.wait_for_models
         deadline = loop.time() + seconds
         news = asyncio.Event()
-        unsubscribe = [
-            core.subscribe_states(lambda state: loop.call_soon_threadsafe(news.set)),
-            core.subscribe_decided(lambda name: loop.call_soon_threadsafe(news.set)),  # or removed
-        ]
+
+        def hear(_: object) -> None:
+            loop.call_soon_threadsafe(news.set)
+
+        # Also when one is removed from the configuration.
+        unsubscribe = [core.subscribe_states(hear), core.subscribe_decided(hear)]
         try:
             while True:
                 news.clear()
@@ -257,7 +260,10 @@ class Server:
             logger.warning("Ending runs that did not finish in time: %d", held)
         if self._unsubscribe is not None:
             self._unsubscribe()
-            await asyncio.to_thread(parts.core.stop, 0.0 if held else STOP_SECONDS)
+            try:
+                await asyncio.to_thread(parts.core.stop, 0.0 if held else STOP_SECONDS)
+            except Exception:  # what comes after has to be stopped all the same
+                logger.exception("the models did not stop")
         await asyncio.to_thread(parts.workers.stop, STOP_SECONDS)
         parts.call_loop.close()
         if self._library is not None:
@@ -286,6 +292,9 @@ def run(
         loop.run_until_complete(_serve(Server(options, make_parts, open_library), options))
     except ServingError as error:
         print(f"Failed to start server. Error: {error}", file=sys.stderr)
+        return 1
+    except BaseException:
+        logger.exception("The server failed.")
         return 1
     logger.info("Stopped.")
     return 0
@@ -340,12 +349,23 @@ def leave(status: int) -> NoReturn:
     os._exit(status)
 
 
-class _OneLine(logging.Formatter):
-    """A line for each record, whatever is in its message."""
+_UNPRINTABLE = re.compile(r"[^\w\s!-~]|[\r\n\t\v\f\x1c-\x1f\x85\u2028\u2029]")
 
-    def format(self, record: logging.LogRecord) -> str:
-        message = super().format(record)
-        return message if record.exc_info else message.replace("\n", "\\n")
+
+def _escape(match: re.Match[str]) -> str:
+    character = match[0]
+    return character if character.isprintable() else ascii(character)[1:-1]
+
+
+class _OneLine(logging.Formatter):
+    """A line for each record, whatever is in its message; tracebacks follow in lines of theirs.
+
+    Names come from clients, too: nothing of them may end a line or move a cursor.
+    """
+
+    def formatMessage(self, record: logging.LogRecord) -> str:
+        message = super().formatMessage(record)
+        return message if message.isprintable() else _UNPRINTABLE.sub(_escape, message)
 
 
 def configure_logging() -> None:

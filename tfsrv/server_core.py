@@ -10,6 +10,7 @@ tells for which models requests should wait because their first version is on it
 
 from __future__ import annotations
 
+import dataclasses
 import logging
 import os
 import threading
@@ -29,7 +30,9 @@ from tfsrv.core.aspired_versions_manager import (
     AspiredVersionsManagerOptions,
     Outcome,
 )
+from tfsrv.core.coalescer import Coalescer
 from tfsrv.core.event_bus import EventBus
+from tfsrv.core.failure import as_serving_error
 from tfsrv.core.loader import Loader
 from tfsrv.core.manager import LoadRetryOptions
 from tfsrv.core.memory import MemoryReleaser
@@ -49,6 +52,8 @@ from tfsrv.sources.storage import check_scheme
 from tfsrv.sources.watched import Looked, ServableToMonitor
 from tfsrv.version_labels import VersionLabels
 
+SOURCE_STOP_SECONDS = 2.0  # for a source of a plug-in
+SHOW_INTERVAL_SECONDS = 0.05  # a long list of missing models is not published one by one
 NICE = 10  # of threads that load: requests go first
 NEVER_LOOKS = "--file_system_poll_wait_seconds is negative: versions are never looked for"
 
@@ -109,7 +114,9 @@ class ServerCore:
         self._options = options
         self._serving_map = serving_map
         self._platforms = platforms
-        self._manager_options = manager_options or _manager_options(options)
+        self._manager_options = dataclasses.replace(
+            manager_options or _manager_options(options), keeps=self._is_kept
+        )
         self._labels = VersionLabels(
             allow_unavailable=options.allow_version_labels_for_unavailable_models
         )
@@ -117,6 +124,7 @@ class ServerCore:
         self._event_bus: EventBus[ServableState] = EventBus()
         self._decisions: EventBus[str] = EventBus()
         self._memory_releaser = MemoryReleaser()
+        self._show_soon = Coalescer("tfsrv-publish", self._show_decided, SHOW_INTERVAL_SECONDS)
         self.monitor = ServableStateMonitor(self._event_bus)  # hears first: _hear asks it
         self._event_bus.subscribe(self._hear)
         self._manager = AspiredVersionsManager(
@@ -146,6 +154,8 @@ class ServerCore:
         self._monitored: dict[str, ServableToMonitor] = {}
         self._nothing_found: dict[str, ServingError] = {}
         self._reloadings: list[Reloading] = []
+        self._last_looks: dict[str, Looked] = {}
+        self._settling: dict[str, ServableToMonitor] = {}  # the manager will say when it is
         self._pending: frozenset[str] = frozenset()
         self._deciding: set[str] = set()  # pending no more, which the map has yet to show
         self._is_started = False
@@ -177,9 +187,10 @@ class ServerCore:
         """
         self._poller.stop()
         for source in self._sources:
-            source.stop()
+            self._stop_further(source)
         self._source.stop()
         ended = self._manager.stop(timeout_seconds)
+        self._show_soon.stop()
         self._memory_releaser.stop()
         self.monitor.close()
         return ended
@@ -271,8 +282,10 @@ class ServerCore:
         becomes of each model, and the Reloading tells that for those that are new, have changed,
         or are not available. Never waits for models, nor for another reload.
         """
+        listed = _distinct(models)
+        self._load_platforms(listed)
         with self._configuring:
-            return self._replace({model.name: model for model in _distinct(models)}, set_by)
+            return self._replace({model.name: model for model in listed}, set_by)
 
     def _reload_from_file(self, models: tuple[ModelConfig, ...]) -> None:
         reloading = self.reload(models, SetBy.FILE)
@@ -286,6 +299,7 @@ class ServerCore:
 
     def set_model(self, model: ModelConfig) -> Reloading:
         """Add a model, or change one, by a call; the others stay as they are."""
+        self._load_platforms([model])
         with self._configuring:
             return self._replace({**self._models, model.name: model}, SetBy.CALL, only=model.name)
 
@@ -297,6 +311,11 @@ class ServerCore:
             rest = {other: model for other, model in self._models.items() if other != name}
             return self._replace(rest, SetBy.CALL, only=name)
 
+    def _load_platforms(self, models: Iterable[ModelConfig]) -> None:
+        """Have the platforms at hand: importing one may take long, and must hold up no other."""
+        for model in models:
+            self._platform(model)
+
     def _replace(
         self, models: dict[str, ModelConfig], set_by: SetBy, only: str | None = None
     ) -> Reloading:
@@ -306,9 +325,9 @@ class ServerCore:
         with self._lock:
             old = self._models
             changed = {name for name, model in models.items() if old.get(name) != model}
-            self._nothing_found = {
-                name: error for name, error in self._nothing_found.items() if name in models
-            }
+            for known in (self._nothing_found, self._last_looks, self._settling):
+                for name in old.keys() - models.keys():
+                    known.pop(name, None)
             if only is None:
                 self._set_by = dict.fromkeys(models, set_by)
             else:
@@ -336,8 +355,7 @@ class ServerCore:
         self._answer_removed(models)
         for name in gone:
             self._decisions.publish(name)  # nobody need wait for it
-        for name in asked if is_looking else ():
-            self._source.look_again(name)  # also if only labels have changed
+        self._source.look_again(asked)  # also if only labels have changed
         self._end_first_load_if_over()
         return reloading
 
@@ -381,7 +399,7 @@ class ServerCore:
             old = self._models.get(name)
             if old is not None and old.platform != model.platform:
                 raise ServingError(
-                    Code.FAILED_PRECONDITION,
+                    Code.INVALID_ARGUMENT,
                     f"Illegal to change a model's platform. For model {name} platform was "
                     f"{old.platform} and new platform requested is {model.platform}",
                 )
@@ -456,7 +474,27 @@ class ServerCore:
                 adapter.set_aspired_versions(name, versions)
 
         source.set_aspired_versions_callback(tell)
-        source.start()
+        try:
+            source.start()
+        except BaseException as error:  # whatever a plug-in does
+            failure = as_serving_error(error)
+            text = f"{type(source).__name__} cannot be started: {failure.message}"
+            raise ServingError(failure.code, text) from error
+
+    def _stop_further(self, source: StoragePathSource) -> None:
+        """Stop a source, whatever it does: it must not keep the server from ending."""
+
+        def stop() -> None:
+            try:
+                source.stop()
+            except BaseException:
+                logger.exception("%s failed to stop", type(source).__name__)
+
+        thread = threading.Thread(target=stop, name="tfsrv-stop-source", daemon=True)
+        thread.start()
+        thread.join(SOURCE_STOP_SECONDS)
+        if thread.is_alive():
+            logger.error("%s does not stop: it is left behind", type(source).__name__)
 
     # -- what happens to them
 
@@ -466,35 +504,51 @@ class ServerCore:
         with self._lock:
             if self._monitored.get(name) != looked.servable:
                 return  # its configuration has changed meanwhile
+            self._last_looks[name] = looked
             if looked.error is not None:
                 self._nothing_found[name] = looked.error
             else:
                 self._nothing_found.pop(name, None)
-            waiting = [each for each in self._reloadings if each.is_open(name)]
-            is_pending = name in self._pending
-            if looked.changing & _named_versions(self._models[name]):
-                waiting = []  # until these are complete: they were asked for by their numbers
-        if looked.error is not None:
+            waiting = self._waiting_for(name)
+            has_news = bool(waiting) or name in self._pending
+            is_settling = self._settling.get(name) == looked.servable
+            will_settle = looked.versions is not None and has_news and not is_settling
+            if will_settle:
+                self._settling[name] = looked.servable
+        if looked.error is not None and not looked.is_told:
             for reloading in waiting:
                 reloading.set_result(name, looked.error)
             self._decide(name)
-        elif looked.versions is not None and (waiting or is_pending):
+        elif will_settle:
+            # An error after that, of a disk that went away, say, changes nothing: what was found
+            # is loaded, or fails by itself.
             self._manager.when_settled(
-                name, lambda outcome: self._settled(looked.servable, outcome, waiting)
+                name, lambda outcome: self._settled(looked.servable, outcome)
             )
 
-    def _settled(
-        self, servable: ServableToMonitor, outcome: Outcome, waiting: Sequence[Reloading]
-    ) -> None:
+    def _settled(self, servable: ServableToMonitor, outcome: Outcome) -> None:
         """The manager has done what it could for a model."""
         name = servable.name
         with self._lock:
             if self._monitored.get(name) != servable:
                 return  # there will be another look
+            self._settling.pop(name, None)
+            waiting = self._waiting_for(name)
+            changing = self._last_looks[name].changing
+            if changing & _named_versions(self._models[name]):
+                waiting = []  # until these are complete: they were asked for by their numbers
         error = self._result(name, outcome)
         for reloading in waiting:
             reloading.set_result(name, error)
         self._decide(name)
+
+    def _waiting_for(self, name: str) -> list[Reloading]:
+        """Who waits for a model. Under the lock."""
+        return [each for each in self._reloadings if each.is_open(name)]
+
+    def _is_kept(self, id: ServableId) -> bool:
+        """Whether a version has to stay because a label has not moved from it yet."""
+        return self._labels.is_needed(id.name, id.version)
 
     def _result(self, name: str, outcome: Outcome) -> ServingError | None:
         """What a reload answers for a model: it is fine if any version is available."""
@@ -526,7 +580,15 @@ class ServerCore:
         if self._is_any_available(name):  # the map prefers what is there to what is pending
             self._decided(name)
         else:
-            self._manager.publish_soon(lambda: self._decided(name))
+            self._show_soon.request()
+
+    def _show_decided(self) -> None:
+        """Show that nothing is to be waited for of models without versions."""
+        with self._lock:
+            names = list(self._deciding)
+        self._publisher.refresh()
+        for name in names:
+            self._decided(name)
 
     def _decided(self, name: str) -> None:
         with self._lock:

@@ -75,6 +75,15 @@ class VersionLabels:
                 or not (self._allow_unavailable or version in available)
             }
 
+    def is_needed(self, name: str, version: int) -> bool:
+        """Whether a label that should point elsewhere still points to that version."""
+        with self._lock:
+            wanted = self._wanted.get(name, {})
+            return any(
+                target == version and wanted.get(label, version) != version
+                for label, target in self._effective.get(name, {}).items()
+            )
+
     def _follow(
         self, wanted: Labels, old: Labels, versions: Mapping[int, object]
     ) -> dict[str, int]:

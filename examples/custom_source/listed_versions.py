@@ -33,13 +33,14 @@ class ListedVersions(Source[StoragePath]):
 
     def stop(self) -> None:
         self._stop.set()
-        self._thread.join()
+        if self._thread.is_alive():  # it is not, after a start that failed
+            self._thread.join()
 
     def _watch(self) -> None:
         while not self._stop.wait(POLL_SECONDS):
             try:
                 self._tell(self._read())
-            except (OSError, ValueError) as error:  # what serves goes on serving
+            except Exception as error:  # what serves goes on serving
                 logging.getLogger("tfsrv").error("%s: %s", self._file, error)
 
     def _read(self) -> Lists:

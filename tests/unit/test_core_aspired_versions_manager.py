@@ -303,6 +303,30 @@ def test_gives_up_after_five_retries(stage: Stage) -> None:
     assert stage.error("a", 1) == (Code.UNAVAILABLE, "disk is busy")
 
 
+def test_loader_that_wants_to_end_the_process_ends_its_version_only() -> None:
+    stage = Stage(_retry(max_num_load_retries=0))
+    stage.aspire("a", stage.loader("a", 1, [SystemExit(3)]))  # type: ignore[list-item]
+    stage.run_all()
+    assert stage.error("a", 1) == (Code.UNKNOWN, "SystemExit: 3")
+
+
+def test_fault_in_one_round_does_not_end_the_next(
+    stage: Stage, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    stage.aspire("a", 1)
+    monkeypatch.setattr(stage.manager._basic_manager, "_load_began", _faulty)
+    stage.run_load()
+    assert "word of {name: a version: 1} was lost" in caplog.text
+    monkeypatch.undo()
+    stage.aspire("b", 1)
+    stage.run_all()
+    assert stage.available("b") == [1]
+
+
+def _faulty(*arguments: object) -> None:
+    raise RuntimeError("a fault")
+
+
 def test_negative_retry_interval_means_at_once() -> None:
     stage = Stage(_retry(load_retry_interval_micros=-1))
     stage.aspire("a", stage.loader("a", 1, [transient(), transient()]))

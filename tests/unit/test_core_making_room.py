@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from tests.unit.puppets import PuppetLoader, Stage, data, permanent
+from tests.unit.puppets import PuppetLoader, Stage, data, permanent, transient
 from tfsrv.core.aspired_version_policy import ResourcePreservingPolicy
 from tfsrv.core.aspired_versions_manager import AspiredVersionsManagerOptions
 from tfsrv.core.resource_tracker import ResourceTracker
@@ -60,6 +60,24 @@ def test_what_does_not_fit_ends_with_resource_exhausted(room: Room) -> None:
     assert loader.calls == []
     assert room.is_refused("a", 1)
     assert room.states("a", 1) == [START, END]
+
+
+def test_what_can_never_fit_does_not_wait_for_others(room: Room) -> None:
+    room.aspire("a", room.sized("a", 1, 60))
+    room.run_load()  # its estimate: it is about to load
+    room.aspire("b", room.sized("b", 1, 1000))
+    room.loads.run_next(1)
+    room.manager.step()
+    assert room.is_refused("b", 1)
+
+
+def test_load_that_waits_for_its_next_try_is_not_waited_for(room: Room) -> None:
+    room.aspire("a", room.sized("a", 1, 60, failures=[transient()]))
+    room.run_load()
+    room.run_load()  # it fails
+    room.aspire("b", room.sized("b", 1, 60))
+    room.run_load()
+    assert room.is_refused("b", 1)
 
 
 def test_old_version_stays_when_the_new_one_does_not_fit_beside_it(room: Room) -> None:

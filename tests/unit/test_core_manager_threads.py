@@ -145,6 +145,21 @@ def test_stop_cancels_requests_that_do_not_end_and_then_unloads() -> None:
     assert stubborn.calls == ["load", "warm_up", "cancel", "unload"]
 
 
+def test_control_thread_can_wait_for_as_long_as_anybody_wants() -> None:
+    serving_map = FakeServingMap(waits=True)
+    retry = LoadRetryOptions(load_retry_interval_micros=2**63 - 1)
+    manager = AspiredVersionsManager(
+        ServingMapPublisher(serving_map), EventBus(), AspiredVersionsManagerOptions(retry=retry)
+    )
+    manager.start()
+    failing = PuppetLoader(ServableId("a", 1), [transient()])
+    manager.set_aspired_versions("a", [data(failing)])
+    eventually(failing.entered.is_set)
+    manager.set_aspired_versions("b", [data(PuppetLoader(ServableId("b", 1)))])
+    eventually(lambda: "b" in serving_map.servables)
+    assert manager.stop(LONG)
+
+
 def test_stop_leaves_behind_what_hangs(
     monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:

@@ -56,7 +56,7 @@ def test_model_without_a_result_is_late() -> None:
     error = summary(reloading.results())
     assert error is not None
     assert error.code is Code.DEADLINE_EXCEEDED
-    assert "{a due to error: DEADLINE_EXCEEDED: it is not available yet" in error.message
+    assert "{a due to error: DEADLINE_EXCEEDED: not all of it is available yet" in error.message
 
 
 def test_summary_names_each_model_that_failed() -> None:

@@ -149,6 +149,15 @@ class Loading:
         return self.session
 
 
+def test_link_that_leads_nowhere_does_not_keep_a_version_from_being_complete(
+    tmp_path: Path, inspector: SavedModelInspector, clock: Clock
+) -> None:
+    version = write(tmp_path / "1", "saved_model.pb")
+    (version / ".#lock").symlink_to(tmp_path / "nowhere")
+    clock.now += 100
+    assert inspector.is_complete(str(version))
+
+
 def test_loader_loads_serves_and_closes_a_session() -> None:
     loading = Loading()
     options = SavedModelOptions(tags=("serve", "gpu"), session_config=b"config")

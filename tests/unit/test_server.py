@@ -35,7 +35,7 @@ class FakeParts:
         self.held_by_workers = 0
         self.pending = {"m"}
         self.addresses: list[str] = []
-        self.decided: Callable[[str], None] = lambda name: None
+        self.decided: list[Callable[[str], object]] = []
         self.bind_error: OSError | None = None
         self.signatures: Mapping[str, Any] | None = None
         self.models = (ModelConfig("m", "/m"),)
@@ -53,7 +53,8 @@ class FakeParts:
 
     def decide(self, name: str) -> None:
         self.pending -= {name}
-        self.decided(name)
+        for callback in self.decided:
+            callback(name)
 
 
 class _Core:
@@ -71,9 +72,15 @@ class _Core:
     def pending_names(self) -> set[str]:
         return self._parts.pending
 
-    def subscribe_decided(self, callback: Callable[[str], None]) -> Callable[[], None]:
-        self._parts.decided = callback
-        return lambda: self._parts.events.append("core is unsubscribed")
+    def subscribe_decided(self, callback: Callable[[str], object]) -> Callable[[], None]:
+        self._parts.decided.append(callback)
+
+        def unsubscribe() -> None:
+            self._parts.decided.remove(callback)
+            if not self._parts.decided:
+                self._parts.events.append("core is unsubscribed")
+
+        return unsubscribe
 
     def subscribe_states(self, callback: Callable[[Any], object]) -> Callable[[], None]:
         self._parts.changed = callback

@@ -491,7 +491,7 @@ def test_one_good_version_is_enough_for_a_model_to_be_fine(site: Site) -> None:
         ),
         (
             ["b", ModelConfig("a", "/a", platform="other")],
-            Code.FAILED_PRECONDITION,
+            Code.INVALID_ARGUMENT,
             "Illegal to change a model's platform. For model a platform was tensorflow and new "
             "platform requested is other",
         ),
@@ -565,6 +565,29 @@ def test_list_tells_why_a_model_is_not_available(site: Site) -> None:
     assert "Could not find base path" in why["missing"].message
 
 
+def test_disk_that_goes_away_during_a_load_changes_nothing(site: Site) -> None:
+    site.add("a", 1, "stuck")
+    core = site.serve("a")
+    eventually(lambda: _state(core, "a", 1) is ManagerState.LOADING)
+    (site.folder / "a").rename(site.folder / "away")
+    eventually(lambda: core.list_models()[0].error is not None)
+    assert core.pending_names() == {"a"}
+    site.adapter.gate.set()
+    assert core.wait_until_decided(LONG)
+    assert site.code("a") is Code.OK
+
+
+def test_model_that_loads_for_long_is_waited_for_once(site: Site) -> None:
+    site.add("a", 1, "stuck")
+    core = site.serve("a")
+    eventually(lambda: _state(core, "a", 1) is ManagerState.LOADING)
+    for _ in range(20):
+        core._source.poll()
+    assert len(core._manager._waiting["a"]) == 1
+    site.adapter.gate.set()
+    assert core.wait_until_decided(LONG)
+
+
 def test_version_that_failed_is_loaded_when_its_files_are_repaired(site: Site) -> None:
     site.add("a", 1, "fails")
     core = site.serve("a")
@@ -600,6 +623,33 @@ def test_label_moves_when_its_version_is_available(site: Site) -> None:
     assert results(reloading) == {"a": None}
     with site.serving_map.acquire("a", label="stable") as handle:
         assert handle.version == 2
+
+
+@pytest.mark.parametrize("before", [{1}, {1, 2}])
+def test_label_keeps_its_version_until_the_new_one_is_available(
+    site: Site, before: set[int]
+) -> None:
+    for version in (1, 2):
+        site.add("a", version)
+    old = site.model(
+        "a", version_labels=(("stable", 1),), version_policy=SpecificVersions(frozenset(before))
+    )
+    core = site.serve(models=(old,))
+    assert core.wait_until_decided(LONG)
+    site.add("a", 3, "stuck")
+    new = site.model(
+        "a", version_labels=(("stable", 3),), version_policy=SpecificVersions(frozenset({2, 3}))
+    )
+    reloading = reload(site, new)
+    eventually(lambda: _state(core, "a", 3) is ManagerState.LOADING)
+    eventually(lambda: _state(core, "a", 2) is ManagerState.AVAILABLE)
+    with site.serving_map.acquire("a", label="stable") as handle:
+        assert handle.version == 1
+    site.adapter.gate.set()
+    assert results(reloading) == {"a": None}
+    with site.serving_map.acquire("a", label="stable") as handle:
+        assert handle.version == 3
+    eventually(lambda: _state(core, "a", 1) is ManagerState.END)
 
 
 def test_label_to_nowhere_is_told(site: Site) -> None:
@@ -650,6 +700,36 @@ def test_further_source_tells_of_servables_beside_the_configured_models(site: Si
     assert core.wait_until_decided(LONG)
     core.stop(LONG)
     assert source.calls == ["start", "stop"]
+
+
+def test_source_that_cannot_start_ends_the_start(site: Site) -> None:
+    class Broken(ListedSource):
+        def start(self) -> None:
+            raise FileNotFoundError(2, "No such file or directory", "versions.txt")
+
+    with pytest.raises(ServingError, match=r"Broken cannot be started: No such file") as caught:
+        site.serve("a", sources=[Broken()])
+    assert caught.value.code is Code.NOT_FOUND
+
+
+@pytest.mark.parametrize("hangs", [True, False])
+def test_source_that_does_not_stop_keeps_nothing_from_stopping(
+    site: Site, monkeypatch: pytest.MonkeyPatch, hangs: bool
+) -> None:
+    monkeypatch.setattr("tfsrv.server_core.SOURCE_STOP_SECONDS", 0.05)
+    gate = threading.Event()
+
+    class Stubborn(ListedSource):
+        def stop(self) -> None:
+            if not hangs:
+                raise SystemExit(3)
+            gate.wait()
+
+    site.add("a", 1)
+    core = site.serve("a", sources=[Stubborn()])
+    assert core.wait_until_decided(LONG)
+    assert core.stop(LONG)
+    gate.set()
 
 
 def test_further_source_cannot_take_the_name_of_a_configured_model(

@@ -21,7 +21,7 @@ from tfsrv.errors import Code, ServingError
 from tfsrv.sources.file_system import FileSystemStoragePathSource
 from tfsrv.sources.storage import check_scheme
 from tfsrv.sources.version_policy import Version
-from tfsrv.sources.watched import Looked, ServableToMonitor
+from tfsrv.sources.watched import Looked, ServableToMonitor, WatchedServable
 
 
 class MarkerInspector:
@@ -462,7 +462,7 @@ def test_poll_period_of_zero_looks_again_at_what_was_being_written(
 def test_negative_poll_period_never_looks(tmp_path: Path, run: Run) -> None:
     make(tmp_path, "1")
     running = run(-1)
-    running.source.look_again("m")
+    running.source.look_again({"m"})
     assert running.looks == []
 
 
@@ -506,7 +506,7 @@ def test_base_path_that_was_replaced_by_another_is_watched_again(tmp_path: Path,
     (tmp_path / "m").rename(tmp_path / "old")
     eventually(lambda: running.looks[-1].error is not None)
     make(tmp_path / "m", "2")
-    running.source.look_again("m")
+    running.source.look_again({"m"})
     eventually(lambda: running.versions() == [2])
     make(tmp_path / "m", "3")
     eventually(lambda: running.versions() == [3])
@@ -667,6 +667,28 @@ def test_version_that_comes_back_as_it_was_is_the_same(tmp_path: Path) -> None:
     assert len(watch.emitted) == 1
 
 
+def test_directory_that_took_the_place_of_another_is_wanted_afresh(tmp_path: Path) -> None:
+    make(tmp_path, "1")
+    make(tmp_path, "new")
+    (tmp_path / "new" / "other").touch()
+    watch = Watch(tmp_path)
+    watch.poll()
+    (tmp_path / "1").rename(tmp_path / "old")  # and nobody looks in between
+    (tmp_path / "new").rename(tmp_path / "1")
+    watch.poll()
+    assert [version.data.revision for (version,) in watch.emitted] == [0, 1]
+
+
+def test_base_path_may_end_with_a_slash(tmp_path: Path) -> None:
+    make(tmp_path, "123")
+    watch = Watch(tmp_path)
+    watch.source.update([dataclasses.replace(monitor("m", tmp_path), base_path=f"{tmp_path}/")])
+    watch.poll()
+    (tmp_path / "123").rename(tmp_path / "00123")
+    watch.poll()
+    assert len(watch.emitted) == 1
+
+
 def test_version_whose_directory_is_renamed_is_the_same(tmp_path: Path) -> None:
     make(tmp_path, "123")
     watch = Watch(tmp_path)
@@ -675,6 +697,59 @@ def test_version_whose_directory_is_renamed_is_the_same(tmp_path: Path) -> None:
     watch.poll()
     assert len(watch.emitted) == 1
     assert watch.inspector.asked == ["123"]
+
+
+def test_arrival_counts_for_the_next_look_only(tmp_path: Path) -> None:
+    asked: list[bool] = []
+
+    class Asked:
+        def is_complete(self, path: str, *, is_settled: bool = False) -> bool:
+            asked.append(is_settled)
+            return False
+
+    make(tmp_path, "1")
+    watched = WatchedServable(monitor("m", tmp_path, inspector=Asked()))
+    watched.note_arrived("1")
+    watched.look()
+    watched.look()
+    assert asked == [True, False]
+
+
+def test_many_broken_versions_are_looked_at_up_to_a_number(tmp_path: Path) -> None:
+    make(tmp_path, *map(str, range(100, 130)), marker="broken")
+    watch = Watch(tmp_path)
+    watch.poll()
+    assert len(watch.inspector.asked) == 10
+
+
+def test_many_missing_versions_are_named_up_to_a_number(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    make(tmp_path, "1")
+    Watch(tmp_path, SpecificVersions(frozenset(range(1000)))).poll()
+    assert len(caplog.records) == 10
+
+
+def test_base_path_that_nobody_has_any_more_is_not_watched(tmp_path: Path, run: Run) -> None:
+    make(tmp_path / "m", "1")
+    make(tmp_path / "n", "1")
+    running = run(3600, monitor("m", tmp_path / "m"), monitor("n", tmp_path / "n"))
+    eventually(lambda: running.versions("m") == running.versions("n") == [1])
+    running.source.update([monitor("m", tmp_path / "m")])
+    assert running.source._notification is not None
+    assert list(running.source._notification._watches) == [str(tmp_path / "m")]
+
+
+def test_version_that_is_written_for_long_is_told_once(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("tfsrv.sources.watched.LONG_SECONDS", -1.0)
+    make(tmp_path, "1", marker="")
+    watch = Watch(tmp_path)
+    for _ in range(4):
+        watch.poll()
+    (line,) = lines(caplog)
+    assert "version 1 is not loaded yet" in line
 
 
 # -- storages

@@ -12,7 +12,6 @@ import threading
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
-from functools import partial
 
 from tfsrv.core.aspired_version_policy import (
     Action,
@@ -27,7 +26,7 @@ from tfsrv.core.loader import Loader
 from tfsrv.core.loader_harness import BEFORE_READY, LoaderHarness, State
 from tfsrv.core.manager import LoadRetryOptions, Publisher
 from tfsrv.core.reservations import Tracker
-from tfsrv.core.servable import ServableData, ServableState
+from tfsrv.core.servable import ServableData, ServableId, ServableState
 from tfsrv.errors import Code, ServingError
 
 Outcome = Mapping[int, ServingError | None]  # by version: why it failed, None if it is available
@@ -43,6 +42,9 @@ class AspiredVersionsManagerOptions:
     num_unload_threads: int = 0
     tracker: Tracker | None = None  # is asked for room before each load; None: there is always room
     load_thread_niceness: int = 0  # serving goes before loading
+    # Versions that are available, wanted no more, and needed until their successors are: a label
+    # points to them, say. Only a policy that loads before it unloads heeds this.
+    keeps: Callable[[ServableId], bool] = lambda id: False
 
 
 class AspiredVersionsManager:
@@ -66,7 +68,7 @@ class AspiredVersionsManager:
     ) -> None:
         options = options or AspiredVersionsManagerOptions()
         self._policy = options.policy
-        self._publisher = publisher
+        self._keeps = options.keeps
         self._control = ControlThread(
             publisher,
             event_bus,
@@ -87,7 +89,6 @@ class AspiredVersionsManager:
         self._wishes: dict[str, dict[int, ServableData[Loader]]] = {}  # the control thread's
         self._waiting: dict[str, list[Callable[[Outcome], object]]] = {}
         self._new_names: set[str] = set()  # to be looked at for those who wait
-        self._published: list[Callable[[], object]] = []  # to be called after a publication
 
     def set_aspired_versions(self, name: str, versions: Sequence[ServableData[Loader]]) -> None:
         """Replace the set of versions wanted of `name`. Loaders passed in belong to the manager.
@@ -123,13 +124,6 @@ class AspiredVersionsManager:
             self._new_names.add(name)
         self._control.wake()
 
-    def publish_soon(self, callback: Callable[[], object]) -> None:
-        """Have the publisher show its state once more, then call `callback`, both on the control
-        thread. Many that ask at about the same time share one publication."""
-        with self._lock:
-            self._published.append(callback)
-        self._control.wake()
-
     def set_num_load_threads(self, num_load_threads: int) -> None:
         """How many loads may run at a time from now on; 0 as in the options."""
         self._control.set_num_load_threads(num_load_threads)
@@ -154,10 +148,8 @@ class AspiredVersionsManager:
         names |= self._give_second_chances()
         with self._lock:
             new_wishes, self._new_wishes = self._new_wishes, {}
+            self._wishes |= new_wishes  # at once: begin_stop() looks at both
             new_names, self._new_names = self._new_names, set()
-            published, self._published = self._published, []
-        for name, wish in new_wishes.items():
-            self._wishes[name] = wish
         for name in names | new_wishes.keys():
             try:
                 self._reconcile(name)
@@ -165,10 +157,6 @@ class AspiredVersionsManager:
                 # A policy's fault in one servable must not end the care for the others.
                 logger.exception("the manager failed on servable %s", name)
         self._basic_manager.push_out()
-        if published:
-            self._publisher.refresh()
-        for callback in published:
-            _run_logged(callback)
         for name in names | new_wishes.keys() | new_names:
             self._tell_if_settled(name)
         self._control.end_round()
@@ -228,6 +216,10 @@ class AspiredVersionsManager:
         if successor is None and not is_same:
             self._basic_manager.replace(harness, wanted)
 
+    def _is_kept(self, harness: LoaderHarness) -> bool:
+        in_place = self._policy.replaces_in_place
+        return in_place and harness.state is State.READY and self._keeps(harness.id)
+
     def _tell_if_settled(self, name: str) -> None:
         with self._lock:
             if name not in self._waiting or name in self._new_wishes:
@@ -238,7 +230,11 @@ class AspiredVersionsManager:
         with self._lock:
             callbacks = self._waiting.pop(name, [])
         for callback in callbacks:
-            _run_logged(partial(callback, outcome))
+            try:
+                callback(outcome)
+            except Exception:
+                # The fault of one who waited must not end the care for others.
+                logger.exception("who waited for servable %s failed", name)
 
     def _outcome(self, name: str) -> Outcome | None:
         """What became of each version of the wish; None while some are on their way."""
@@ -266,7 +262,9 @@ class AspiredVersionsManager:
         harnesses = self._basic_manager.harnesses(name)
         while harnesses:
             snapshots = [
-                AspiredServableStateSnapshot(harness.id, harness.state, harness.is_aspired)
+                AspiredServableStateSnapshot(
+                    harness.id, harness.state, harness.is_aspired or self._is_kept(harness)
+                )
                 for harness in harnesses.values()
             ]
             action = self._policy.get_next_action(snapshots)
@@ -277,14 +275,6 @@ class AspiredVersionsManager:
                 self._basic_manager.load(harness)
             else:
                 self._basic_manager.unload(harness)
-
-
-def _run_logged(callback: Callable[[], object]) -> None:
-    """A fault of one who waited must not end the care for others."""
-    try:
-        callback()
-    except Exception:
-        logger.exception("who waited for a servable failed")
 
 
 def _has_same_origin(harness: LoaderHarness, wanted: ServableData[Loader]) -> bool:

@@ -16,6 +16,8 @@ from tfsrv.core.reservations import Tracker
 from tfsrv.core.servable import ServableState
 
 LAST_RESORT_SECONDS = 2.0  # for requests to end after they were cancelled at a stop
+LONGEST_WAIT_SECONDS = 3600.0
+AFTER_FAILURE_SECONDS = 1.0
 LAST_LOADS_SECONDS = 0.5  # for loads to end when nothing else is left at a stop
 
 logger = logging.getLogger("tfsrv")
@@ -134,12 +136,16 @@ class ControlThread:
 
     def _run(self) -> None:
         while not self._finish.is_set():
-            self._wake.wait(self.basic_manager.next_due_seconds())
+            due_seconds = self.basic_manager.next_due_seconds()
+            # There is a longest time that can be waited for.
+            self._wake.wait(None if due_seconds is None else min(due_seconds, LONGEST_WAIT_SECONDS))
             self._wake.clear()
             try:
                 self._take_round()
             except Exception:
                 logger.exception("the manager failed at a step")
+                self._finish.wait(AFTER_FAILURE_SECONDS)
+                self._wake.set()  # what was left undone is tried again
 
 
 def _num_threads(configured: int) -> int:

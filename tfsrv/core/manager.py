@@ -68,8 +68,6 @@ class Publisher(Protocol):
 
     def set_servables(self, servables: Mapping[str, Mapping[int, object]]) -> None: ...
 
-    def refresh(self) -> None: ...
-
     def drain(self, name: str, version: int, timeout_seconds: float | None) -> bool: ...
 
 
@@ -294,7 +292,11 @@ class BasicManager:
         while self._reports:
             harness, report = self._reports.popleft()
             changed.add(harness.id.name)
-            report()
+            try:
+                report()
+            except Exception:
+                # What is wrong with one version must not end the care for the others.
+                logger.exception("word of %s was lost", harness.id)
         while self._retries and self._retries[0][0] <= self._clock():
             harness = heapq.heappop(self._retries)[2]
             is_approved = harness.state is State.LOADING
@@ -330,7 +332,7 @@ class BasicManager:
         if not harness.cancelled:
             try:
                 allocation = harness.loader.estimate_resources()
-            except Exception as error:
+            except BaseException as error:  # sys.exit() in a plug-in: word must be left anyhow
                 cause = as_serving_error(error)
                 failure = ServingError(
                     cause.code,
@@ -355,7 +357,10 @@ class BasicManager:
             self._ask_for_room(harness, allocation)
 
     def _ask_for_room(self, harness: LoaderHarness, allocation: ResourceAllocation) -> None:
-        others_are_busy = any(other.state in BUSY for other in self.all_harnesses())
+        waiting = {retry[2] for retry in self._retries}  # for a next try: for long, perhaps
+        others_are_busy = any(
+            other.state in BUSY and other not in waiting for other in self.all_harnesses()
+        )
         answer = self._reservations.ask(harness, allocation, others_are_busy=others_are_busy)
         if answer is Answer.GRANTED:
             self._approve(harness)
@@ -389,7 +394,7 @@ class BasicManager:
                 harness.servable = _load_and_warm_up(harness.loader)
                 harness.was_loaded = True
                 used = self._used(harness.loader)
-            except Exception as error:
+            except BaseException as error:  # as above
                 logger.debug("load of %s failed", harness.id, exc_info=True)
                 failure = as_serving_error(error)
         self._report(harness, lambda: self._load_ended(harness, failure, used))
@@ -400,7 +405,7 @@ class BasicManager:
             return None
         try:
             return loader.estimate_resources()
-        except Exception:  # it is loaded: the first estimate will do
+        except BaseException:  # it is loaded: the first estimate will do
             logger.debug("no second estimate", exc_info=True)
             return None
 
@@ -493,7 +498,7 @@ class BasicManager:
             self._report(harness, lambda: self._quiesced(harness))
         try:
             harness.loader.unload()
-        except Exception as error:
+        except BaseException as error:  # as above
             logger.debug("unload of %s failed", harness.id, exc_info=True)
             failure = as_serving_error(error)
         self._report(harness, lambda: self._unload_ended(harness, failure))
@@ -537,7 +542,7 @@ class BasicManager:
         self._reservations.release(harness)
         harness.fail(error)
         self._out_of_sight.discard(harness)
-        if error.code is Code.CANCELLED:
+        if harness.cancelled:
             logger.info("%s version %d: %s", harness.id.name, harness.id.version, error.message)
         else:
             verb = "unload" if harness.was_loaded else "load"

@@ -7,17 +7,15 @@ otherwise. Trimming takes milliseconds to a second, so it has a thread of its ow
 from __future__ import annotations
 
 import ctypes
-import threading
 from collections.abc import Callable
+
+from tfsrv.core.coalescer import Coalescer
 
 TRIM_INTERVAL_SECONDS = 1.0  # at most one trim in that time
 
 
-class MemoryReleaser:
-    """Trims the heap soon after each request(), at most once in an interval.
-
-    The thread lives only while there is something to do.
-    """
+class MemoryReleaser(Coalescer):
+    """Trims the heap soon after each request(), at most once in an interval."""
 
     def __init__(
         self,
@@ -25,42 +23,7 @@ class MemoryReleaser:
         trim: Callable[[], None] | None = None,
         interval_seconds: float = TRIM_INTERVAL_SECONDS,
     ) -> None:
-        self._trim = trim or _malloc_trim()
-        self._interval_seconds = interval_seconds
-        self._condition = threading.Condition()
-        self._is_requested = False
-        self._is_stopped = False
-        self._thread: threading.Thread | None = None
-
-    def request(self) -> None:
-        """Memory was freed. Returns at once."""
-        with self._condition:
-            if self._is_stopped:
-                return
-            self._is_requested = True
-            if self._thread is None:
-                self._thread = threading.Thread(target=self._run, name="tfsrv-trim", daemon=True)
-                self._thread.start()
-
-    def stop(self) -> None:
-        """Trim no more, and wait for the thread."""
-        with self._condition:
-            self._is_stopped = True
-            self._condition.notify_all()
-            thread = self._thread
-        if thread is not None:
-            thread.join()
-
-    def _run(self) -> None:
-        while True:
-            with self._condition:
-                if self._is_stopped or not self._is_requested:
-                    self._thread = None
-                    return
-                self._is_requested = False
-            self._trim()
-            with self._condition:
-                self._condition.wait_for(lambda: self._is_stopped, self._interval_seconds)
+        super().__init__("tfsrv-trim", trim or _malloc_trim(), interval_seconds)
 
 
 def _malloc_trim() -> Callable[[], None]:

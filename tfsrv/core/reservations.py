@@ -15,6 +15,8 @@ Key = TypeVar("Key", bound=Hashable)
 class Tracker(Protocol):
     """What is needed of ResourceTracker."""
 
+    def could_fit(self, allocation: ResourceAllocation) -> bool: ...
+
     def reserve(self, key: Hashable, allocation: ResourceAllocation) -> bool: ...
 
     def correct(self, key: Hashable, allocation: ResourceAllocation) -> None: ...
@@ -46,7 +48,7 @@ class Reservations(Generic[Key]):
         """Reserve `allocation`, or wait for it if others, who are busy, may give something back."""
         if self._tracker is None or self._tracker.reserve(key, allocation):
             return Answer.GRANTED
-        if not others_are_busy:
+        if not others_are_busy or not self._tracker.could_fit(allocation):
             return Answer.REFUSED
         self._waiting.append((key, allocation))
         return Answer.WAITS

@@ -52,6 +52,10 @@ class ResourceTracker:
             self._exchange(key, allocation)
             return True
 
+    def could_fit(self, allocation: ResourceAllocation) -> bool:
+        """Whether there would be room if nobody else had anything."""
+        return fits(allocation, self._total)
+
     def correct(self, key: Hashable, allocation: ResourceAllocation) -> None:
         """Note what `key` really takes, in place of what was reserved, if anything was.
 

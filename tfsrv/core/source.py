@@ -81,7 +81,7 @@ class SourceAdapter(Source[Out], Generic[In, Out]):
             return ServableData(version.id, error=version.error)
         try:
             return ServableData(version.id, self.convert(version))
-        except Exception as error:
+        except BaseException as error:  # also sys.exit() of a plug-in: it ends this version only
             return ServableData(version.id, error=as_serving_error(error))
 
 

@@ -10,6 +10,7 @@ from tfsrv.config import ServerOptions
 from tfsrv.core.failure import as_serving_error
 from tfsrv.errors import Code, ServingError
 
+MAX_UNSETTLED = 1000
 SETTLE_SECONDS = 1.0  # a version that nobody wrote to for so long is complete
 
 
@@ -64,6 +65,8 @@ class VersionFiles:
         now = self._clock()
         seen_newest, seen_at = self._unsettled.get(path, (newest, now))
         since = min(newest, seen_at) if seen_newest == newest else newest
+        if len(self._unsettled) > MAX_UNSETTLED:
+            self._unsettled.clear()  # most of them have gone; the others only wait a little longer
         if now - since >= self._settle_seconds:
             self._unsettled.pop(path, None)
             return True
@@ -75,10 +78,20 @@ def _changes(path: str, *, with_directories: bool) -> Iterator[float]:
     """When each file below `path` was changed last."""
 
     def fail(error: OSError) -> None:
-        raise error
+        # What nobody may look into is no part of it: the lost+found of a volume, say.
+        if not isinstance(error, PermissionError) or error.filename == path:
+            raise error
 
     for directory, _, names in os.walk(path, onerror=fail):
         if with_directories:
             yield os.stat(directory).st_ctime
         for name in names:
-            yield os.stat(os.path.join(directory, name)).st_ctime
+            yield _change(os.path.join(directory, name))
+
+
+def _change(file: str) -> float:
+    """When a file was changed last; of a link that leads nowhere, the link itself."""
+    try:
+        return os.stat(file).st_ctime
+    except OSError:
+        return os.lstat(file).st_ctime

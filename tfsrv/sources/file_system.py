@@ -10,8 +10,7 @@ from __future__ import annotations
 import logging
 import threading
 import time
-from collections import deque
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Set
 
 from tfsrv.core.executor import SlotExecutor
 from tfsrv.core.servable import ServableId
@@ -22,6 +21,7 @@ from tfsrv.sources.watched import Looked, ServableToMonitor, WatchedServable
 
 RECHECK_SECONDS = 0.25  # until the next look at a version that was being written
 SLOW_LOOK_SECONDS = 1.0  # then another thread goes on with the others
+MAX_LOOKS = 1024  # at a time; each servable on a file server that is gone may take one for ever
 CALM_SECONDS = 0.02  # between two looks that changes ask for: one change seldom comes alone
 STOP_SECONDS = 1.0  # for a look to end; one that hangs is left behind
 
@@ -59,7 +59,7 @@ class FileSystemStoragePathSource(Source[StoragePath]):
         self._watched: dict[str, WatchedServable] = {}
         self._by_path: dict[str, list[str]] = {}  # base path: names
         self._due: dict[str, float] = {}  # name: when it is to be looked at
-        self._queue: deque[str] = deque()  # due, and waiting for a thread
+        self._queue: dict[str, None] = {}  # due, and waiting for a thread; in order
         self._has_understudy = False  # a task waits to work off the queue
         self._again: set[str] = set()  # became due while somebody looked at it
         self._looking: dict[str, WatchedServable] = {}
@@ -86,17 +86,21 @@ class FileSystemStoragePathSource(Source[StoragePath]):
                     self._drop(name)
                 for servable in wanted.values():
                     self._adopt(servable)
-                self._index()
+                left = self._index()
                 self._condition.notify_all()
             for name in removed:
                 self._emit(name, ())
+        if self._notification is not None:
+            for path in left:
+                self._notification.unwatch(path)
 
-    def look_again(self, name: str) -> None:
-        """Look at a servable soon, whatever the period."""
+    def look_again(self, names: Set[str]) -> None:
+        """Look at some servables soon, whatever the period."""
+        if self._poll_wait_seconds < 0:
+            return
         with self._condition:
-            if name in self._watched and self._poll_wait_seconds >= 0:
-                self._due[name] = time.monotonic()
-                self._condition.notify_all()
+            self._due |= dict.fromkeys(names & self._watched.keys(), time.monotonic())
+            self._condition.notify_all()
 
     def note_failed(self, id: ServableId) -> None:
         """A version did not load: it is wanted afresh when its files change."""
@@ -114,9 +118,11 @@ class FileSystemStoragePathSource(Source[StoragePath]):
             except OSError as error:
                 logger.warning("No notification of changes (%s): polling only.", error)
         self._executor = SlotExecutor(
-            "tfsrv-look", 1, slow_after_seconds=SLOW_LOOK_SECONDS, max_threads=64
+            "tfsrv-look", 1, slow_after_seconds=SLOW_LOOK_SECONDS, max_threads=MAX_LOOKS
         )
-        self._thread = threading.Thread(target=self._run, name="tfsrv-file-system-source")
+        self._thread = threading.Thread(
+            target=self._run, name="tfsrv-file-system-source", daemon=True
+        )
         self._thread.start()
 
     def stop(self) -> None:
@@ -156,11 +162,15 @@ class FileSystemStoragePathSource(Source[StoragePath]):
     def _drop(self, name: str) -> None:
         del self._watched[name]
         self._due.pop(name, None)
+        self._looked_at.pop(name, None)
 
-    def _index(self) -> None:
+    def _index(self) -> set[str]:
+        """Sort the names by base path; the base paths that nobody has any more."""
+        old = self._by_path
         self._by_path = {}
         for name, watched in self._watched.items():
             self._by_path.setdefault(watched.base_path, []).append(name)
+        return old.keys() - self._by_path.keys()
 
     def _hear(self, change: Change) -> None:
         """The system tells of a change in a base path."""
@@ -190,8 +200,7 @@ class FileSystemStoragePathSource(Source[StoragePath]):
         due = [name for name, at in self._due.items() if at <= now]
         for name in due:
             del self._due[name]
-            if name not in self._queue:
-                self._queue.append(name)
+            self._queue[name] = None
         self._provide_understudy()
 
     def _provide_understudy(self) -> None:
@@ -208,7 +217,8 @@ class FileSystemStoragePathSource(Source[StoragePath]):
             with self._condition:
                 if self._is_stopped or not self._queue:
                     return
-                name = self._queue.popleft()
+                name = next(iter(self._queue))
+                del self._queue[name]
                 self._provide_understudy()
             self._look(name)
 

@@ -11,6 +11,7 @@ from collections.abc import Hashable, Iterator
 from typing import Protocol
 
 from tfsrv.errors import Code, ServingError
+from tfsrv.model_config_checks import scheme_of
 
 LOCAL_SCHEME = "file"
 
@@ -22,6 +23,9 @@ class Storage(Protocol):
         """The names of the directories in `path`, and of links to some, sorted."""
 
     def is_directory(self, path: str) -> bool: ...
+
+    def identity(self, path: str) -> Hashable:
+        """What tells a directory from another one that was moved into its place."""
 
     def fingerprint(self, path: str) -> Hashable:
         """Changes when a file below `path` does; the name of `path` itself does not count.
@@ -40,6 +44,10 @@ class LocalStorage:
     def is_directory(self, path: str) -> bool:
         return os.path.isdir(path)
 
+    def identity(self, path: str) -> Hashable:
+        stat = os.stat(path)
+        return stat.st_dev, stat.st_ino
+
     def fingerprint(self, path: str) -> Hashable:
         return hash(tuple(sorted(_states(path))))
 
@@ -57,15 +65,9 @@ def _states(path: str) -> Iterator[tuple[str, int, int, int]]:
             yield where, stat.st_size, stat.st_mtime_ns, stat.st_ctime_ns
 
 
-def scheme_of(base_path: str) -> str:
-    """ "s3" of "s3://bucket/model", "" of a path."""
-    scheme, separator, _ = base_path.partition("://")
-    return scheme.lower() if separator else ""
-
-
 def check_scheme(base_path: str) -> None:
     """Raise ServingError (UNIMPLEMENTED) for a path that no storage is there for."""
-    scheme = scheme_of(base_path)
+    scheme = scheme_of(base_path).removesuffix("://")
     if scheme not in ("", LOCAL_SCHEME):
         raise ServingError(
             Code.UNIMPLEMENTED,
@@ -77,4 +79,5 @@ def check_scheme(base_path: str) -> None:
 def local_path(base_path: str) -> str:
     """The path of a local base path, without its scheme."""
     check_scheme(base_path)
-    return base_path.partition("://")[2] if scheme_of(base_path) else base_path
+    path = base_path[len(scheme_of(base_path)) :]
+    return path.rstrip("/") or path  # a slash at the end would make another name of it

@@ -8,6 +8,8 @@ from tfsrv.config import AllVersions, LatestVersions, VersionPolicy
 from tfsrv.core.servable import ServableData
 from tfsrv.core.storage_path import StoragePath
 
+MAX_BROKEN = 10  # versions above the wanted ones that can't be loaded: more is no base path at all
+
 Version = ServableData[StoragePath]
 Look = Callable[[int], Version | None]
 
@@ -30,10 +32,14 @@ def choose(policy: VersionPolicy, found: Sequence[int], look: Look) -> list[Vers
 def _latest(num_versions: int, found: Sequence[int], look: Look) -> list[Version]:
     chosen: list[Version] = []
     missing = max(1, num_versions)
+    broken = 0
     for version in found:
+        if broken == MAX_BROKEN:
+            break
         data = look(version)
         if data is None:
             continue
+        broken += data.error is not None
         chosen.append(data)
         missing -= data.error is None
         if missing == 0:

@@ -7,9 +7,11 @@ away; and a version that failed to load, or that went away and came back, is wan
 
 from __future__ import annotations
 
+import heapq
 import logging
 import os
 import re
+import time
 from collections.abc import Hashable
 from dataclasses import dataclass, field
 
@@ -25,6 +27,8 @@ from tfsrv.sources.version_policy import Version, choose
 
 INT64_MIN, INT64_MAX = -(2**63), 2**63 - 1
 
+LONG_SECONDS = 30.0  # of writing; then it is told
+MAX_NOTED = 10  # missing versions that are named
 REMEMBERED = 1000  # versions that have gone, in case that they come back
 
 logger = logging.getLogger("tfsrv")
@@ -51,6 +55,7 @@ class Looked:
     servable: ServableToMonitor
     versions: tuple[Version, ...] | None = None
     error: ServingError | None = None
+    is_told: bool = False  # a look before, with the same configuration, found something
     changing: frozenset[int] = frozenset()  # versions that are still being written
 
     @property
@@ -85,7 +90,9 @@ class WatchedServable:
         self._storage = storage or LocalStorage()
         self._versions_always_present = versions_always_present
         self._paths: dict[int, str] = {}  # of the last look
-        self._complete: set[str] = set()  # of these, what was found complete
+        self._complete: dict[str, Hashable] = {}  # of these, what was found complete: its identity
+        self._is_told = False  # versions were found with this configuration
+        self._changing_since: float | None = None
         self._arrived: set[str] = set()  # paths that were renamed into place
         self._failed: set[int] = set()
         self._states: dict[int, _State] = {}
@@ -94,7 +101,7 @@ class WatchedServable:
             self.emitted = predecessor.emitted
             if predecessor.base_path == self.base_path:
                 self._paths = dict(predecessor._paths)
-                self._complete = set(predecessor._complete)
+                self._complete = dict(predecessor._complete)
                 self._failed = set(predecessor._failed)
                 self._states = dict(predecessor._states)
 
@@ -104,7 +111,7 @@ class WatchedServable:
 
     def note_arrived(self, name: str) -> None:
         """A directory of this name was renamed into the base path: nobody writes to it."""
-        if len(self._arrived) < REMEMBERED:  # else it has to be left alone for a while, as others
+        if _INTEGER.fullmatch(name):
             self._arrived.add(os.path.join(self.base_path, name))
 
     def look(self) -> Looked:
@@ -120,7 +127,7 @@ class WatchedServable:
             if self.emitted:
                 text = f"{text} What is loaded of it stays."
             self._problems.problem(self.servable.name, text)
-            return Looked(self.servable, error=failure)
+            return Looked(self.servable, error=failure, is_told=self._is_told)
 
     def _look(self) -> Looked:
         servable = self.servable
@@ -133,10 +140,12 @@ class WatchedServable:
 
         versions = tuple(choose(servable.version_policy, sorted(paths, reverse=True), look))
         self._note_missing(paths)
+        self._note_changing(changing)
         if not versions and not self._is_meant_empty():
             if not changing:
                 raise _nothing_found(servable, paths)
             return Looked(servable, changing=frozenset(changing))
+        self._is_told = True
         self._problems.recovered(
             servable.name, f"Versions of servable {servable.name} are found again"
         )
@@ -148,9 +157,14 @@ class WatchedServable:
             if version not in paths:
                 self._failed.discard(version)
             elif paths[version] != old_path and old_path in self._complete:
-                self._complete.add(paths[version])  # "00123" was "123" before
+                # "00123" was "123" before.
+                self._complete.setdefault(paths[version], self._complete[old_path])
         self._paths = dict(paths)
-        self._complete &= set(paths.values())
+        present = set(paths.values())
+        for path in self._complete.keys() - present:
+            del self._complete[path]
+        if len(self._arrived) > REMEMBERED:
+            self._arrived &= present
         for version in sorted(self._states.keys() - paths.keys())[:-REMEMBERED]:
             del self._states[version]
 
@@ -159,22 +173,29 @@ class WatchedServable:
         if version in self._failed and path in self._complete:
             if self._storage.fingerprint(path) == self._states[version].fingerprint:
                 return ServableData(id, self._storage_path(version, path))
-            self._complete.discard(path)
+            del self._complete[path]
+        try:
+            identity = self._storage.identity(path)
+        except FileNotFoundError:  # it went away while we looked
+            changing.append(version)
+            return None
+        if self._complete.get(path, identity) != identity:
+            del self._complete[path]  # another directory was moved into its place
         if path not in self._complete:
+            is_settled = path in self._arrived
+            self._arrived.discard(path)  # whatever comes later has not arrived whole
             try:
-                is_settled = path in self._arrived
                 if not self.servable.inspector.is_complete(path, is_settled=is_settled):
                     changing.append(version)
                     return None
             except ServingError as error:
                 return ServableData(id, error=error)
-            self._complete.add(path)
+            self._complete[path] = identity
             self._note_complete(version, path)
         return ServableData(id, self._storage_path(version, path))
 
     def _note_complete(self, version: int, path: str) -> None:
         """A version was found complete: it is another one if its files are not what they were."""
-        self._arrived.discard(path)
         fingerprint = self._storage.fingerprint(path)
         known = self._states.get(version)
         if known is None:
@@ -193,6 +214,21 @@ class WatchedServable:
             if is_in_base_path and told.data.revision == revision:
                 return told.data
         return StoragePath(path, revision)
+
+    def _note_changing(self, changing: list[int]) -> None:
+        """Tell of versions that never come to rest: nobody would know why they are not there."""
+        now = time.monotonic()
+        if not changing:
+            self._changing_since = None
+        elif self._changing_since is None:
+            self._changing_since = now
+        elif now - self._changing_since > LONG_SECONDS:
+            versions = ", ".join(map(str, sorted(changing)))
+            self._notes.note(
+                self.servable.name,
+                f"Somebody has been writing to servable {self.servable.name} for over "
+                f"{LONG_SECONDS:g} s: version {versions} is not loaded yet",
+            )
 
     def _is_meant_empty(self) -> bool:
         """Whether finding nothing means that nothing should be served."""
@@ -242,7 +278,8 @@ class WatchedServable:
     def _note_missing(self, paths: dict[int, str]) -> None:
         policy, name = self.servable.version_policy, self.servable.name
         if isinstance(policy, SpecificVersions):
-            for version in sorted(policy.versions - paths.keys()):
+            missing = policy.versions - paths.keys()
+            for version in heapq.nsmallest(MAX_NOTED, missing):
                 self._notes.note(
                     name,
                     f"Version {version} of servable {name}, which was requested, "

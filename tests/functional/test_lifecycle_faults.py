@@ -25,16 +25,15 @@ from tests.functional.managing import (
     reload_request,
 )
 from tests.functional.messages import array
-from tests.functional.sites import AVAILABLE, LOADING, Site, ask_for, break_version, settle, states
+from tests.functional.sites import AVAILABLE, LOADING, Site, ask_for, break_version, states
 
 WHERE = ("--port=0", "--bind_address=127.0.0.1")
 
 
 @pytest.mark.parametrize("more", [(), ("--wait_for_models=60",)])
-def test_b1_ports_open_when_the_last_pending_model_is_removed(
+def test_ports_open_when_the_last_pending_model_is_removed(
     site: Site, tmp_path: Path, more: tuple[str, ...]
 ) -> None:
-    """test_waiting_for_models.py"""
     site.link(1)
     gated = GatedModel(tmp_path / "gated")
     file = tmp_path / "models.config"
@@ -50,8 +49,7 @@ def test_b1_ports_open_when_the_last_pending_model_is_removed(
         assert server.stop() == 0
 
 
-def test_b2a_the_same_call_again_waits_too(tmp_path: Path, managed: Client) -> None:
-    """test_model_management.py"""
+def test_the_same_call_again_waits_too(tmp_path: Path, managed: Client) -> None:
     management = Management(managed)
     gated = GatedModel(tmp_path / "gated")
     calls = []
@@ -70,10 +68,9 @@ def test_b2a_the_same_call_again_waits_too(tmp_path: Path, managed: Client) -> N
 
 
 @pytest.mark.parametrize("how", ["broken", "missing"])
-def test_b2b_new_files_that_do_not_load_are_told_each_time(
+def test_new_files_that_do_not_load_are_told_each_time(
     site: Site, managed: Client, how: str
 ) -> None:
-    """test_reload.py"""
     site.link(1, "kept")
     if how == "broken":
         folder = site.base(how) / "1"
@@ -85,18 +82,16 @@ def test_b2b_new_files_that_do_not_load_are_told_each_time(
     assert refused_reload(managed, model(name, site.base(how))) == first
 
 
-def test_b2c_a_label_to_nowhere_is_told_each_time(site: Site, managed: Client) -> None:
-    """test_version_labels.py"""
+def test_a_label_to_nowhere_is_told_each_time(site: Site, managed: Client) -> None:
     site.link(1, "lost")
     config = model("lost", site.base("lost"), labels={"stable": 7})
     first = refused_reload(managed, config)
     assert refused_reload(managed, config) == first
 
 
-def test_b3_a_label_to_a_version_that_was_just_copied_is_waited_for(
+def test_a_label_to_a_version_that_was_just_copied_is_waited_for(
     site: Site, models: Path, managed: Client
 ) -> None:
-    """test_version_labels.py"""
     site.link(1, "copied")
     path = site.base("copied")
     reload(managed, model("copied", path, all_versions=True, labels={"stable": 1}))
@@ -105,10 +100,9 @@ def test_b3_a_label_to_a_version_that_was_just_copied_is_waited_for(
     assert managed.predict(ask_for(1, "copied", label="stable")).model_spec.version.value == 2
 
 
-def test_b3_a_specific_version_that_was_just_copied_is_waited_for(
+def test_a_specific_version_that_was_just_copied_is_waited_for(
     site: Site, models: Path, managed: Client
 ) -> None:
-    """test_reload.py"""
     site.link(1, "specific")
     path = site.base("specific")
     shutil.copytree(models / "half_plus_two" / "2", path / "2")
@@ -116,10 +110,9 @@ def test_b3_a_specific_version_that_was_just_copied_is_waited_for(
     assert states(managed, "specific") == {1: AVAILABLE, 2: AVAILABLE}
 
 
-def test_b4_set_model_waits_for_its_model_only(
+def test_set_model_waits_for_its_model_only(
     site: Site, tmp_path: Path, managed: Client, management: Management
 ) -> None:
-    """test_model_management.py"""
     site.link(1, "mine")
     refused_reload(managed, model("theirs", tmp_path / "theirs"))
     gated = GatedModel(tmp_path / "theirs")
@@ -131,8 +124,7 @@ def test_b4_set_model_waits_for_its_model_only(
         gated.open()
 
 
-def test_b5_a_long_list_does_not_keep_a_processor_busy(site: Site, serve: Serve) -> None:
-    """test_reload.py; with 10,000 models 40 s of processor time today, with 20,000 170 s"""
+def test_a_long_list_does_not_keep_a_processor_busy(site: Site, serve: Serve) -> None:
     site.link(1)
     flags = ("--reload_timeout_seconds=1", "--enable_model_management")
     server = serve({"m": site.base()}, *flags, errors_are_meant=True)
@@ -144,8 +136,7 @@ def test_b5_a_long_list_does_not_keep_a_processor_busy(site: Site, serve: Serve)
         assert server.cpu_seconds() < 30
 
 
-def test_b6_many_metric_names_stop_nobody(site: Site, serve: Serve) -> None:
-    """test_reload.py"""
+def test_many_metric_names_stop_nobody(site: Site, serve: Serve) -> None:
     site.link(1)
     server = serve({"m": site.base()})
     request = reload_request(model("m", site.base())).SerializeToString()
@@ -170,10 +161,9 @@ def test_b6_many_metric_names_stop_nobody(site: Site, serve: Serve) -> None:
     assert longest < 1  # 4 to 6 s today
 
 
-def test_b7_a_model_whose_load_is_stuck_can_be_sent_elsewhere(
+def test_a_model_whose_load_is_stuck_can_be_sent_elsewhere(
     site: Site, tmp_path: Path, managed: Client
 ) -> None:
-    """test_reload.py"""
     site.link(1, "good")
     gated = GatedModel(tmp_path / "gated")
     stuck = reload_future(managed, model("unstuck", gated.path))
@@ -187,10 +177,9 @@ def test_b7_a_model_whose_load_is_stuck_can_be_sent_elsewhere(
         stuck.exception()
 
 
-def test_b8_an_unknown_scheme_is_told_with_model_file_and_line(
+def test_an_unknown_scheme_is_told_with_model_file_and_line(
     tmp_path: Path, managed: Client
 ) -> None:
-    """test_bad_models.py"""
     assert "remote" in refused_reload(managed, model("remote", "s3://b/m"))[1]
     file = tmp_path / "models.config"
     file.write_text("\n" + config_text({"remote": Path("x")}).replace('"x"', '"s3://b/m"'))
@@ -201,23 +190,20 @@ def test_b8_an_unknown_scheme_is_told_with_model_file_and_line(
         assert f"{file}:2" in line
 
 
-def test_b9_a_missing_base_path_is_told_with_file_and_line(tmp_path: Path) -> None:
-    """test_bad_models.py"""
+def test_a_missing_base_path_is_told_with_file_and_line(tmp_path: Path) -> None:
     file = tmp_path / "models.config"
     file.write_text("\n" + config_text({"m": tmp_path / "missing"}))
     flags = (*WHERE, "--enable_model_management")
-    with launched(f"--model_config_file={file}", *flags) as server:
-        with client(server.address()) as ask:
-            line = server.line_with("Could not find base path")
-            until(lambda: Management(ask).model("m").status.error_code != 0)
-            assert f"{file}:2" in line
-            assert f"{file}:2" in Management(ask).model("m").status.error_message
+    with launched(f"--model_config_file={file}", *flags) as server, client(server.address()) as ask:
+        line = server.line_with("Could not find base path")
+        until(lambda: Management(ask).model("m").status.error_code != 0)
+        assert f"{file}:2" in line
+        assert f"{file}:2" in Management(ask).model("m").status.error_message
 
 
-def test_b10_a_label_to_nowhere_has_tensorflow_servings_code_and_text(
+def test_a_label_to_nowhere_has_tensorflow_servings_code_and_text(
     site: Site, managed: Client
 ) -> None:
-    """test_version_labels.py, function `nowhere`"""
     site.link(1, "code")
     assert refused_reload(managed, model("code", site.base("code"), labels={"a": 7})) == (
         "FAILED_PRECONDITION",
@@ -226,10 +212,7 @@ def test_b10_a_label_to_nowhere_has_tensorflow_servings_code_and_text(
     )
 
 
-def test_b11_a_base_path_that_is_a_file_is_no_matter_of_inotify(
-    tmp_path: Path, serve: Serve
-) -> None:
-    """test_bad_models.py"""
+def test_a_base_path_that_is_a_file_is_no_matter_of_inotify(tmp_path: Path, serve: Serve) -> None:
     (tmp_path / "file").write_text("x")
     server = serve({"m": tmp_path / "file"}, ready=False, errors_are_meant=True)
     server.line_with("Not a directory")
@@ -237,8 +220,7 @@ def test_b11_a_base_path_that_is_a_file_is_no_matter_of_inotify(
     assert not [line for line in server.log if "max_user_watches" in line]
 
 
-def test_b12_a_stuck_load_does_not_delay_the_exit_of_wait_for_models(tmp_path: Path) -> None:
-    """test_waiting_for_models.py"""
+def test_a_stuck_load_does_not_delay_the_exit_of_wait_for_models(tmp_path: Path) -> None:
     gated = GatedModel(tmp_path / "gated")
     began = time.monotonic()
     with launched(gated.path, *WHERE, "--wait_for_models=1") as server:
@@ -246,8 +228,7 @@ def test_b12_a_stuck_load_does_not_delay_the_exit_of_wait_for_models(tmp_path: P
         assert time.monotonic() - began < 5
 
 
-def test_b13_a_file_that_is_gone_twice_is_told_twice(site: Site, tmp_path: Path) -> None:
-    """test_config_file_polling.py"""
+def test_a_file_that_is_gone_twice_is_told_twice(site: Site, tmp_path: Path) -> None:
     site.link(1)
     file = tmp_path / "models.config"
     text = config_text({"m": site.base()})
@@ -267,23 +248,7 @@ def test_b13_a_file_that_is_gone_twice_is_told_twice(site: Site, tmp_path: Path)
         until(lambda: told() == 2)
 
 
-def test_b14_an_error_of_another_base_path_is_forgotten(site: Site, managed: Client) -> None:
-    """test_model_management.py"""
-    management = Management(managed)
-    site.link(1, "good")
-    folder = site.base("broken") / "1"
-    folder.mkdir(parents=True)
-    break_version(folder, "graph", site)
-    settle(folder)
-    reload(managed, model("forgets", site.base("good")))
-    refused_reload(managed, model("forgets", site.base("broken")))
-    refused_reload(managed, model("forgets", site.base("missing")))
-    (version,) = management.model("forgets").version
-    assert version.status.error_code == 0
-
-
-def test_b15_a_stuck_load_delays_no_other(site: Site, tmp_path: Path, serve: Serve) -> None:
-    """test_reload.py; on two processors, with one thread for loads after the start"""
+def test_a_stuck_load_delays_no_other(site: Site, tmp_path: Path, serve: Serve) -> None:
     site.link(1)
     site.link(1, "n")
     server = serve({"m": site.base()})
