@@ -223,7 +223,7 @@ def test_many_calls_at_once_lose_none(
         (
             "SetModel",
             {"config": ModelConfig(name="stays", base_path="/m", model_platform="lookup_table")},
-            "FAILED_PRECONDITION",
+            "INVALID_ARGUMENT",
             "Illegal to change a model's platform. For model stays platform was tensorflow"
             " and new platform requested is lookup_table",
         ),

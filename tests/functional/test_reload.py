@@ -298,7 +298,7 @@ def test_another_platform_is_refused_and_changes_nothing(settled: tuple[Client, 
     ask, before = settled
     there = before["stays"].config
     assert refused_reload(ask, model("stays", there.base_path, platform="lookup_table")) == (
-        "FAILED_PRECONDITION",
+        "INVALID_ARGUMENT",
         "Illegal to change a model's platform. For model stays platform was tensorflow"
         " and new platform requested is lookup_table",
     )
@@ -517,7 +517,7 @@ def test_the_server_answers_after_its_own_time_too(
         good, stuck = model("good", site.base("good")), model("stuck", gated.path)
         late = (
             "{stuck due to error: DEADLINE_EXCEEDED:"
-            " it is not available yet, and is still being worked on}"
+            " not all of it is available yet: it is being worked on}"
         )
         assert refused_reload(ask, good, stuck) == (
             "DEADLINE_EXCEEDED",

@@ -39,10 +39,9 @@ def is_unrecognized(ask: Client, name: str, label: str) -> bool:
 
 def nowhere(name: str, version: int) -> tuple[str, str]:
     return (
-        "UNKNOWN",
-        f"1 model(s) did not become available: {{{{{name} due to error: FAILED_PRECONDITION:"
-        f" Request to assign label to version {version} of model {name},"
-        " which is not currently available for inference}}",
+        "FAILED_PRECONDITION",
+        f"Request to assign label to version {version} of model {name},"
+        " which is not currently available for inference",
     )
 
 
