@@ -20,7 +20,7 @@ import signal
 import sys
 import threading
 import time
-from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, NoReturn, Protocol
 
@@ -47,8 +47,8 @@ class Core(Protocol):
     def stop(self, timeout_seconds: float) -> object:
         """Unload everything; what still runs after `timeout_seconds` is cancelled."""
 
-    def pending_names(self) -> Collection[str]:
-        """The models of which nobody knows yet whether they become available."""
+    def is_any_pending(self) -> bool:
+        """Whether there is a model of which nobody knows yet whether it becomes available."""
 
     def subscribe_decided(self, callback: Callable[[str], None]) -> Callable[[], None]:
         """Call `callback`, on any thread, for each model that ceases to be pending."""
@@ -159,7 +159,7 @@ class Server:
 
         self._unsubscribe = parts.core.subscribe_decided(decided)
         parts.core.start()
-        if not parts.core.pending_names():  # there are no models, or nobody looks for them
+        if not parts.core.is_any_pending():  # there are no models, or nobody looks for them
             self._all_decided.set()
         await asyncio.to_thread(library.wait)
         if self._options.wait_for_models:
@@ -229,7 +229,7 @@ class Server:
 
     def _decided(self, parts: Parts, name: str) -> None:
         """One more model is available, has failed or was not found."""
-        if not parts.core.pending_names():
+        if not parts.core.is_any_pending():
             self._all_decided.set()
         self._show_request(parts, [name])
 

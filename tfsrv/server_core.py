@@ -120,7 +120,9 @@ class ServerCore:
         self._labels = VersionLabels(
             allow_unavailable=options.allow_version_labels_for_unavailable_models
         )
-        self._publisher = ServingMapPublisher(serving_map, self._labels.resolve)
+        self._publisher = ServingMapPublisher(
+            serving_map, self._labels.resolve, self._names_to_wait_for
+        )
         self._event_bus: EventBus[ServableState] = EventBus()
         self._decisions: EventBus[str] = EventBus()
         self._memory_releaser = MemoryReleaser()
@@ -148,7 +150,7 @@ class ServerCore:
             self._reload_from_file,
         )
         self._configuring = threading.Lock()  # held for a change of the list, not for its effects
-        self._lock = threading.Condition()  # for all below
+        self._lock = threading.Condition()  # for all below; one that may be taken again
         self._models: dict[str, ModelConfig] = {}
         self._set_by: dict[str, SetBy] = {}
         self._monitored: dict[str, ServableToMonitor] = {}
@@ -156,7 +158,7 @@ class ServerCore:
         self._reloadings: list[Reloading] = []
         self._last_looks: dict[str, Looked] = {}
         self._settling: dict[str, ServableToMonitor] = {}  # the manager will say when it is
-        self._pending: frozenset[str] = frozenset()
+        self._pending: set[str] = set()
         self._deciding: set[str] = set()  # pending no more, which the map has yet to show
         self._is_started = False
         self._first_load_is_over = False
@@ -169,7 +171,7 @@ class ServerCore:
         """Begin to look for versions, and to load them. Returns at once."""
         with self._lock:
             self._is_started = True
-            self._publisher.set_pending(self._pending)
+        self._publisher.refresh()
         self._manager.set_num_load_threads(os.cpu_count() or 1)  # nothing else to do yet
         self._manager.start()
         for source in self._sources:
@@ -215,14 +217,17 @@ class ServerCore:
     def pending_names(self) -> frozenset[str]:
         """The models that are not decided yet."""
         with self._lock:
-            return self._pending | self._deciding
+            return frozenset(self._pending | self._deciding)
+
+    def is_any_pending(self) -> bool:
+        """Whether there is a model that is not decided yet."""
+        with self._lock:
+            return bool(self._pending or self._deciding)
 
     def wait_until_decided(self, timeout_seconds: float | None) -> bool:
         """Wait until no model is pending; False when the time was too short."""
         with self._lock:
-            return self._lock.wait_for(
-                lambda: not self._pending and not self._deciding, timeout_seconds
-            )
+            return self._lock.wait_for(lambda: not self.is_any_pending(), timeout_seconds)
 
     def unavailable(self) -> dict[str, ServingError]:
         """The configured models without any version that is available, and why as far as known."""
@@ -239,7 +244,7 @@ class ServerCore:
                 (self._models[name], self._set_by[name], self._nothing_found.get(name))
                 for name in sorted(self._models)
             ]
-            pending = self._pending
+            pending = frozenset(self._pending)
         return [
             ModelListing(
                 model,
@@ -340,7 +345,6 @@ class ServerCore:
             new = {name for name in changed if is_looking and not self._is_any_available(name)}
             gone = self._pending - models.keys()
             self._pending = (self._pending - gone) | new
-            self._publisher.set_pending(self._pending if self._is_started else (), at_once=False)
             self._lock.notify_all()
         self._labels.set_wanted(
             {name: dict(model.version_labels) for name, model in models.items()}
@@ -574,13 +578,17 @@ class ServerCore:
         with self._lock:
             if name not in self._pending:
                 return
-            self._pending -= {name}
+            self._pending.discard(name)
             self._deciding.add(name)
-            self._publisher.set_pending(self._pending, at_once=False)
         if self._is_any_available(name):  # the map prefers what is there to what is pending
             self._decided(name)
         else:
             self._show_soon.request()
+
+    def _names_to_wait_for(self) -> frozenset[str]:
+        """What the map shows as pending."""
+        with self._lock:
+            return frozenset(self._pending if self._is_started else ())
 
     def _show_decided(self) -> None:
         """Show that nothing is to be waited for of models without versions."""
@@ -600,8 +608,7 @@ class ServerCore:
     def _end_first_load_if_over(self) -> None:
         """While nothing is served yet, all processors load; later loads leave some alone."""
         with self._lock:
-            is_loading = self._pending or self._deciding
-            if is_loading or not self._is_started or self._first_load_is_over:
+            if self.is_any_pending() or not self._is_started or self._first_load_is_over:
                 return
             self._first_load_is_over = True
         self._manager.set_num_load_threads(self._manager_options.num_load_threads)

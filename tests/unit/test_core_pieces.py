@@ -137,13 +137,12 @@ def test_source_has_one_target() -> None:
 
 def test_publisher_puts_servables_and_pending_names_together() -> None:
     serving_map = FakeServingMap()
-    publisher = ServingMapPublisher(serving_map)
-    publisher.set_pending(frozenset({"a", "b"}))
+    pending = {"a", "b"}
+    publisher = ServingMapPublisher(serving_map, pending_names=lambda: pending)
     publisher.set_servables({"a": {1: "servable"}})
     assert serving_map.servables == {"a": {1: "servable"}}
     assert serving_map.pending == {"a", "b"}
-    publisher.set_pending(frozenset({"b"}), at_once=False)
-    assert serving_map.pending == {"a", "b"}
+    pending.discard("a")
     publisher.refresh()
     assert serving_map.pending == {"b"}
     assert serving_map.servables == {"a": {1: "servable"}}

@@ -69,8 +69,8 @@ class _Core:
         self._parts.stopped_core_with = timeout_seconds
         return True
 
-    def pending_names(self) -> set[str]:
-        return self._parts.pending
+    def is_any_pending(self) -> bool:
+        return bool(self._parts.pending)
 
     def subscribe_decided(self, callback: Callable[[str], object]) -> Callable[[], None]:
         self._parts.decided.append(callback)

@@ -47,19 +47,20 @@ class ServingMapPublisher:
     """Publishes the whole state whenever a part of it changes. Any thread may call.
 
     `resolve_labels` is asked, each time, where labels point to among the versions that are to be
-    shown.
+    shown, and `pending_names` for which models requests should wait.
     """
 
     def __init__(
         self,
         serving_map: ServingMap,
         resolve_labels: Callable[[Servables], Mapping[str, Mapping[str, int]]] = lambda _: {},
+        pending_names: Callable[[], Collection[str]] = tuple,
     ) -> None:
         self._serving_map = serving_map
         self._resolve_labels = resolve_labels
+        self._pending_names = pending_names
         self._lock = threading.Lock()  # held while publishing: the last one to change wins
         self._servables: Servables = {}
-        self._pending: Collection[str] = ()
 
     def set_servables(self, servables: Servables) -> None:
         """Show these versions. The mappings must not change afterwards."""
@@ -78,24 +79,13 @@ class ServingMapPublisher:
         )
 
     def refresh(self) -> None:
-        """Show what is there once more, with the labels of now."""
+        """Show what is there once more, with the labels and pending names of now."""
         with self._lock:
             self._publish()
-
-    def set_pending(self, names: Collection[str], *, at_once: bool = True) -> None:
-        """Let requests for these names wait while there is nothing of them.
-
-        With at_once=False the change is shown with the next one: enough when a name leaves that
-        has a version by now.
-        """
-        with self._lock:
-            self._pending = names
-            if at_once:
-                self._publish()
 
     def drain(self, name: str, version: int, timeout_seconds: float | None) -> bool:
         return self._serving_map.drain(name, version, timeout_seconds)
 
     def _publish(self) -> None:
         labels = self._resolve_labels(self._servables)
-        self._serving_map.publish(self._servables, labels, self._pending)
+        self._serving_map.publish(self._servables, labels, self._pending_names())
