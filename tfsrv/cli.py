@@ -222,10 +222,19 @@ def _model_at(word: str, name: str) -> ModelConfig:
         )
     is_saved_model = any((path / file).exists() for file in ("saved_model.pb", "saved_model.pbtxt"))
     if not is_saved_model:
-        return ModelConfig(name or path.name or "default", str(path))
+        return ModelConfig(name or _readable(path.name) or "default", str(path))
     if not name:
-        name = path.parent.name if path.name.isdecimal() else path.name
+        name = _readable(path.parent.name if path.name.isdecimal() else path.name)
     return ModelConfig(name or "default", str(path), only_version=1)
+
+
+def _readable(name: str) -> str:
+    """A directory's name as a model's, which clients have to be able to write."""
+    try:
+        name.encode()
+    except UnicodeEncodeError:
+        raise UsageError(f"{name!r} is no name for a model: give one with --model_name") from None
+    return name
 
 
 def _refuse_keras(path: str) -> None:

@@ -7,12 +7,14 @@ code as a reload of the whole list.
 from __future__ import annotations
 
 import asyncio
+import dataclasses
 from collections.abc import Collection
 from typing import Any, Protocol
 
 from tfsrv._proto import message_class
 from tfsrv.config import ModelConfig
 from tfsrv.errors import Code, ServingError
+from tfsrv.handlers.call_threads import CallThreads
 from tfsrv.handlers.reload import results_of
 from tfsrv.handlers.requests import as_unicode, read_request, set_status
 from tfsrv.model_config import check_model, to_message
@@ -43,12 +45,13 @@ class ModelManagement:
         """`timeout_seconds` is how long SetModel waits at most for the model."""
         self._core = core
         self._timeout_seconds = timeout_seconds
+        self._threads = CallThreads()
 
     async def list_models(self, request: bytes) -> bytes:
         """Answer one ListModelsRequest. Raises ServingError."""
         read_request("tfsrv.ListModelsRequest", request, MAX_REQUEST_BYTES)
         response: Any = message_class("tfsrv.ListModelsResponse")()
-        for index, listing in enumerate(await asyncio.to_thread(self._core.list_models)):
+        for index, listing in enumerate(await self._threads.run(self._core.list_models)):
             _fill(response.model.add(), listing)
             if index % SLICE == SLICE - 1:
                 await asyncio.sleep(0)
@@ -57,12 +60,12 @@ class ModelManagement:
 
     async def set_model(self, request: bytes) -> bytes:
         """Answer one SetModelRequest. Raises ServingError."""
-        name, reloading = await asyncio.to_thread(self._begin, request)
+        name, reloading = await self._threads.run(lambda: self._begin(request))
         error = (await results_of(reloading, self._timeout_seconds)).get(name)
         if error is not None:
             raise ServingError(error.code, f"Model {name}: {error.message}")
         response: Any = message_class("tfsrv.SetModelResponse")()
-        for listing in await asyncio.to_thread(self._core.list_models):
+        for listing in await self._threads.run(self._core.list_models):
             if listing.config.name == name:
                 _fill(response.model, listing)
         serialized: bytes = response.SerializeToString()
@@ -79,12 +82,18 @@ class ModelManagement:
     async def remove_model(self, request: bytes) -> bytes:
         """Answer one RemoveModelRequest. Raises ServingError."""
         message = read_request("tfsrv.RemoveModelRequest", request, MAX_REQUEST_BYTES)
-        await asyncio.to_thread(self._core.remove_model, message.name)
+        await self._threads.run(lambda: self._core.remove_model(message.name))
         return b""
 
 
 def _fill(model: Any, listing: ModelListing) -> None:
-    (config,) = to_message([listing.config]).model_config_list.config  # type: ignore[attr-defined]
+    # A path from the command line need not be Unicode, as a protobuf string must.
+    readable = dataclasses.replace(
+        listing.config,
+        name=as_unicode(listing.config.name),
+        base_path=as_unicode(listing.config.base_path),
+    )
+    (config,) = to_message([readable]).model_config_list.config  # type: ignore[attr-defined]
     model.config.CopyFrom(config)
     model.set_by = listing.set_by.value
     model.pending = listing.is_pending

@@ -14,6 +14,7 @@ from typing import Any, Protocol
 from tfsrv._proto import message_class
 from tfsrv.config import ModelConfig
 from tfsrv.errors import Code, ServingError
+from tfsrv.handlers.call_threads import CallThreads
 from tfsrv.handlers.requests import read_request
 from tfsrv.model_config import models_of
 from tfsrv.reloading import Reloading, Results, summary
@@ -48,6 +49,7 @@ class HandleReloadConfigRequest:
         self._core = core
         self._timeout_seconds = timeout_seconds
         self._enabled = enabled
+        self._threads = CallThreads()
 
     async def __call__(self, request: bytes) -> bytes:
         """Answer one request. Raises ServingError."""
@@ -57,7 +59,7 @@ class HandleReloadConfigRequest:
                 "HandleReloadConfigRequest is turned off (--enable_reload_rpc=false).",
             )
         # In a thread: a long list takes a while to check, and its platforms may be imported.
-        message, reloading = await asyncio.to_thread(self._begin, request)
+        message, reloading = await self._threads.run(lambda: self._begin(request))
         error = summary(await results_of(reloading, self._timeout_seconds))
         if error is not None:
             raise error
