@@ -80,19 +80,19 @@ class DirectoryWatch:
             return
         identity = (stat.st_dev, stat.st_ino)
         with self._lock:
-            if self._is_closed:
-                return
             watched = self._watches.get(path)
-            if watched is not None and watched[1] == identity:
+            if self._is_closed or (watched is not None and watched[1] == identity):
                 return
             self._forget(path)
-            try:
-                watch = self._inotify.add_watch(path, MASK)
-            except OSError as error:
-                self._complain(error)
-                return
-            self._watches[path] = (watch, identity)
-            self._paths.setdefault(watch, set()).add(path)
+        try:
+            watch = self._inotify.add_watch(path, MASK)  # not under the lock: it may hang
+        except (OSError, ValueError) as error:  # ValueError: it was closed meanwhile
+            self._complain(error)
+            return
+        with self._lock:
+            if not self._is_closed:
+                self._watches[path] = (watch, identity)
+                self._paths.setdefault(watch, set()).add(path)
 
     def unwatch(self, path: str) -> None:
         with self._lock:
@@ -121,14 +121,15 @@ class DirectoryWatch:
             with contextlib.suppress(OSError):  # the directory has gone, and its watch with it
                 self._inotify.rm_watch(watched[0])
 
-    def _complain(self, error: OSError) -> None:
+    def _complain(self, error: OSError | ValueError) -> None:
         """Say that there will be no notification, if that is not the fault of the path."""
-        if error.errno in (errno.ENOSPC, errno.ENOMEM) and not self._complained:
+        number = getattr(error, "errno", None)
+        if number in (errno.ENOSPC, errno.ENOMEM) and not self._complained:
             self._complained = True
             logger.warning(
                 "No notification of changes for some models (%s): they are only polled."
                 " fs.inotify.max_user_watches may be too low.",
-                error.strerror,
+                error,
             )
 
     def _run(self) -> None:
