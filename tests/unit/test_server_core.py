@@ -635,7 +635,7 @@ def test_label_keeps_its_version_until_the_new_one_is_available(
         "a", version_labels=(("stable", 1),), version_policy=SpecificVersions(frozenset(before))
     )
     core = site.serve(models=(old,))
-    assert core.wait_until_decided(LONG)
+    eventually(lambda: core.list_models()[0].labels == {"stable": 1})
     site.add("a", 3, "stuck")
     new = site.model(
         "a", version_labels=(("stable", 3),), version_policy=SpecificVersions(frozenset({2, 3}))

@@ -256,6 +256,18 @@ def test_broken_version_is_told_with_its_error_beside_the_next_good_one(tmp_path
     )
 
 
+def test_broken_version_stays_so_until_its_files_change(tmp_path: Path) -> None:
+    make(tmp_path, "1")
+    make(tmp_path, "2", marker="broken")
+    watch = Watch(tmp_path)
+    watch.poll()
+    watch.poll()
+    assert watch.inspector.asked == ["2", "1"]
+    (tmp_path / "2" / "broken").unlink()
+    (tmp_path / "2" / "complete").touch()
+    assert watch.poll() == {2: "2"}
+
+
 def test_incomplete_first_version_is_not_reported_as_missing(tmp_path: Path) -> None:
     make(tmp_path, "1", marker="")
     watch = Watch(tmp_path)

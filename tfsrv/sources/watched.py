@@ -91,6 +91,7 @@ class WatchedServable:
         self._versions_always_present = versions_always_present
         self._paths: dict[int, str] = {}  # of the last look
         self._complete: dict[str, Hashable] = {}  # of these, what was found complete: its identity
+        self._broken: dict[str, tuple[Hashable, ServingError]] = {}  # paths, and why
         self._is_told = False  # versions were found with this configuration
         self._changing_since: float | None = None
         self._arrived: set[str] = set()  # paths that were renamed into place
@@ -163,6 +164,8 @@ class WatchedServable:
         present = set(paths.values())
         for path in self._complete.keys() - present:
             del self._complete[path]
+        for path in self._broken.keys() - present:
+            del self._broken[path]
         if len(self._arrived) > REMEMBERED:
             self._arrived &= present
         for version in sorted(self._states.keys() - paths.keys())[:-REMEMBERED]:
@@ -181,6 +184,11 @@ class WatchedServable:
             return None
         if self._complete.get(path, identity) != identity:
             del self._complete[path]  # another directory was moved into its place
+        if path in self._broken:
+            fingerprint, error = self._broken[path]
+            if self._storage.fingerprint(path) == fingerprint:
+                return ServableData(id, error=error)
+            del self._broken[path]
         if path not in self._complete:
             is_settled = path in self._arrived
             self._arrived.discard(path)  # whatever comes later has not arrived whole
@@ -189,6 +197,7 @@ class WatchedServable:
                     changing.append(version)
                     return None
             except ServingError as error:
+                self._broken[path] = self._storage.fingerprint(path), error
                 return ServableData(id, error=error)
             self._complete[path] = identity
             self._note_complete(version, path)
