@@ -295,8 +295,8 @@ def test_a_base_path_that_goes_or_becomes_something_else_takes_no_model_away(
     with client(server.address()) as ask, under_load(server):
         management = Management(ask)
         shutil.rmtree(site.base())
-        line = server.line_with("What is loaded of it stays.")
-        assert f"No such file or directory: {site.base()}." in line
+        line = server.line_with(f"No such file or directory: {site.base()}.")
+        assert "What is loaded of it stays." in line
         site.base().write_text("a file")
         server.line_with(f"Not a directory: {site.base()}.")
         until(lambda: "Not a directory" in management.model("m").status.error_message)
