@@ -320,6 +320,11 @@ def test_arrays_and_answers_count_against_the_budget(budget: Any) -> None:
     assert refusal(Servable(), request) == (Code.RESOURCE_EXHAUSTED, text)
     large = Servable(lambda inputs: {"y": numpy.zeros(50_000, "float32")})
     assert refusal(large, predict_request("m", {"x": X})) == (Code.RESOURCE_EXHAUSTED, text)
+    # Its copy is refused before it is made, in whatever few bytes it could be told.
+    small = Servable(lambda inputs: {"y": numpy.broadcast_to(numpy.int64(0), (20_000,))})
+    assert refusal(small, predict_request("m", {"x": X})) == (Code.RESOURCE_EXHAUSTED, text)
+    repeats = Servable(lambda inputs: {"y": numpy.broadcast_to(numpy.bytes_(b""), (10_000,))})
+    assert refusal(repeats, predict_request("m", {"x": X})) == (Code.RESOURCE_EXHAUSTED, text)
     assert answer(Servable(), predict_request("m", {"x": X}))
 
 

@@ -13,11 +13,18 @@ from collections.abc import Mapping
 
 from libc.stdint cimport int64_t, uintptr_t
 
-from tfsrv._arrays cimport array_bytes, arrays_of_view, write_arrays
+from tfsrv._arrays cimport (
+    array_bytes,
+    arrays_of_view,
+    plain_arrays,
+    plain_arrays_bytes,
+    write_arrays,
+)
 from tfsrv._buffer cimport Bytes, buffer_append
 from tfsrv._call cimport (
     Call,
     call_charge,
+    call_give_back,
     call_is_abandoned,
     call_release_servable,
     call_set_error,
@@ -178,15 +185,21 @@ cdef class _Request:
             check_outputs(wanted, signature_defs[signature_name].outputs)
         returned = self.predict(call, servable, signature_name, inputs, tuple(wanted))
         outputs = chosen(returned, wanted)
+        self.write(call, plain_arrays(outputs), name)
+        return 0
+
+    cdef int write(self, Call* call, dict outputs, Bytes signature_name) except -1:
+        """Seal the response. While it is written its copies count against the budget, too."""
+        cdef int64_t copies = plain_arrays_bytes(outputs)
+        charge_answer(call, copies)
         if buffer_append(&call.response.head, b"\0\0\0\0\0\0\0\0", call.headroom) != 0:
             raise MemoryError
         write_arrays(
-            &call.response, outputs, call.view.model_name, call.servable.version, name,
+            &call.response, outputs, call.view.model_name, call.servable.version, signature_name,
             self.predictor.as_content)
+        call_give_back(call, copies)
         message_seal(&call.response)
-        if not call_charge(call, <int64_t>call.response.left):
-            raise ServingError(
-                Code.RESOURCE_EXHAUSTED, "Too many bytes are in flight (--max_in_flight_bytes).")
+        charge_answer(call, <int64_t>call.response.left)
         return 0
 
     cdef object predict(self, Call* call, servable, str signature_name, dict inputs, tuple wanted):
@@ -229,6 +242,13 @@ cdef int charge_arrays(Call* call, size_t max_message_bytes) noexcept nogil:
         return status_set(
             &call.status, RESOURCE_EXHAUSTED, "Too many bytes are in flight (--max_in_flight_bytes).")
     return OK
+
+
+cdef int charge_answer(Call* call, int64_t bytes) except -1:
+    if not call_charge(call, bytes):
+        raise ServingError(
+            Code.RESOURCE_EXHAUSTED, "Too many bytes are in flight (--max_in_flight_bytes).")
+    return 0
 
 
 cdef list output_filter_of(const PredictView* view):
