@@ -106,7 +106,7 @@ cdef bint rewrite(Call* call, Method method) noexcept:
     try:
         body = method.rewrite(PyBytes_FromStringAndSize(call.body.data, <Py_ssize_t>call.body.size))
     except ServingError as error:
-        call_set_error(call, error.code, error.message)
+        call_set_error(call, error.code or INTERNAL, error.message)
         return False
     except BaseException as error:
         call_set_error(call, INTERNAL, f"{type(error).__name__}: {error}")

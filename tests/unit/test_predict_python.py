@@ -345,6 +345,37 @@ def test_an_error_without_a_code_is_an_internal_one() -> None:
     assert refusal(Servable(fail), predict_request("m")) == (Code.INTERNAL, "all is well")
 
 
+@pytest.mark.parametrize(
+    ("message", "text"),
+    [(ValueError("a mistake"), "a mistake"), (None, "None"), (b"bytes", "b'bytes'"), (7, "7")],
+    ids=repr,
+)
+def test_a_message_that_is_no_text_is_made_one(message: object, text: str) -> None:
+    def fail(inputs: Outputs) -> Outputs:
+        raise ServingError(Code.ABORTED, message)
+
+    assert refusal(Servable(fail), predict_request("m")) == (Code.ABORTED, text)
+
+
+@pytest.mark.parametrize("message", [None, b"bytes", 7, "\ud800"], ids=repr)
+def test_an_error_whose_message_is_spoilt_afterwards_is_an_error(message: Any) -> None:
+    def fail(inputs: Outputs) -> Outputs:
+        error = ServingError(Code.ABORTED, "")
+        error.message = message
+        raise error
+
+    assert refusal(Servable(fail), predict_request("m"))[0] is Code.ABORTED
+
+
+def test_an_error_whose_text_and_code_cannot_be_had_is_an_internal_one() -> None:
+    def fail(inputs: Outputs) -> Outputs:
+        error: Any = ServingError(Code.ABORTED, "")
+        error.code, error.message = "no code", _Mute()
+        raise error
+
+    assert refusal(Servable(fail), predict_request("m")) == (Code.INTERNAL, "The request failed.")
+
+
 class _Mute(Exception):
     def __str__(self) -> str:
         raise ValueError("I do not tell")

@@ -43,6 +43,7 @@ from tfsrv._status cimport (
     OK,
     RESOURCE_EXHAUSTED,
     UNAVAILABLE,
+    status_clear,
     status_set,
 )
 from tfsrv.handlers._predict_errors cimport tell_bad_tensor, tell_unknown_signature
@@ -69,7 +70,7 @@ cdef int start_in_python(void* predictor, Call* call) noexcept with gil:
     try:
         started = (<PythonPredictor>predictor).start(call)
     except BaseException as error:
-        call_set_error(call, INTERNAL, describe(error))
+        tell(call, error)
         started = STARTED_DONE
     if started == STARTED_DONE:
         call_release_servable(call)
@@ -156,14 +157,12 @@ cdef class _Request:
 
     cdef void answer(self, Call* call) noexcept:
         """Set the status, and the response if that is OK. All that was made on the way is gone."""
+        # An error until the response is there: nothing that goes wrong makes it an answer.
+        status_set(&call.status, INTERNAL, "The request failed.")
         try:
             self.respond(call)
-        except ServingError as error:
-            call_set_error(call, error.code or INTERNAL, error.message)
-        except MemoryError:
-            status_set(&call.status, RESOURCE_EXHAUSTED, "out of memory")
         except BaseException as error:
-            call_set_error(call, INTERNAL, describe(error))
+            tell(call, error)
         if call.status.code != OK:
             message_clear(&call.response)
 
@@ -200,6 +199,7 @@ cdef class _Request:
         call_give_back(call, copies)
         message_seal(&call.response)
         charge_answer(call, <int64_t>call.response.left)
+        status_clear(&call.status)
         return 0
 
     cdef object predict(self, Call* call, servable, str signature_name, dict inputs, tuple wanted):
@@ -306,9 +306,23 @@ cdef str text_of(Bytes text):
     return text.data[:text.size].decode() if text.size else ""
 
 
+cdef void tell(Call* call, error) noexcept:
+    """Set the status that an exception stands for; never OK, whatever is wrong with it."""
+    status_set(&call.status, INTERNAL, "The request failed.")
+    try:
+        if isinstance(error, ServingError):
+            call_set_error(call, error.code or INTERNAL, str(error.message))
+        elif isinstance(error, MemoryError):
+            status_set(&call.status, RESOURCE_EXHAUSTED, "out of memory")
+        else:
+            call_set_error(call, INTERNAL, describe(error))
+    except BaseException:
+        pass  # the status above says so
+
+
 cdef str describe(error):
     """Type and message of an exception, whatever its own str() does."""
     try:
         return f"{type(error).__name__}: {error}"
     except BaseException:
-        return type(error).__name__
+        return str(type(error).__name__)
