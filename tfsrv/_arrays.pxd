@@ -9,6 +9,7 @@ from tfsrv._predict_request cimport PredictView, TensorView
 
 cdef int64_t array_bytes(const PredictView* view, const TensorView* tensor) noexcept nogil
 cdef dict arrays_of_view(const PredictView* view)
+cdef int let_go_of_strings(dict arrays) except -1
 cdef dict plain_arrays(dict outputs)
 cdef int64_t plain_arrays_bytes(dict plain) except -1
 cdef int write_arrays(

@@ -14,7 +14,7 @@ from collections.abc import Mapping
 
 from cpython.buffer cimport PyBUF_SIMPLE, PyBUF_WRITABLE, PyBuffer_Release, PyObject_GetBuffer
 from cpython.bytes cimport PyBytes_AS_STRING, PyBytes_FromStringAndSize
-from cpython.ref cimport Py_DECREF, Py_INCREF
+from cpython.ref cimport Py_DECREF, Py_INCREF, PyObject
 from libc.stdint cimport INT64_MAX
 from libc.stdlib cimport calloc, free, malloc
 
@@ -238,6 +238,41 @@ cdef str text_of(Bytes text):
     return bytes_of(text).decode()
 
 
+# ---- the GIL --------------------------------------------------------------------------------------
+
+cdef void let_others_run() noexcept:
+    """Let the GIL go, if somebody wants it."""
+    with nogil:
+        pass
+
+
+cdef int let_go_of_strings(dict arrays) except -1:
+    """Empty the dict, and free the strings in it a slice at a time: many take long.
+
+    Only what nobody else has: a dict or an array that somebody has kept is not touched.
+    """
+    cdef int64_t begin
+    if (<PyObject*>arrays).ob_refcnt > 1:
+        return 0
+    while arrays:
+        array = arrays.popitem()[1]
+        # Only we have it, and it is no view, so that nothing has its elements but it.
+        if (<PyObject*>array).ob_refcnt == 1 and is_own_array_of_objects(array):
+            flat = array.flat
+            for begin in range(0, array.size, SLICE):
+                flat[begin:begin + SLICE] = None
+                let_others_run()
+            del flat
+    return 0
+
+
+cdef bint is_own_array_of_objects(object array) except -1:
+    return (
+        type(array).__module__ == "numpy" and array.dtype.kind == "O" and array.base is None
+        and array.ndim > 0 and array.flags.writeable
+    )
+
+
 # ---- arrays out ---------------------------------------------------------------------------------
 
 cdef object TOO_LARGE = "The response is larger than a message may be."
@@ -392,12 +427,6 @@ cdef class _Output:
                 del self.texts[-SLICE:]
                 let_others_run()
         return 0
-
-
-cdef void let_others_run() noexcept:
-    """Let the GIL go, if somebody wants it."""
-    with nogil:
-        pass
 
 
 cdef _Output output_of(str alias, object array, bint as_content, size_t texts_size):

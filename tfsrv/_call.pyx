@@ -79,6 +79,8 @@ cdef void call_free(Call* call) noexcept nogil:
     call.parsed = False
     call.task = NULL
     call.abandoned = 0
+    call.forget = NULL
+    call.turn = NULL
     call.charged_bytes = 0
     call.signature = NULL
     call.counters = NULL
