@@ -200,6 +200,27 @@ def test_what_hangs_is_answered_at_its_deadline_and_holds_up_nobody(
     assert after == began
 
 
+def test_what_nobody_waits_for_any_more_takes_no_memory_though_the_servable_hangs(
+    ask: Client, tmp_path: Path
+) -> None:
+    paths = [tmp_path / str(number) for number in range(8)]
+    requests = [predict_request("echo", {"path": scalar(str(path).encode())}) for path in paths]
+    hung = [ask.predict_future(request, 20.0) for request in requests]
+    until(lambda: all(path.with_name(f"{path.name}.began").exists() for path in paths))
+    large = predict_request("echo", {"x": strings("a" * 3_000_000)})
+    try:
+        for _ in range(10):  # 300 MB in all; the server may hold 100
+            futures = [ask.predict_future(large, 0.3) for _ in range(10)]
+            codes = {future.exception().code() for future in futures}
+            assert codes == {grpc.StatusCode.DEADLINE_EXCEEDED}
+    finally:
+        for path in paths:
+            path.touch()
+    for future in hung:
+        future.exception()
+    assert ask.predict(large).outputs["x"].string_val[0] == b"a" * 3_000_000
+
+
 VALID = {
     "typed": predict_request("echo", {"x": floats(1, 2, 5)}),
     "content": predict_request(
