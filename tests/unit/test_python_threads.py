@@ -10,7 +10,7 @@ from collections.abc import Callable, Iterable, Iterator
 import pytest
 
 from tests.unit.waiting import DEADLINE_SECONDS, eventually
-from tfsrv.handlers.python_threads import BEGIN_WITH, LOOK_SECONDS, PythonThreads
+from tfsrv.handlers.python_threads import BEGIN_WITH, LOOK_SECONDS, PythonThreads, _Run
 
 
 class Work:
@@ -79,7 +79,7 @@ def running(works: Iterable[Work]) -> int:
 def settled(works: Iterable[Work], count: int) -> bool:
     """So many of them come to run, and no more in the time in which one more would have."""
     eventually(lambda: running(works) == count)
-    time.sleep(4 * LOOK_SECONDS)
+    time.sleep(6 * LOOK_SECONDS)
     return running(works) == count
 
 
@@ -129,31 +129,63 @@ def test_versions_of_one_name_have_twice_as_many_together(
     eventually(lambda: all(work.ended.is_set() for work in works))
 
 
-class Computing(Work):
-    """Computes until the gate opens."""
-
-    def run(self) -> None:
-        self.began.set()
-        assert self.gate is not None
-        while not self.gate.is_set():
-            sum(range(1000))
-        self.ended.set()
-
-
-def test_a_servable_that_computes_has_two_threads(make: Make, gate: threading.Event) -> None:
-    threads = make()
-    works = [Computing(gate=gate) for _ in range(6)]
-    assert all(threads.submit("a", 1, work) for work in works)
+def test_a_servable_that_computes_has_two_threads(
+    make: Make, gate: threading.Event, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(_Run, "waits", lambda *_: False)
+    works = started(make(), "a", gate, 6)
     assert settled(works, BEGIN_WITH)
     gate.set()
     eventually(lambda: all(work.ended.is_set() for work in works))
 
 
+def test_who_computes_is_told_from_who_waits_by_the_processor_time_of_the_thread() -> None:
+    run = _Run(time.pthread_getcpuclockid(threading.get_ident()))
+    until = time.thread_time() + 0.05
+    while time.thread_time() < until:
+        pass
+    spent = 0.05
+    assert not run.has_waited(run.began + spent, 1)
+    assert not run.has_waited(run.began + 2 * spent, 2)  # took turns with another one
+    assert not run.has_waited(run.began + 8 * spent, 8)
+    assert run.has_waited(run.began + 100 * spent, 2)
+    assert not run.waits(run.began + 4 * spent, 2)
+    assert run.waits(run.began + 8 * spent, 2)  # has done nothing since the last look
+    assert not run.has_waited(run.began + 8 * spent, 2)
+
+
 class Napping(Work):
+    """Waits a moment."""
+
+    began_at = ended_at = 0.0
+
     def run(self) -> None:
+        self.began_at = time.monotonic()
         self.began.set()
-        time.sleep(0.01)
+        time.sleep(0.02)
+        self.ended_at = time.monotonic()
         self.ended.set()
+
+
+class ThenWaiting(Work):
+    """Computes first, and waits for the gate then."""
+
+    def run(self) -> None:
+        until = time.thread_time() + 0.1
+        while time.thread_time() < until:
+            sum(range(100))
+        super().run()
+
+
+def test_a_task_that_waits_after_it_has_computed_makes_room(
+    make: Make, gate: threading.Event
+) -> None:
+    threads = make(threads_each=5)
+    works = [ThenWaiting(gate=gate) for _ in range(5)]
+    assert all(threads.submit("a", 1, work) for work in works)
+    eventually(lambda: running(works) == 5)
+    gate.set()
+    eventually(lambda: all(work.ended.is_set() for work in works))
 
 
 def test_a_servable_whose_tasks_wait_gets_more_threads_and_keeps_them(make: Make) -> None:
@@ -171,6 +203,15 @@ def test_a_servable_whose_tasks_wait_gets_more_threads_and_keeps_them(make: Make
 
     eventually(enough)
     eventually(lambda: all(work.ended.is_set() for work in works))
+
+    def burst_runs_at_once() -> bool:
+        """After a pause; who has to begin with two again does not come to six in one burst."""
+        burst = [Napping() for _ in range(6)]
+        assert all(threads.submit("a", 2, work) for work in burst)
+        eventually(lambda: all(work.ended.is_set() for work in burst))
+        return max(work.began_at for work in burst) < min(work.ended_at for work in burst)
+
+    eventually(burst_runs_at_once)
 
 
 def test_what_hangs_does_not_count_after_a_while(make: Make, gate: threading.Event) -> None:

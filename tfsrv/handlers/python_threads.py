@@ -2,7 +2,7 @@
 
 They are apart from the workers, which never take the GIL. Each version of a servable has a queue
 of its own and gets a few threads at a time, so that one that hangs keeps no other one from its
-work. How many it gets depends on what it does: see `_Run.waits`.
+work. How many it gets depends on what it does: see PythonThreads.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ logger = logging.getLogger("tfsrv")
 
 BEGIN_WITH = 2  # tasks of a servable at a time, until it is seen that they wait
 TELLING_SECONDS = 0.005  # a task that took less does not tell whether tasks wait
-WAITING_SECONDS = 0.05  # one that has waited for so long does not count while it goes on
+WAITING_SECONDS = 0.1  # one that has waited for so long does not count while it waits on
 LOOK_SECONDS = 0.05  # between looks at what only time changes, while something is held back by it
 TELL_SECONDS = 60.0  # between two logs of the same want of threads
 
@@ -71,6 +71,7 @@ class PythonThreads:
         self._held_back: dict[_Servable, None] = {}  # those with a task that may not run yet
         self._runs: dict[_Run, None] = {}  # what runs, the oldest first
         self._running: Counter[str] = Counter()  # of these, by name
+        self._learned: dict[str, int] = {}  # tasks at a time by name, where more than BEGIN_WITH
         self._threads: set[threading.Thread] = set()
         self._num_idle = 0  # threads that have no task, those included that have just been made
         self._is_watched = False  # a thread looks after what only time changes
@@ -158,10 +159,11 @@ class PythonThreads:
         """Whether one more of its tasks may run, as far as its own limits say."""
         if self._is_at_most(servable):
             return False
-        if len(servable.runs) < servable.threads:
+        threads = self._learned.get(servable.name, BEGIN_WITH)
+        if len(servable.runs) < threads:
             return True
-        others = self._num_counted(now)
-        return sum(not run.waits(now, others) for run in servable.runs) < servable.threads
+        running = self._num_counted(now)
+        return sum(not run.waits(now, running) for run in servable.runs) < threads
 
     def _is_at_most(self, servable: _Servable) -> bool:
         """Whether only the end of a task can make room for another one of it."""
@@ -284,7 +286,7 @@ class PythonThreads:
         finally:
             del task  # and what it holds on to
             self._condition.acquire()
-        servable.learn(run, self._num_counted(time.monotonic()), self._threads_each)
+        self._learn(servable.name, run)
         servable.runs.discard(run)
         del self._runs[run]
         self._running[servable.name] -= 1
@@ -292,6 +294,16 @@ class PythonThreads:
             del self._running[servable.name]
         self._num_idle += 1
         self._look_again([servable, *self._held_back_of(servable.name)])
+
+    def _learn(self, name: str, run: _Run) -> None:
+        """A task has ended: those that follow will be like it."""
+        now = time.monotonic()
+        if now - run.began < TELLING_SECONDS:
+            return
+        step = 1 if run.has_waited(now, self._num_counted(now)) else -1
+        threads = min(self._learned.pop(name, BEGIN_WITH) + step, self._threads_each)
+        if threads > BEGIN_WITH:
+            self._learned[name] = threads
 
     def _held_back_of(self, name: str) -> list[_Servable]:
         return [servable for servable in self._held_back if servable.name == name]
@@ -307,21 +319,31 @@ class _Run:
 
     def __init__(self, clock: int) -> None:
         self._clock = clock  # tells the processor time of its thread
-        self._began_cpu = time.clock_gettime(clock)
-        self.began = time.monotonic()
+        self.began = self._looked = time.monotonic()
+        self._began_cpu = self._looked_cpu = time.clock_gettime(clock)
+        self._waits = False
 
     def waits(self, now: float, running: int) -> bool:
-        """Whether it waits, and will, as far as that can be said of one that has not ended."""
-        return now - self.began >= WAITING_SECONDS and self.has_waited(now, running)
+        """Whether it waits now, by what it has done since the last look; see has_waited."""
+        if now - self._looked >= WAITING_SECONDS:
+            cpu = time.clock_gettime(self._clock)
+            self._waits = _waited(cpu - self._looked_cpu, now - self._looked, running)
+            self._looked, self._looked_cpu = now, cpu
+        return self._waits
 
     def has_waited(self, now: float, running: int) -> bool:
-        """Whether it has mostly waited, and for something else than the GIL.
+        """Whether it has mostly waited all in all, while so many tasks ran."""
+        return _waited(time.clock_gettime(self._clock) - self._began_cpu, now - self.began, running)
 
-        A thread that computes waits, too: for the others. If `running` tasks all did as this one
-        did, and took more than a third of a processor's time together, it is one that computes.
-        """
-        used = time.clock_gettime(self._clock) - self._began_cpu
-        return used * 3 * max(1, running) < now - self.began
+
+def _waited(cpu_seconds: float, seconds: float, running: int) -> bool:
+    """Whether a thread has waited, and for something else than the GIL.
+
+    One that computes waits, too: for the others. If `running` of them, each doing as this one did,
+    took more than a fifth of a processor together, it is one that computes: all of one if there is
+    a processor for whoever has the GIL, and less on a busy machine.
+    """
+    return cpu_seconds * 5 * max(1, running) < seconds
 
 
 class _Servable:
@@ -332,12 +354,4 @@ class _Servable:
         self.version = version
         self.waiting: OrderedDict[Task, None] = OrderedDict()
         self.runs: set[_Run] = set()
-        self.threads = BEGIN_WITH  # tasks that may run at a time, those that wait not counted
         self.is_ready = False  # it is among those that are ready
-
-    def learn(self, run: _Run, running: int, most: int) -> None:
-        """A task has ended: those that follow will be like it."""
-        now = time.monotonic()
-        if now - run.began >= TELLING_SECONDS:
-            step = 1 if run.has_waited(now, running) else -1
-            self.threads = min(max(self.threads + step, BEGIN_WITH), most)
