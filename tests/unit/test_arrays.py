@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import sys
 import threading
 from random import Random
@@ -269,6 +270,7 @@ def test_an_element_that_is_no_string_is_an_internal_error(wrong: object) -> Non
     )
 
 
+@pytest.mark.skipif("TSAN_OPTIONS" in os.environ, reason="races on purpose")
 @pytest.mark.parametrize("dtype", ["int64", "int16", "float16", "bool", "float32"])
 def test_an_array_that_is_changed_meanwhile_gives_torn_values_at_worst(dtype: str) -> None:
     """Numbers that take one byte or ten, as they are: what is measured is what is written."""
