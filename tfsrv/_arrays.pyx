@@ -331,7 +331,7 @@ cdef int64_t plain_arrays_bytes(dict plain) except -1:
             room -= min(size, <int64_t>LARGEST_LENGTH + 1)
         if room < 0:
             raise ServingError(Code.INTERNAL, TOO_LARGE)
-        total += min(size, INT64_MAX - total)
+        total += min(size, <int64_t>LARGEST_LENGTH)  # more strings than that are refused on the way
     return total
 
 
