@@ -9,6 +9,9 @@ from tfsrv._predict_request cimport PredictView, TensorView
 
 cdef int64_t array_bytes(const PredictView* view, const TensorView* tensor) noexcept nogil
 cdef dict arrays_of_view(const PredictView* view)
+cdef int let_go_of_strings(dict arrays) except -1
+cdef dict plain_arrays(dict outputs)
+cdef int64_t plain_arrays_bytes(dict plain) except -1
 cdef int write_arrays(
-    Message* message, dict outputs, Bytes model_name, int64_t version, Bytes signature_name,
+    Message* message, dict plain, Bytes model_name, int64_t version, Bytes signature_name,
     bint as_content) except -1

@@ -9,11 +9,12 @@ thread that answers all other requests never waits for long. numpy is imported b
 request that needs it: a server of SavedModels alone does without.
 """
 
+import sys
 from collections.abc import Mapping
 
 from cpython.buffer cimport PyBUF_SIMPLE, PyBUF_WRITABLE, PyBuffer_Release, PyObject_GetBuffer
 from cpython.bytes cimport PyBytes_AS_STRING, PyBytes_FromStringAndSize
-from cpython.ref cimport Py_DECREF, Py_INCREF
+from cpython.ref cimport Py_DECREF, Py_INCREF, PyObject
 from libc.stdint cimport INT64_MAX
 from libc.stdlib cimport calloc, free, malloc
 
@@ -21,10 +22,18 @@ from tfsrv._message cimport message_free, message_init, message_read, message_se
 from tfsrv._predict_request cimport predict_view_free, predict_view_init, wire_read_predict
 from tfsrv._predict_response cimport TensorData, wire_write_predict
 from tfsrv._tensor cimport tensor_view_bytes
-from tfsrv._tensor_proto cimport STRING_VAL, dtype_field
+from tfsrv._tensor_proto cimport (
+    HALF_VAL,
+    INT64_VAL,
+    INT_VAL,
+    STRING_VAL,
+    UINT32_VAL,
+    UINT64_VAL,
+    dtype_field,
+)
 from tfsrv._tensor_values cimport count_elements, read_strings, read_values
 from tfsrv._tstring cimport TSTRING_VIEW, TString
-from tfsrv._wire_format cimport WIRE_NO_MEMORY, WIRE_OK
+from tfsrv._wire_format cimport LARGEST_LENGTH, WIRE_NO_MEMORY, WIRE_OK
 
 from tfsrv import _proto
 from tfsrv.errors import Code, ServingError
@@ -33,12 +42,16 @@ cdef enum:
     DT_STRING = 7           # as in tensorflow/core/framework/types.proto
     SLICE = 1024            # strings that are made or looked at while the GIL is held
     STRING_OBJECT_BYTES = 32    # of a bytes object and its place in an array, beyond a TString's 24
+    STRING_BYTES = 32           # of a TString and a place in a list, for each string that is written
+    STRING_LEAST = 2            # bytes of the empty string in a message
 
 # numpy's type by DataType. It has none for bfloat16, float8 and the quantized ones.
 cdef dict NUMPY_TYPES = {
     1: "f4", 2: "f8", 3: "i4", 4: "u1", 5: "i2", 6: "i1", DT_STRING: "O", 8: "c8", 9: "i8",
     10: "?", 17: "u2", 18: "c16", 19: "f2", 22: "u4", 23: "u8",
 }
+# Fields whose numbers take more or fewer bytes as they are larger or smaller.
+cdef frozenset MEASURED = frozenset((INT_VAL, INT64_VAL, UINT32_VAL, UINT64_VAL, HALF_VAL))
 # DataType by kind and size of numpy's type.
 cdef dict DATA_TYPES = {
     ("f", 4): 1, ("f", 8): 2, ("i", 4): 3, ("u", 1): 4, ("i", 2): 5, ("i", 1): 6, ("c", 8): 8,
@@ -225,7 +238,102 @@ cdef str text_of(Bytes text):
     return bytes_of(text).decode()
 
 
+# ---- the GIL --------------------------------------------------------------------------------------
+
+cdef void let_others_run() noexcept:
+    """Let the GIL go, if somebody wants it."""
+    with nogil:
+        pass
+
+
+cdef int let_go_of_strings(dict arrays) except -1:
+    """Empty the dict, and free the strings in it a slice at a time: many take long.
+
+    Only what nobody else has: a dict or an array that somebody has kept is not touched.
+    """
+    cdef int64_t begin
+    if (<PyObject*>arrays).ob_refcnt > 1:
+        return 0
+    while arrays:
+        array = arrays.popitem()[1]
+        # Only we have it, and it is no view, so that nothing has its elements but it.
+        if (<PyObject*>array).ob_refcnt == 1 and is_own_array_of_objects(array):
+            flat = array.flat
+            for begin in range(0, array.size, SLICE):
+                flat[begin:begin + SLICE] = None
+                let_others_run()
+            del flat
+    return 0
+
+
+cdef bint is_own_array_of_objects(object array) except -1:
+    return (
+        type(array).__module__ == "numpy" and array.dtype.kind == "O" and array.base is None
+        and array.ndim > 0 and array.flags.writeable
+    )
+
+
 # ---- arrays out ---------------------------------------------------------------------------------
+
+cdef object TOO_LARGE = "The response is larger than a message may be."
+
+
+cdef dict plain_arrays(dict outputs):
+    """The arrays of a servable as write_arrays takes them: views that nobody else has.
+
+    Nobody else can set their shape or type, and none is of a subclass, whose shapes may follow
+    rules of their own. ServingError (INTERNAL) for one that a TensorProto cannot carry.
+    """
+    import numpy
+
+    cdef dict plain = {}
+    masked = sys.modules.get("numpy.ma")  # imported by numpy when somebody wants it
+    for alias, array in outputs.items():
+        if masked is not None and isinstance(array, masked.MaskedArray):
+            raise ServingError(
+                Code.INTERNAL,
+                f"The servable's output {alias} is a masked array, and a TensorProto cannot carry"
+                " a mask: call filled() on it")
+        plain[alias] = numpy.asarray(array).view()
+        if data_type(plain[alias]) < 0:
+            raise ServingError(
+                Code.INTERNAL,
+                f"The servable's output {alias} has a type that a TensorProto cannot carry:"
+                f" {plain[alias].dtype}")
+    return plain
+
+
+cdef int data_type(object array) except? -1:
+    """The DataType that an array is written as; -1 when there is none."""
+    kind = array.dtype.kind
+    return DT_STRING if kind in "OSU" else DATA_TYPES.get((kind, array.dtype.itemsize), -1)
+
+
+cdef int64_t plain_arrays_bytes(dict plain) except -1:
+    """Memory that write_arrays takes for copies of the arrays, besides the message.
+
+    Told from types and shapes, so that what is too much can be refused before it is copied: an
+    array may be of any size and yet take no memory, as numpy.broadcast_to(x, (2**60,)) does.
+    ServingError (INTERNAL) for what is larger than a message may be.
+    """
+    cdef int64_t total = 0
+    cdef int64_t room = <int64_t>LARGEST_LENGTH
+    cdef int64_t size, elements
+    for array in plain.values():
+        size = array.nbytes
+        elements = array.size
+        if data_type(array) == DT_STRING:
+            room -= min(elements, <int64_t>LARGEST_LENGTH) * STRING_LEAST
+            total += min(elements, <int64_t>LARGEST_LENGTH) * STRING_BYTES
+            if array.dtype.kind == "O":
+                size = 0  # its strings are there
+        else:
+            room -= min(size, <int64_t>LARGEST_LENGTH + 1)
+        if room < 0:
+            raise ServingError(Code.INTERNAL, TOO_LARGE)
+        total += min(size, <int64_t>LARGEST_LENGTH)  # more strings than that are refused on the way
+    return total
+
 
 cdef class _Output:
     """One array to be written, and what its TensorData points to."""
@@ -237,6 +345,7 @@ cdef class _Output:
     cdef bint has_memory
     cdef TString* strings       # owned; views into `texts`
     cdef list texts
+    cdef size_t texts_size      # of these and of those of the outputs before
 
     def __dealloc__(self):
         free(self.dims)
@@ -244,21 +353,20 @@ cdef class _Output:
         if self.has_memory:
             PyBuffer_Release(&self.memory)
 
-    cdef int set_shape(self, str alias, tuple shape, int dtype) except -1:
+    cdef int set_shape(self, str alias, object array, int dtype) except -1:
+        cdef tuple shape = array.shape
         cdef Py_ssize_t i
-        cdef int64_t elements = 1
         self.alias = alias.encode()
         self.dims = <int64_t*>malloc((len(shape) + 1) * sizeof(int64_t))
         if self.dims == NULL:
             raise MemoryError
         for i in range(len(shape)):
             self.dims[i] = shape[i]
-            elements *= self.dims[i]
         self.data.alias = Bytes(PyBytes_AS_STRING(self.alias), <size_t>len(self.alias))
         self.data.dtype = dtype
         self.data.rank = <int>len(shape)
         self.data.dims = self.dims
-        self.data.elements = elements
+        self.data.elements = array.size
         return 0
 
     cdef int set_numbers(self, object array) except -1:
@@ -268,35 +376,32 @@ cdef class _Output:
         self.data.size = <size_t>self.memory.len
         return 0
 
-    cdef int set_strings(self, str alias, object array) except -1:
+    cdef int set_strings(self, object array) except -1:
         cdef int64_t begin
         cdef int64_t elements = self.data.elements
-        cdef object flat = array.reshape(-1)
+        cdef object flat = array.flat  # of whatever layout, a slice of it is a copy
         self.texts = []
-        self.strings = <TString*>malloc((<size_t>elements + 1) * sizeof(TString))
+        self.strings = <TString*>calloc(<size_t>elements + 1, sizeof(TString))
         if self.strings == NULL:
             raise MemoryError
         for begin in range(0, elements, SLICE):
-            self.add_strings(alias, flat[begin:begin + SLICE].tolist())
-            with nogil:
-                pass  # let the GIL go, if somebody wants it
+            self.add_strings(flat[begin:min(begin + SLICE, elements)].tolist())
+            let_others_run()
         self.data.data = self.strings
         self.data.size = <size_t>elements * sizeof(TString)
         return 0
 
-    cdef int add_strings(self, str alias, list values) except -1:
+    cdef int add_strings(self, list values) except -1:
         cdef TString* string
-        cdef bytes text
+        cdef bytes text = None
+        cdef object last = None
         for value in values:
-            if isinstance(value, str):
-                text = (<str>value).encode()
-            elif isinstance(value, bytes):
-                text = bytes(value)
-            else:
-                raise ServingError(
-                    Code.INTERNAL,
-                    f"The servable's output {alias} has an element that is no string:"
-                    f" {type(value).__name__}")
+            if value is not last or text is None:  # one that is repeated needs one copy only
+                text = self.text_of_element(value)
+                last = value
+            self.texts_size += <size_t>len(text)
+            if self.texts_size > LARGEST_LENGTH:
+                raise ServingError(Code.INTERNAL, TOO_LARGE)
             string = &self.strings[len(self.texts)]
             string.size = <size_t>len(text) << 2 | TSTRING_VIEW
             string.capacity = <size_t>PyBytes_AS_STRING(text)  # where a view has its pointer
@@ -304,38 +409,73 @@ cdef class _Output:
             self.texts.append(text)
         return 0
 
+    cdef bytes text_of_element(self, value):
+        if isinstance(value, str):
+            return (<str>value).encode()
+        if isinstance(value, bytes):
+            return bytes(value)
+        raise ServingError(
+            Code.INTERNAL,
+            f"The servable's output {self.alias.decode()} has an element that is no string:"
+            f" {type(value).__name__}")
 
-cdef _Output output_of(str alias, object array):
+    cdef int let_go(self) except -1:
+        """Free the strings, a slice at a time."""
+        if self.texts is not None:
+            self.data.data = NULL  # whose views they were
+            while self.texts:
+                del self.texts[-SLICE:]
+                let_others_run()
+        return 0
+
+
+cdef _Output output_of(str alias, object array, bint as_content, size_t texts_size):
     """The array as the writer wants it: in C order, in the machine's byte order."""
     import numpy
 
     cdef _Output output = _Output.__new__(_Output)
-    array = numpy.asarray(array)  # not a subclass, whose shapes may follow rules of their own
-    kind = array.dtype.kind
-    if kind in "OSU":
-        output.set_shape(alias, array.shape, DT_STRING)
-        output.set_strings(alias, array)
+    cdef int dtype = data_type(array)
+    output.texts_size = texts_size
+    output.set_shape(alias, array, dtype)
+    if dtype == DT_STRING:
+        output.set_strings(array)
         return output
-    dtype = DATA_TYPES.get((kind, array.dtype.itemsize))
-    if dtype is None:
-        raise ServingError(
-            Code.INTERNAL,
-            f"The servable's output {alias} has a type that a TensorProto cannot carry: {array.dtype}")
-    output.set_shape(alias, array.shape, dtype)
-    output.set_numbers(numpy.asarray(array, array.dtype.newbyteorder("="), order="C"))
+    # What is measured before it is written must not change in between: it is copied.
+    is_measured = not as_content and dtype_field(dtype) in MEASURED
+    output.set_numbers(
+        numpy.array(
+            array, array.dtype.newbyteorder("="), order="C", copy=True if is_measured else None))
     return output
 
 
 cdef int write_arrays(
-    Message* message, dict outputs, Bytes model_name, int64_t version, Bytes signature_name,
+    Message* message, dict plain, Bytes model_name, int64_t version, Bytes signature_name,
     bint as_content
 ) except -1:
-    """Append a PredictResponse with these arrays, by alias, to `message`. Copies them.
+    """Append a PredictResponse with the arrays of plain_arrays, by alias, to `message`.
 
-    ServingError (INTERNAL) for an array that a TensorProto cannot carry and for a response that
-    is too large; the message is of no use then.
+    plain_arrays_bytes has found them bearable before. Whatever others do to the arrays' memory
+    meanwhile, the response is well-formed; values that change may be torn. ServingError (INTERNAL)
+    for strings that are none and for a response that is too large; the message is of no use then.
     """
-    cdef list made = [output_of(alias, array) for alias, array in outputs.items()]
+    cdef list made = []
+    cdef _Output output
+    cdef size_t texts_size = 0
+    try:
+        for alias, array in plain.items():
+            output = output_of(alias, array, as_content, texts_size)
+            texts_size = output.texts_size
+            made.append(output)
+        return write_outputs(message, made, model_name, version, signature_name, as_content)
+    finally:
+        for output in made:
+            output.let_go()
+
+
+cdef int write_outputs(
+    Message* message, list made, Bytes model_name, int64_t version, Bytes signature_name,
+    bint as_content
+) except -1:
     cdef TensorData* data = <TensorData*>malloc((<size_t>len(made) + 1) * sizeof(TensorData))
     cdef int size = <int>len(made)
     cdef int result
@@ -351,7 +491,7 @@ cdef int write_arrays(
     if result == WIRE_NO_MEMORY:
         raise MemoryError
     if result != WIRE_OK:
-        raise ServingError(Code.INTERNAL, "The response is larger than a message may be.")
+        raise ServingError(Code.INTERNAL, TOO_LARGE)
     return 0
 
 
@@ -384,10 +524,12 @@ def write_response(
     cdef Message message
     cdef bytes name = model_name.encode()
     cdef bytes signature = signature_name.encode()
+    cdef dict arrays = plain_arrays(dict(outputs))
     message_init(&message)
     try:
+        plain_arrays_bytes(arrays)
         write_arrays(
-            &message, dict(outputs), Bytes(PyBytes_AS_STRING(name), <size_t>len(name)), version,
+            &message, arrays, Bytes(PyBytes_AS_STRING(name), <size_t>len(name)), version,
             Bytes(PyBytes_AS_STRING(signature), <size_t>len(signature)), as_content)
         message_seal(&message)
         answer = PyBytes_FromStringAndSize(NULL, <Py_ssize_t>message.left)

@@ -14,6 +14,10 @@ from tfsrv._timers cimport Timer, Timers
 # call_free; NULL says that the deadline passed while a worker had the call.
 ctypedef void (*done_fn)(void* owner, Call* call) noexcept
 
+# In the loop's thread, with the GIL: the call, which somebody has between STARTED_RUNNING and
+# call_complete, was abandoned. Completes it if it still waits for its turn there.
+ctypedef void (*forget_fn)(Call* call) noexcept
+
 
 # Owned by the loop, from call_new to call_free; lent to one worker between STARTED_RUNNING
 # and call_complete. Only `abandoned` may be touched by the loop while a worker has it.
@@ -43,6 +47,8 @@ cdef struct Call:
     bint resumes            # the worker did a part: the handler is to be started again
     void* task              # asyncio.Task that answers it, one reference; NULL for native methods
     int abandoned           # atomic; 1: do not run any more
+    forget_fn forget        # to be told when it is abandoned; NULL: `abandoned` is enough
+    void* turn              # what `forget` knows it by: a Python object, one reference, or NULL
     int64_t charged_bytes   # of the in-flight budget
     # the handler's
     bint parsed             # `body` was read, with this result
@@ -50,7 +56,8 @@ cdef struct Call:
     PredictView view
     Servable* servable      # one reference; NULL when there is none
     void* signature         # of `servable`, as its handler knows it
-    void* counters          # Counters of what was asked; NULL: not known yet
+    void* counters          # Counters of what was asked; NULL: not known yet. Set by others than
+                            # the loop's thread with the GIL only, with which the loop reads it
     void* scratch           # owned
     size_t scratch_size
     int* wanted             # output indexes in the order of the answer; points into scratch
@@ -84,3 +91,4 @@ cdef void call_take_spare(Call* call, size_t needed) noexcept nogil
 cdef void* call_scratch(Call* call, size_t size) noexcept nogil
 cdef bint call_is_abandoned(Call* call) noexcept nogil
 cdef bint call_charge(Call* call, int64_t bytes) noexcept nogil
+cdef void call_give_back(Call* call, int64_t bytes) noexcept nogil

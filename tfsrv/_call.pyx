@@ -79,6 +79,8 @@ cdef void call_free(Call* call) noexcept nogil:
     call.parsed = False
     call.task = NULL
     call.abandoned = 0
+    call.forget = NULL
+    call.turn = NULL
     call.charged_bytes = 0
     call.signature = NULL
     call.counters = NULL
@@ -157,6 +159,12 @@ cdef bint call_charge(Call* call, int64_t bytes) noexcept nogil:
     return True
 
 
+cdef void call_give_back(Call* call, int64_t bytes) noexcept nogil:
+    """What was charged is not held any more, before the call is freed."""
+    budget_give(bytes)
+    call.charged_bytes -= bytes
+
+
 cdef bint call_is_abandoned(Call* call) noexcept nogil:
     """True when nobody waits for the call any more; for workers, before they run it."""
     return load_acquire_int(&call.abandoned) != 0
@@ -164,6 +172,7 @@ cdef bint call_is_abandoned(Call* call) noexcept nogil:
 
 cdef void call_set_error(Call* call, int code, str message) noexcept:
     """Have the call answered with this error, whose text came from Python."""
-    cdef bytes text = message.encode("utf-8", "replace")
-    status_set(&call.status, code, "")
+    cdef bytes text
+    status_set(&call.status, code, "")  # first: without memory for the text it is an error still
+    text = message.encode("utf-8", "replace")
     status_add_bytes(&call.status, Bytes(PyBytes_AS_STRING(text), <size_t>len(text)))

@@ -21,6 +21,7 @@ from libc.string cimport memset
 from tfsrv._atomic cimport cas_weak_ptr, exchange_ptr, load_relaxed_ptr, store_release_int
 from tfsrv._buffer cimport Bytes, buffer_append, buffer_free
 from tfsrv._call cimport (
+    call_charge,
     call_free,
     call_free_memory,
     call_new,
@@ -42,6 +43,7 @@ from tfsrv._status cimport (
     DEADLINE_EXCEEDED,
     INTERNAL,
     OK,
+    RESOURCE_EXHAUSTED,
     UNAVAILABLE,
     status_add_bytes,
     status_error,
@@ -106,7 +108,7 @@ cdef bint rewrite(Call* call, Method method) noexcept:
     try:
         body = method.rewrite(PyBytes_FromStringAndSize(call.body.data, <Py_ssize_t>call.body.size))
     except ServingError as error:
-        call_set_error(call, error.code, error.message)
+        call_set_error(call, error.code or INTERNAL, error.message)
         return False
     except BaseException as error:
         call_set_error(call, INTERNAL, f"{type(error).__name__}: {error}")
@@ -144,6 +146,9 @@ cdef void call_finish(Call* call) noexcept:
     if call.task != NULL:
         Py_DECREF(<object>call.task)  # the call's reference
         call.task = NULL
+    if call.turn != NULL:
+        Py_DECREF(<object>call.turn)  # the call's reference
+        call.turn = NULL
     if call.owner == NULL:
         call_free(call)
         return
@@ -186,6 +191,8 @@ cdef void leave(Call* call) noexcept:
             logging.getLogger("tfsrv").exception("a request cannot be cancelled")
     else:
         store_release_int(&call.abandoned, 1)
+        if call.forget != NULL:
+            call.forget(call)
 
 
 cdef void wake_at(Call* call, int64_t when) noexcept:
@@ -357,11 +364,17 @@ cdef class CallLoop:
         """The answer to one request; `local` says that it came from this machine.
 
         Raises ServingError. Cancelling the task that awaits it takes the request out of its queue.
+        The request's bytes count against the in-flight budget as long as the call has them, which
+        may be longer than anybody awaits it.
         """
         cdef Call* call = call_new(&self.state)
         cdef _Invocation invocation
         if call == NULL:
             raise MemoryError
+        if not call_charge(call, <int64_t>len(request)):
+            call_free(call)
+            raise ServingError(
+                RESOURCE_EXHAUSTED, "Too many bytes are in flight (--max_in_flight_bytes).")
         if buffer_append(&call.request, PyBytes_AS_STRING(request), <size_t>len(request)) != 0:
             call_free(call)
             raise MemoryError

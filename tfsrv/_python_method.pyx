@@ -118,7 +118,7 @@ async def _answer(handler: object, request: bytes, _Coroutine coroutine) -> None
         response = await handler(request)
         coroutine.end(OK, "", bytes(response))
     except ServingError as error:
-        coroutine.end(error.code, error.message, b"")
+        coroutine.end(error.code or INTERNAL, error.message, b"")
     except asyncio.CancelledError:
         coroutine.end(CANCELLED, "CANCELLED", b"")
     except BaseException as error:

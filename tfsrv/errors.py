@@ -53,15 +53,19 @@ HTTP_STATUS: dict[Code, int] = {
 
 
 class ServingError(Exception):
-    """A request, a load or a configuration that failed, with the code its caller will see."""
+    """A request, a load or a configuration that failed, with the code its caller will see.
 
-    def __init__(self, code: int, message: str) -> None:
-        super().__init__(message)
+    What plug-ins give as a message is often another exception: its text is taken.
+    """
+
+    def __init__(self, code: int, message: object) -> None:
+        text = message if isinstance(message, str) else str(message)
+        super().__init__(text)
         try:
             self.code = Code(code)
         except ValueError:  # TensorFlow's codes are open ended
             self.code = Code.UNKNOWN
-        self.message = message
+        self.message = text
 
     def __str__(self) -> str:
         return f"{self.code.name}: {self.message}"

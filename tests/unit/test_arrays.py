@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import os
 import sys
+import threading
 from random import Random
 from typing import Any
 
@@ -266,6 +268,50 @@ def test_an_element_that_is_no_string_is_an_internal_error(wrong: object) -> Non
     assert unwritable(values) == (
         f"The servable's output y has an element that is no string: {type(wrong).__name__}"
     )
+
+
+@pytest.mark.skipif("TSAN_OPTIONS" in os.environ, reason="races on purpose")
+@pytest.mark.parametrize("dtype", ["int64", "int16", "float16", "bool", "float32"])
+def test_an_array_that_is_changed_meanwhile_gives_torn_values_at_worst(dtype: str) -> None:
+    """Numbers that take one byte or ten, as they are: what is measured is what is written."""
+    shared = numpy.zeros(100_000, dtype)
+    memory = shared.view("u1")
+    stop = threading.Event()
+
+    def change() -> None:
+        large, small = numpy.full_like(memory, 255), numpy.zeros_like(memory)
+        while not stop.is_set():
+            memory[:] = large  # without the GIL
+            memory[:] = small
+
+    thread = threading.Thread(target=change)
+    thread.start()
+    try:
+        for _ in range(100):
+            output = written(y=shared)["y"]
+            (values,) = (value for field, value in output.ListFields() if "_val" in field.name)
+            assert len(values) == shared.size
+    finally:
+        stop.set()
+        thread.join()
+
+
+def test_what_is_larger_than_a_message_is_refused_before_anything_is_copied() -> None:
+    text = "The response is larger than a message may be."
+    for value in (numpy.float32(1), numpy.int8(1), numpy.array(b"x"), numpy.array("x", object)):
+        for size in (2**31, 2**64 // 24, 2**64 // 24 + 1, 2**57):
+            assert unwritable(numpy.broadcast_to(value, (size,))) == text
+    long = "x" * 2**20  # one that is repeated is held once
+    assert unwritable(numpy.broadcast_to(numpy.array(long, object), (3000,))) == text
+    half = numpy.broadcast_to(numpy.array(long, object), (1500,))
+    with pytest.raises(ServingError, match="larger than a message"):
+        write_response({"a": half, "b": half})
+
+
+def test_a_masked_array_is_refused() -> None:
+    masked: Any = numpy.ma.masked_array([1, 2], [True, False])
+    assert "output y is a masked array" in unwritable(masked)
+    assert list(written(y=masked.filled(7))["y"].int64_val) == [7, 2]
 
 
 def test_model_spec_and_order_of_outputs_are_written() -> None:

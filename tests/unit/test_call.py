@@ -289,17 +289,18 @@ def test_in_flight_counts_the_calls_that_wait() -> None:
     run(test)
 
 
-def test_an_answer_counts_against_the_budget_until_it_has_left() -> None:
+def test_request_and_answer_count_against_the_budget_until_they_are_gone() -> None:
     seen: list[int] = []
 
     async def test(calls: CallLoop) -> None:
         set_max_in_flight_bytes(1000)
         method = PythonMethod("m", echo)
-        assert await calls.invoke(method, b"x" * 1000) == b"x" * 1000
+        assert await calls.invoke(method, b"x" * 500) == b"x" * 500
         seen.append(in_flight_bytes())
-        with pytest.raises(ServingError) as caught:
-            await calls.invoke(method, b"x" * 1001)
-        assert caught.value.code == Code.RESOURCE_EXHAUSTED
+        for size in (501, 1001):  # the answer is too much, and the request
+            with pytest.raises(ServingError) as caught:
+                await calls.invoke(method, b"x" * size)
+            assert caught.value.code == Code.RESOURCE_EXHAUSTED
 
     run(test)
     assert seen == [0]

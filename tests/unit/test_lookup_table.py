@@ -225,6 +225,11 @@ FIRST_LINE = (
         (HEAD + b"a\t1.2.3\n", "table.tsv:2: '1.2.3' is no number"),
         (HEAD + b"a\t\n", "table.tsv:2: '' is no number"),
         (HEAD + b"a\t1e39\n", "table.tsv:2: '1e39' is too large for a float"),
+        (HEAD + b"a\t-1e999\n", "table.tsv:2: '-1e999' is too large for a float"),
+        (
+            HEAD.replace(b"float", b"double") + b"a\t1e999\n",
+            "table.tsv:2: '1e999' is too large for a double",
+        ),
         (HEAD + b"a\t1\nb\t1\na\t1\n", "table.tsv:4: the key 'a' is there a second time"),
         (HEAD + b"\\x\t1\n", r"table.tsv:2: \x has no meaning"),
         (HEAD + b"\\\t1\n", "table.tsv:2: \\ has no meaning"),

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import struct
 import subprocess
 import sys
 from pathlib import Path
@@ -13,7 +14,7 @@ from tests.conftest import ROOT, tensorflow_version
 from tests.graphs import FLOAT, Graph
 from tests.op_libraries import build_op_library, build_trap
 from tfsrv import _tf
-from tfsrv._elf import NotElf, dynamic_symbols
+from tfsrv._elf import NotElf, Symbol, dynamic_symbols
 from tfsrv._op_libraries import OpLibrary, find_op_libraries, is_path, registers_ops
 from tfsrv.errors import Code, ServingError
 
@@ -149,6 +150,89 @@ def test_of_damaged_files_something_is_told_and_nothing_else_raised(tmp_path: Pa
         data[at] ^= 0xFF
         file.write_bytes(data)
         assert registers_ops(str(file)) in (True, False)
+
+
+def damaged(tmp_path: Path, name: str, **fields: int) -> str:
+    """A library in whose header (of ELF-64) some fields say something else."""
+    places = {"e_shoff": ("<Q", 40), "e_shentsize": ("<H", 58), "e_shnum": ("<H", 60)}
+    data = bytearray(build_trap(tmp_path / "whole.so", "PYTHON").read_bytes())
+    for field, value in fields.items():
+        struct.pack_into(places[field][0], data, places[field][1], value)
+    file = tmp_path / name
+    file.write_bytes(data)
+    return str(file)
+
+
+@pytest.mark.parametrize(
+    "fields",
+    [
+        {"e_shentsize": 0, "e_shnum": 65535},  # the same header again and again
+        {"e_shentsize": 63},
+        {"e_shnum": 65535},
+        {"e_shoff": 2**64 - 1},
+    ],
+    ids=str,
+)
+def test_tables_that_cannot_be_there_are_told_as_such(
+    tmp_path: Path, fields: dict[str, int]
+) -> None:
+    with pytest.raises(NotElf):
+        dynamic_symbols(damaged(tmp_path, "x.so", **fields), b"PyInit_")
+
+
+def elf(tmp_path: Path, symbols: bytes, strings: bytes, *, sections: int = 2) -> str:
+    """A library of a table of symbols, one of names, and more headers of the former."""
+    header = bytearray(b"\x7fELF\x02\x01\x01".ljust(64, b"\0"))
+    struct.pack_into("<Q", header, 40, 64)
+    struct.pack_into("<HH", header, 58, 64, sections)
+    begin = 64 + 64 * sections
+    named = struct.pack("<IIQQQQIIQQ", 0, 3, 0, 0, begin + len(symbols), len(strings), 0, 0, 0, 0)
+    listed = struct.pack("<IIQQQQIIQQ", 0, 11, 0, 0, begin, len(symbols), 0, 0, 0, 24)
+    file = tmp_path / "made.so"
+    file.write_bytes(header + named + listed * (sections - 1) + symbols + strings)
+    return str(file)
+
+
+def symbol(name: int) -> bytes:
+    return struct.pack("<IBBHQQ", name, 0, 0, 0, 0, 0)
+
+
+def test_what_a_file_of_few_bytes_costs_is_bounded(tmp_path: Path) -> None:
+    wanted = [Symbol(b"PyInit_x", False)]
+    usual = elf(tmp_path, symbol(0), b"PyInit_x\0")
+    assert dynamic_symbols(usual, b"PyInit_") == wanted
+    # A library has one table of symbols: further ones are not read.
+    many = elf(tmp_path, symbol(0), b"PyInit_x\0", sections=60_000)
+    assert dynamic_symbols(many, b"PyInit_") == wanted
+    for symbols, strings in (
+        (symbol(0) * 20_000, b"PyInit_x\0"),
+        (symbol(0), b"PyInit_" * 20_000 + b"\0"),
+        (symbol(0), b"PyInit_" + b"x" * 100_000 + b"\0"),
+    ):
+        with pytest.raises(NotElf):
+            dynamic_symbols(elf(tmp_path, symbols, strings), b"PyInit_")
+
+
+def test_a_pipe_is_not_waited_for(tmp_path: Path) -> None:
+    os.mkfifo(tmp_path / "pipe.so")
+    with pytest.raises(NotElf):
+        dynamic_symbols(str(tmp_path / "pipe.so"), b"PyInit_")
+
+
+def test_a_file_that_shrinks_while_it_is_read_is_told_as_such(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path = elf(tmp_path, symbol(0) * 1000, b"PyInit_x\0")
+    pread = os.pread
+
+    def shrink(file: int, size: int, offset: int) -> bytes:
+        if offset > 64:
+            os.truncate(path, 200)
+        return pread(file, size, offset)
+
+    monkeypatch.setattr(os, "pread", shrink)
+    with pytest.raises(NotElf):
+        dynamic_symbols(path, b"PyInit_")
 
 
 # Begins to load a model at the worst moment: TensorFlow is open, and its custom ops are not there.

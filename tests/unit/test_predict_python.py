@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import asyncio
 import gc
+import sys
 import threading
 import weakref
 from collections.abc import Awaitable, Callable, Mapping, Sequence
+from functools import partial
 from random import Random
 from typing import Any
 
@@ -320,6 +322,11 @@ def test_arrays_and_answers_count_against_the_budget(budget: Any) -> None:
     assert refusal(Servable(), request) == (Code.RESOURCE_EXHAUSTED, text)
     large = Servable(lambda inputs: {"y": numpy.zeros(50_000, "float32")})
     assert refusal(large, predict_request("m", {"x": X})) == (Code.RESOURCE_EXHAUSTED, text)
+    # Its copy is refused before it is made, in whatever few bytes it could be told.
+    small = Servable(lambda inputs: {"y": numpy.broadcast_to(numpy.int64(0), (20_000,))})
+    assert refusal(small, predict_request("m", {"x": X})) == (Code.RESOURCE_EXHAUSTED, text)
+    repeats = Servable(lambda inputs: {"y": numpy.broadcast_to(numpy.bytes_(b""), (10_000,))})
+    assert refusal(repeats, predict_request("m", {"x": X})) == (Code.RESOURCE_EXHAUSTED, text)
     assert answer(Servable(), predict_request("m", {"x": X}))
 
 
@@ -338,6 +345,37 @@ def test_an_error_without_a_code_is_an_internal_one() -> None:
         raise ServingError(Code.OK, "all is well")
 
     assert refusal(Servable(fail), predict_request("m")) == (Code.INTERNAL, "all is well")
+
+
+@pytest.mark.parametrize(
+    ("message", "text"),
+    [(ValueError("a mistake"), "a mistake"), (None, "None"), (b"bytes", "b'bytes'"), (7, "7")],
+    ids=repr,
+)
+def test_a_message_that_is_no_text_is_made_one(message: object, text: str) -> None:
+    def fail(inputs: Outputs) -> Outputs:
+        raise ServingError(Code.ABORTED, message)
+
+    assert refusal(Servable(fail), predict_request("m")) == (Code.ABORTED, text)
+
+
+@pytest.mark.parametrize("message", [None, b"bytes", 7, "\ud800"], ids=repr)
+def test_an_error_whose_message_is_spoilt_afterwards_is_an_error(message: Any) -> None:
+    def fail(inputs: Outputs) -> Outputs:
+        error = ServingError(Code.ABORTED, "")
+        error.message = message
+        raise error
+
+    assert refusal(Servable(fail), predict_request("m"))[0] is Code.ABORTED
+
+
+def test_an_error_whose_text_and_code_cannot_be_had_is_an_internal_one() -> None:
+    def fail(inputs: Outputs) -> Outputs:
+        error: Any = ServingError(Code.ABORTED, "")
+        error.code, error.message = "no code", _Mute()
+        raise error
+
+    assert refusal(Servable(fail), predict_request("m")) == (Code.INTERNAL, "The request failed.")
 
 
 class _Mute(Exception):
@@ -515,6 +553,155 @@ def test_a_caller_that_leaves_takes_its_request_out_of_the_queue() -> None:
     Site(Servable(), PythonThreads(threads_each=1)).run(test)
 
 
+def test_what_nobody_waits_for_is_gone_at_once_though_the_servable_hangs() -> None:
+    async def test(site: Site) -> None:
+        gated = Gated()
+        site.serving_map.publish({"m": {3: gated}})
+        first = asyncio.ensure_future(site.ask(predict_request("m", {"x": X})))
+        assert await asyncio.to_thread(gated.began.acquire, timeout=DEADLINE_SECONDS)
+        held = in_flight_bytes()
+        large = predict_request("m", {"x": numpy.zeros(100_000, "float32")})
+        tasks = [asyncio.ensure_future(site.refusal(large, 0.05)) for _ in range(20)]
+        leaving = [asyncio.ensure_future(site.ask(large)) for _ in range(20)]
+        await until(lambda: site.calls.held_by_workers == 41)
+        assert in_flight_bytes() > held + 40 * 400_000
+        for task in leaving:
+            task.cancel()
+        await asyncio.gather(*tasks, *leaving, return_exceptions=True)
+        await until(lambda: site.calls.held_by_workers == 1)
+        assert in_flight_bytes() == held
+        gated.gate.set()
+        await first
+        assert len(gated.asked) == 1
+
+    Site(Servable(), PythonThreads(threads_each=1)).run(test)
+
+
+def test_bytes_of_a_request_that_still_runs_count_after_its_caller_has_left() -> None:
+    async def test(site: Site) -> None:
+        gated = Gated()
+        site.serving_map.publish({"m": {3: gated}})
+        large = predict_request("m", {"x": numpy.zeros(100_000, "float32")})
+        assert (await site.refusal(large, 0.3))[0] is Code.DEADLINE_EXCEEDED
+        assert in_flight_bytes() > 2 * 400_000  # the message and the array
+        gated.gate.set()
+        await until(lambda: in_flight_bytes() == 0)
+
+    Site(Servable()).run(test)
+
+
+@pytest.mark.parametrize("attribute", ["predict", "signature_defs"])
+def test_the_loop_goes_on_while_an_attribute_takes_its_time(attribute: str) -> None:
+    threads: set[str] = set()
+    began, gate = threading.Event(), threading.Event()
+
+    def wait(self: object) -> object:
+        threads.add(threading.current_thread().name)
+        began.set()
+        assert gate.wait(DEADLINE_SECONDS)
+        return (lambda *_: {}) if attribute == "predict" else None
+
+    async def test(site: Site) -> None:
+        task = asyncio.ensure_future(site.ask(predict_request("m")))
+        await until(began.is_set)
+        gate.set()
+        await task
+        assert threads == {"tfsrv-python"}
+
+    Site(type("Slow", (Servable,), {attribute: property(wait)})()).run(test)
+
+
+def test_a_name_beyond_64_kib_is_refused() -> None:
+    name = "ä" * 40_000
+    servable = Servable(dict)
+    code, text = refusal(servable, predict_request("m", {"x": X}, signature=name))
+    assert code is Code.FAILED_PRECONDITION
+    assert text.startswith('Serving signature key "ä')
+    assert refusal(servable, predict_request("m", {name: X})) == (
+        Code.INVALID_ARGUMENT,
+        "The name of an input is longer than 64 KiB.",
+    )
+    assert refusal(servable, predict_request("m", {"x": X}, output_filter=[name])) == (
+        Code.INVALID_ARGUMENT,
+        "The name of an output is longer than 64 KiB.",
+    )
+    assert servable.asked == []
+
+
+TEXTS = strings(*(b"text %d" % i for i in range(5000)))
+
+
+def test_strings_that_the_servable_keeps_are_left_alone() -> None:
+    kept: list[Any] = []
+
+    def keep(what: str, inputs: Any) -> Outputs:
+        made = {"made": numpy.array(TEXTS.tolist(), object)}
+        kept.append(
+            {
+                "dict": inputs,
+                "array": inputs["x"],
+                "view": inputs["x"][:],
+                "part": inputs["x"].reshape(50, 100)[::-1],
+                "made": made["made"],
+                "returned": made,
+            }[what]
+        )
+        return made if what in {"made", "returned"} else {"x": inputs["x"]}
+
+    for what in ("dict", "array", "view", "part", "made", "returned"):
+        kept.clear()
+        response = answer(Servable(partial(keep, what)), predict_request("m", {"x": TEXTS}))
+        assert list(next(iter(response.outputs.values())).string_val) == TEXTS.tolist()
+        (found,) = kept
+        array = next(iter(found.values())) if isinstance(found, dict) else found
+        assert sorted(array.ravel().tolist()) == sorted(TEXTS.tolist())
+
+
+class _Text(bytes):
+    """Notes whether its array is still there when it is freed."""
+
+    array: weakref.ref[Any]
+    freed: list[bool]
+
+    def __del__(self) -> None:
+        self.freed.append(self.array() is not None)
+
+
+@pytest.mark.parametrize("fails", [False, True])
+def test_strings_are_taken_out_of_their_array_before_it_is_freed(fails: bool) -> None:
+    """Which lets the GIL go every now and then; freeing an array with its strings does not."""
+    freed: list[bool] = []
+
+    def change(inputs: Any) -> Outputs:
+        made = numpy.array(TEXTS.tolist(), object)
+        for texts in (inputs["x"], made):
+            text = texts[0] = _Text(b"mine")
+            text.array, text.freed = weakref.ref(texts), freed
+        if fails:
+            raise ServingError(Code.ABORTED, "no")
+        return {"made": made, "again": inputs["x"], "number": X}
+
+    request = predict_request("m", {"x": TEXTS})
+    if fails:
+        refusal(Servable(change), request)
+        assert sorted(freed) == [False, True]  # what was made for naught is no matter of ours
+    else:
+        answer(Servable(change), request)
+        assert freed == [True, True]
+
+
+def test_no_string_is_lost() -> None:
+    async def test(site: Site) -> None:
+        blocks: list[int] = []
+        for _ in range(5):
+            await site.ask(predict_request("m", {"x": TEXTS}))
+            gc.collect()
+            blocks.append(sys.getallocatedblocks())
+        assert max(blocks[1:]) - min(blocks[1:]) < 2500
+
+    Site(Servable(lambda inputs: {"x": inputs["x"], "y": inputs["x"] + b"!"})).run(test)
+
+
 def test_a_running_request_whose_caller_leaves_lets_its_servable_go_at_its_end() -> None:
     async def test(site: Site) -> None:
         gated = Gated()
@@ -577,7 +764,10 @@ def test_what_waits_at_the_stop_is_cancelled() -> None:
         assert await second == (Code.CANCELLED, "CANCELLED")
         gated.gate.set()
         await first
-        assert (await site.refusal(predict_request("m")))[0] is Code.UNAVAILABLE
+        assert await site.refusal(predict_request("m")) == (
+            Code.UNAVAILABLE,
+            "The server is stopping.",
+        )
 
     Site(Servable(), PythonThreads(threads_each=1)).run(test)
 

@@ -21,7 +21,8 @@ class PredictServable(Protocol):
     It may also have `signature_defs`, a mapping from names to tensorflow.SignatureDef messages:
     then other signatures and other outputs are refused before predict() is called, requests are
     counted by signature, and clients can ask for it. Whether the inputs fit is for predict() to
-    say in any case.
+    say in any case. Both attributes are looked up for each request, on the thread that calls
+    predict().
     """
 
     def predict(
@@ -36,7 +37,15 @@ class PredictServable(Protocol):
         in `inputs` belong to the callee. `output_filter` names the outputs that the client wants,
         all if it is empty; others that are returned are left out.
 
-        Called on many threads at a time, and may take long: nobody but requests for the same
-        servable waits. The servable stays loaded until the answer is written. ServingError is
-        the answer's status; every other exception is an INTERNAL one.
+        Arrays that are returned must not change from then on: they are read after predict() has
+        returned, and not copied before. Who keeps one and writes to it sends a mixture of old and
+        new values, though always a well-formed answer. Masked arrays are refused.
+
+        Called on several threads at a time: two, and up to eight where predict() mostly waits, for
+        a file, say, or for another server. It may wait as long as it likes: only requests for the
+        same servable wait with it. What it computes in Python takes the GIL from everybody else,
+        the loop that answers all requests among them, in turns of 0.1 ms: that slows the server
+        down, so let numpy or other native code compute, which lets the GIL go. The servable stays
+        loaded until the answer is written. ServingError is the answer's status; every other
+        exception is an INTERNAL one.
         """

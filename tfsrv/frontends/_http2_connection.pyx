@@ -367,7 +367,9 @@ cdef class Connection:
             self.refuse_bytes(
                 stream, call.status.code, Bytes(call.status.message.data, call.status.message.size), b"200")
             return
-        if call.response.left - PREFIX > LONGEST_MESSAGE:
+        if call.response.left < PREFIX:  # nobody has written one
+            self.refuse(stream, INTERNAL, b"There is no answer.")
+        elif call.response.left - PREFIX > LONGEST_MESSAGE:
             self.refuse(stream, RESOURCE_EXHAUSTED, b"The answer is longer than a gRPC message can be.")
         elif stream.gzip_request and stream.gzip_accepted and call.response.left > GZIP_FROM:
             deflate_answer(self, stream)

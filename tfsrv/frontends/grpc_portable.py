@@ -15,7 +15,6 @@ from typing import TYPE_CHECKING, Any, TypeAlias
 import grpc
 import grpc.aio
 
-from tfsrv._budget import give_in_flight_bytes, take_in_flight_bytes
 from tfsrv._python_method import PythonMethod
 from tfsrv.errors import Code, ServingError
 from tfsrv.frontends.peers import is_local_peer
@@ -28,8 +27,6 @@ if TYPE_CHECKING:
     from tfsrv.handlers.methods import MethodTable
 
 _CODES: dict[int, grpc.StatusCode] = {code.value[0]: code for code in grpc.StatusCode}
-
-_TOO_MANY_BYTES = "Too many bytes are in flight (--max_in_flight_bytes)."
 
 # What grpc logs, with a traceback, when a client has left and it has not noticed yet.
 _LEFT_TOO_SOON = "ExecuteBatchError raised in core by servicer method"
@@ -85,9 +82,6 @@ class PortableGrpcServer:
         self, method: Method, request: bytes, context: grpc.aio.ServicerContext[bytes, bytes]
     ) -> bytes:
         """Handle one request; an error becomes the status of the call."""
-        size = len(request)
-        if not take_in_flight_bytes(size):
-            return await _abort(context, ServingError(Code.RESOURCE_EXHAUSTED, _TOO_MANY_BYTES))
         try:
             # grpc makes a text of the peer when it is asked for it: only where that matters.
             asks_whence = isinstance(method, PythonMethod) and method.local_only
@@ -97,8 +91,6 @@ class PortableGrpcServer:
             )
         except ServingError as error:
             return await _abort(context, error)
-        finally:
-            give_in_flight_bytes(size)
 
 
 def _is_news(record: logging.LogRecord) -> bool:

@@ -3,21 +3,32 @@
 See core/predict_servable.py for what they are. The request has been read and its servable found
 by the time it comes here; a thread of PythonThreads makes numpy arrays of the inputs, calls
 predict(), writes the response and completes the call, exactly as a worker does: a call whose
-deadline passes is answered by its loop at once, and comes back here later or does not run at
-all. What limits requests to SavedModels limits these, too. Codes and texts are those of _predict.
+deadline passes is answered by its loop at once, and taken out of the queue, or comes back here
+later. Nothing of the servable is looked at in the loop's thread: its attributes may be properties
+that take long. What limits requests to SavedModels limits these, too. Codes and texts are those
+of _predict.
 """
 
 import logging
 import threading
 from collections.abc import Mapping
 
+from cpython.ref cimport Py_INCREF
 from libc.stdint cimport int64_t, uintptr_t
 
-from tfsrv._arrays cimport array_bytes, arrays_of_view, write_arrays
+from tfsrv._arrays cimport (
+    array_bytes,
+    arrays_of_view,
+    let_go_of_strings,
+    plain_arrays,
+    plain_arrays_bytes,
+    write_arrays,
+)
 from tfsrv._buffer cimport Bytes, buffer_append
 from tfsrv._call cimport (
     Call,
     call_charge,
+    call_give_back,
     call_is_abandoned,
     call_release_servable,
     call_set_error,
@@ -33,9 +44,11 @@ from tfsrv._status cimport (
     DEADLINE_EXCEEDED,
     FAILED_PRECONDITION,
     INTERNAL,
+    INVALID_ARGUMENT,
     OK,
     RESOURCE_EXHAUSTED,
     UNAVAILABLE,
+    status_clear,
     status_set,
 )
 from tfsrv.handlers._predict_errors cimport tell_bad_tensor, tell_unknown_signature
@@ -47,6 +60,7 @@ from tfsrv.handlers.python_threads import PythonThreads
 cdef enum:
     OBJECT_BYTES = 256      # what an array or a name takes besides its data
     SLICE = 1024            # names that are made while the GIL is held
+    LONGEST_NAME = 65536    # bytes; longer ones are refused, and no text is made of them
 
 cdef Bytes DEFAULT_SIGNATURE = Bytes(b"serving_default", 15)
 
@@ -62,11 +76,21 @@ cdef int start_in_python(void* predictor, Call* call) noexcept with gil:
     try:
         started = (<PythonPredictor>predictor).start(call)
     except BaseException as error:
-        call_set_error(call, INTERNAL, describe(error))
+        tell(call, error)
         started = STARTED_DONE
     if started == STARTED_DONE:
         call_release_servable(call)
     return started
+
+
+cdef void forget(Call* call) noexcept:
+    """Nobody waits for the call any more: take it out of the queue, with all that it holds."""
+    cdef _Request request = <_Request>call.turn
+    try:
+        if request.predictor.threads.withdraw(request.name, request.version, request):
+            request.drop()
+    except BaseException as error:
+        logging.getLogger("tfsrv").error("a request cannot be withdrawn: %s", describe(error))
 
 
 cdef class PythonPredictor:
@@ -86,28 +110,27 @@ cdef class PythonPredictor:
         self.failures_lock = threading.Lock()
 
     cdef int start(self, Call* call) except -1:
-        cdef object servable = <object>call.servable.object
-        cdef Bytes name = signature_of(call)
-        cdef str signature_name = text_of(name)
+        """Hand the call over. The servable is not looked at here: who knows what its attributes do."""
         cdef _Request request
-        if not callable(getattr(servable, "predict", None)):
-            status_set(&call.status, FAILED_PRECONDITION, "The servable cannot answer Predict.")
+        cdef Bytes signature_name = signature_of(call)
+        if signature_name.size > LONGEST_NAME:
+            tell_unknown_signature(&call.status, signature_name)
             return STARTED_DONE
-        signature_defs = getattr(servable, "signature_defs", None)
-        if signature_defs is not None and signature_name not in signature_defs:
-            tell_unknown_signature(&call.status, name)
-            return STARTED_DONE
-        # Of a name that a client made up there are no counters: they would live for ever.
-        call.counters = counters_of(
-            text_of(call.servable.name), call.servable.version,
-            "" if signature_defs is None else signature_name, "Predict")
         request = _Request.__new__(_Request)
         request.call = call
         request.predictor = self
-        if not self.threads.submit(<uintptr_t>call.servable, request):
-            request.call = NULL
-            status_set(&call.status, UNAVAILABLE, "The queue of the servable is full; try again.")
+        request.name = text_of(call.servable.name)
+        request.version = <uintptr_t>call.servable
+        call.counters = counters_of(request.name, call.servable.version, "", "Predict")
+        if not request.submit():
+            status_set(
+                &call.status, UNAVAILABLE,
+                "The server is stopping." if self.threads.is_stopped
+                else "The queue of the servable is full; try again.")
             return STARTED_DONE
+        Py_INCREF(request)  # the call's reference, given back in call_finish()
+        call.turn = <void*>request
+        call.forget = forget
         return STARTED_RUNNING
 
     cdef int log_failure(self, str text, error) except -1:
@@ -124,6 +147,20 @@ cdef class _Request:
 
     cdef Call* call             # NULL once it is completed
     cdef PythonPredictor predictor
+    cdef str name               # of the servable
+    cdef object version         # what is loaded as that version, as PythonThreads is told
+    cdef dict inputs            # once they are made
+    cdef dict outputs           # once they are there
+
+    cdef bint submit(self) except -1:
+        """Hand it to the threads. Without success the call is the loop's still."""
+        cdef bint taken = False
+        try:
+            taken = self.predictor.threads.submit(self.name, self.version, self)
+        finally:
+            if not taken:
+                self.call = NULL
+        return taken
 
     def run(self) -> None:
         cdef Call* call = self.call
@@ -139,9 +176,6 @@ cdef class _Request:
         status_set(&self.call.status, CANCELLED, "CANCELLED")
         self.complete()
 
-    def is_wanted(self) -> bool:
-        return not call_is_abandoned(self.call)
-
     cdef void complete(self) noexcept:
         cdef Call* call = self.call
         self.call = NULL
@@ -149,56 +183,84 @@ cdef class _Request:
 
     cdef void answer(self, Call* call) noexcept:
         """Set the status, and the response if that is OK. All that was made on the way is gone."""
+        # An error until the response is there: nothing that goes wrong makes it an answer.
+        status_set(&call.status, INTERNAL, "The request failed.")
         try:
             self.respond(call)
-        except ServingError as error:
-            call_set_error(call, error.code or INTERNAL, error.message)
-        except MemoryError:
-            status_set(&call.status, RESOURCE_EXHAUSTED, "out of memory")
         except BaseException as error:
-            call_set_error(call, INTERNAL, describe(error))
+            tell(call, error)
         if call.status.code != OK:
             message_clear(&call.response)
+        self.let_go()
+
+    cdef void let_go(self) noexcept:
+        """Free the arrays. By now neither the servable's frames nor an exception have them."""
+        cdef dict inputs = self.inputs
+        cdef dict outputs = self.outputs
+        self.inputs = None
+        self.outputs = None
+        try:
+            if inputs is not None:
+                let_go_of_strings(inputs)
+            if outputs is not None:
+                let_go_of_strings(outputs)
+        except BaseException:
+            pass  # they go all at once
 
     cdef int respond(self, Call* call) except -1:
+        """Set the status, by exception or not. Returns its code."""
         cdef object servable = <object>call.servable.object
         cdef Bytes name = signature_of(call)
         cdef str signature_name = text_of(name)
         cdef list wanted
-        cdef dict outputs
         cdef int code
+        if not callable(getattr(servable, "predict", None)):
+            return status_set(
+                &call.status, FAILED_PRECONDITION, "The servable cannot answer Predict.")
+        signature_defs = getattr(servable, "signature_defs", None)
+        if signature_defs is not None:
+            if signature_name not in signature_defs:
+                return tell_unknown_signature(&call.status, name)
+            # Of a name that a client made up there are no counters: they would live for ever.
+            call.counters = counters_of(
+                self.name, call.servable.version, signature_name, "Predict")
         with nogil:
             code = charge_arrays(call, self.predictor.max_message_bytes)
         if code != OK:
-            return 0
-        inputs = arrays_of_view(&call.view)
+            return code
+        self.inputs = arrays_of_view(&call.view)
         wanted = output_filter_of(&call.view)
-        signature_defs = getattr(servable, "signature_defs", None)
         if signature_defs is not None:
             check_outputs(wanted, signature_defs[signature_name].outputs)
-        returned = self.predict(call, servable, signature_name, inputs, tuple(wanted))
-        outputs = chosen(returned, wanted)
+        self.outputs = chosen(self.predict(call, servable, signature_name, tuple(wanted)), wanted)
+        self.write(call, plain_arrays(self.outputs), name)
+        return OK
+
+    cdef int write(self, Call* call, dict outputs, Bytes signature_name) except -1:
+        """Seal the response. While it is written its copies count against the budget, too."""
+        cdef int64_t copies = plain_arrays_bytes(outputs)
+        charge_answer(call, copies)
         if buffer_append(&call.response.head, b"\0\0\0\0\0\0\0\0", call.headroom) != 0:
             raise MemoryError
         write_arrays(
-            &call.response, outputs, call.view.model_name, call.servable.version, name,
+            &call.response, outputs, call.view.model_name, call.servable.version, signature_name,
             self.predictor.as_content)
+        call_give_back(call, copies)
         message_seal(&call.response)
-        if not call_charge(call, <int64_t>call.response.left):
-            raise ServingError(
-                Code.RESOURCE_EXHAUSTED, "Too many bytes are in flight (--max_in_flight_bytes).")
+        charge_answer(call, <int64_t>call.response.left)
+        status_clear(&call.status)
         return 0
 
-    cdef object predict(self, Call* call, servable, str signature_name, dict inputs, tuple wanted):
+    cdef object predict(self, Call* call, servable, str signature_name, tuple wanted):
         """What the servable says. What it raises by mistake is logged."""
         call.run_start_ns = now_ns()
         try:
-            return servable.predict(signature_name, inputs, wanted)
+            return servable.predict(signature_name, self.inputs, wanted)
         except (ServingError, MemoryError):
             raise
         except BaseException as error:
             self.predictor.log_failure(
-                f"Predict on {text_of(call.servable.name)} version {call.servable.version}"
+                f"Predict on {self.name} version {call.servable.version}"
                 f" raised {type(error).__name__}", error)
             raise
         finally:
@@ -214,6 +276,9 @@ cdef int charge_arrays(Call* call, size_t max_message_bytes) noexcept nogil:
     cdef int64_t size
     cdef int i
     for i in range(view.inputs_size):
+        if view.inputs[i].alias.size > LONGEST_NAME:
+            return status_set(
+                &call.status, INVALID_ARGUMENT, "The name of an input is longer than 64 KiB.")
         size = array_bytes(view, &view.inputs[i])
         if size < 0:
             return tell_bad_tensor(&call.status, view.inputs[i].alias)
@@ -223,12 +288,23 @@ cdef int charge_arrays(Call* call, size_t max_message_bytes) noexcept nogil:
                 &call.status, RESOURCE_EXHAUSTED,
                 "The request's tensors are larger than a message may be.")
         total += size
+    for i in range(view.output_filter_size):
+        if view.output_filter[i].size > LONGEST_NAME:
+            return status_set(
+                &call.status, INVALID_ARGUMENT, "The name of an output is longer than 64 KiB.")
     total += <int64_t>predict_view_bytes(view)
     total += (view.inputs_size + view.output_filter_size) * <int64_t>OBJECT_BYTES
     if not call_charge(call, total):
         return status_set(
             &call.status, RESOURCE_EXHAUSTED, "Too many bytes are in flight (--max_in_flight_bytes).")
     return OK
+
+
+cdef int charge_answer(Call* call, int64_t bytes) except -1:
+    if not call_charge(call, bytes):
+        raise ServingError(
+            Code.RESOURCE_EXHAUSTED, "Too many bytes are in flight (--max_in_flight_bytes).")
+    return 0
 
 
 cdef list output_filter_of(const PredictView* view):
@@ -286,9 +362,23 @@ cdef str text_of(Bytes text):
     return text.data[:text.size].decode() if text.size else ""
 
 
+cdef void tell(Call* call, error) noexcept:
+    """Set the status that an exception stands for; never OK, whatever is wrong with it."""
+    status_set(&call.status, INTERNAL, "The request failed.")
+    try:
+        if isinstance(error, ServingError):
+            call_set_error(call, error.code or INTERNAL, str(error.message))
+        elif isinstance(error, MemoryError):
+            status_set(&call.status, RESOURCE_EXHAUSTED, "out of memory")
+        else:
+            call_set_error(call, INTERNAL, describe(error))
+    except BaseException:
+        pass  # the status above says so
+
+
 cdef str describe(error):
     """Type and message of an exception, whatever its own str() does."""
     try:
         return f"{type(error).__name__}: {error}"
     except BaseException:
-        return type(error).__name__
+        return str(type(error).__name__)

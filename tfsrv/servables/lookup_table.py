@@ -82,18 +82,22 @@ def _int64(text: bytes) -> int:
 
 
 def _double(text: bytes) -> float:
-    try:
-        if _NUMBER.fullmatch(text):
-            return float(text)
-    except ValueError:
-        pass
-    raise ValueError(f"{_shown(text)} is no number")
+    return _number(text, "double", math.inf)
 
 
 def _float(text: bytes) -> float:
-    number = _double(text)
-    if math.isfinite(number) and abs(number) >= 2.0**128 - 2.0**103:
-        raise ValueError(f"{_shown(text)} is too large for a float")
+    return _number(text, "float", 2.0**128 - 2.0**103)  # what is rounded to the largest is below
+
+
+def _number(text: bytes, kind: str, limit: float) -> float:
+    try:
+        number = float(text) if _NUMBER.fullmatch(text) else None
+    except ValueError:
+        number = None
+    if number is None:
+        raise ValueError(f"{_shown(text)} is no number")
+    if abs(number) >= limit and not text.endswith(b"inf"):
+        raise ValueError(f"{_shown(text)} is too large for a {kind}")
     return number
 
 
