@@ -56,8 +56,8 @@ cdef struct Call:
     PredictView view
     Servable* servable      # one reference; NULL when there is none
     void* signature         # of `servable`, as its handler knows it
-    void* counters          # Counters of what was asked; NULL: not known yet. Set by others than
-                            # the loop's thread with the GIL only, with which the loop reads it
+    # Others than the loop's thread set it with the GIL only, with which the loop reads it.
+    void* counters          # Counters of what was asked; NULL: not known yet
     void* scratch           # owned
     size_t scratch_size
     int* wanted             # output indexes in the order of the answer; points into scratch
