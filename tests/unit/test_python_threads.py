@@ -10,7 +10,8 @@ from collections.abc import Callable, Iterable, Iterator
 import pytest
 
 from tests.unit.waiting import DEADLINE_SECONDS, eventually
-from tfsrv.handlers.python_threads import BEGIN_WITH, LOOK_SECONDS, PythonThreads, _Run
+from tfsrv.handlers.python_threads import LOOK_SECONDS, PythonThreads
+from tfsrv.handlers.thread_use import BEGIN_WITH, Habit, Run, has_waited
 
 
 class Work:
@@ -132,7 +133,7 @@ def test_versions_of_one_name_have_twice_as_many_together(
 def test_a_servable_that_computes_has_two_threads(
     make: Make, gate: threading.Event, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(_Run, "waits", lambda *_: False)
+    monkeypatch.setattr(Run, "waits", lambda *_: False)
     works = started(make(), "a", gate, 6)
     assert settled(works, BEGIN_WITH)
     gate.set()
@@ -140,18 +141,41 @@ def test_a_servable_that_computes_has_two_threads(
 
 
 def test_who_computes_is_told_from_who_waits_by_the_processor_time_of_the_thread() -> None:
-    run = _Run(time.pthread_getcpuclockid(threading.get_ident()))
+    run = Run(time.pthread_getcpuclockid(threading.get_ident()))
     until = time.thread_time() + 0.05
     while time.thread_time() < until:
         pass
-    spent = 0.05
-    assert not run.has_waited(run.began + spent, 1)
-    assert not run.has_waited(run.began + 2 * spent, 2)  # took turns with another one
-    assert not run.has_waited(run.began + 8 * spent, 8)
-    assert run.has_waited(run.began + 100 * spent, 2)
-    assert not run.waits(run.began + 4 * spent, 2)
-    assert run.waits(run.began + 8 * spent, 2)  # has done nothing since the last look
-    assert not run.has_waited(run.began + 8 * spent, 2)
+    assert run.cpu_seconds() >= 0.05
+    assert not run.waits(run.began + 0.2, 2)
+    assert run.waits(run.began + 0.4, 2)  # has done nothing since the last look
+
+
+@pytest.mark.parametrize(
+    ("cpu_seconds", "seconds", "running", "waited"),
+    [
+        (1, 1, 1, False),  # alone
+        (1, 2, 2, False),  # takes turns with another one
+        (1, 8, 8, False),
+        (1, 16, 8, False),  # which have half a processor only
+        (0.001, 1, 8, True),
+        (0.05, 1, 2, True),
+        (0.05, 1, 8, False),  # more threads than that are of no use
+    ],
+)
+def test_who_waits_for_the_gil_alone_does_not_count_as_waiting(
+    cpu_seconds: float, seconds: float, running: int, waited: bool
+) -> None:
+    assert has_waited(cpu_seconds, seconds, running) is waited
+
+
+def test_many_short_tasks_tell_as_much_as_a_long_one() -> None:
+    habit = Habit()
+    for _ in range(100):
+        habit.learn(0.00001, 0.001, 2, 6)
+    assert habit.threads == 6
+    for _ in range(100):
+        habit.learn(0.001, 0.002, 2, 6)
+    assert habit.threads == BEGIN_WITH
 
 
 class Napping(Work):

@@ -2,7 +2,7 @@
 
 They are apart from the workers, which never take the GIL. Each version of a servable has a queue
 of its own and gets a few threads at a time, so that one that hangs keeps no other one from its
-work. How many it gets depends on what it does: see PythonThreads.
+work. How many it gets depends on what it does: see PythonThreads and thread_use.
 """
 
 from __future__ import annotations
@@ -14,11 +14,10 @@ from collections import Counter, OrderedDict, deque
 from collections.abc import Hashable, Iterable
 from typing import Protocol
 
+from tfsrv.handlers.thread_use import Habit, Run
+
 logger = logging.getLogger("tfsrv")
 
-BEGIN_WITH = 2  # tasks of a servable at a time, until it is seen that they wait
-TELLING_SECONDS = 0.005  # a task that took less does not tell whether tasks wait
-WAITING_SECONDS = 0.1  # one that has waited for so long does not count while it waits on
 LOOK_SECONDS = 0.05  # between looks at what only time changes, while something is held back by it
 TELL_SECONDS = 60.0  # between two logs of the same want of threads
 
@@ -69,9 +68,9 @@ class PythonThreads:
         self._servables: dict[tuple[str, Hashable], _Servable] = {}  # those with work
         self._ready: deque[_Servable] = deque()  # those of which one more task may run
         self._held_back: dict[_Servable, None] = {}  # those with a task that may not run yet
-        self._runs: dict[_Run, None] = {}  # what runs, the oldest first
+        self._runs: dict[Run, None] = {}  # what runs, the oldest first
         self._running: Counter[str] = Counter()  # of these, by name
-        self._learned: dict[str, int] = {}  # tasks at a time by name, where more than BEGIN_WITH
+        self._habits: dict[str, Habit] = {}  # by name, of all models that ever had work
         self._threads: set[threading.Thread] = set()
         self._num_idle = 0  # threads that have no task, those included that have just been made
         self._is_watched = False  # a thread looks after what only time changes
@@ -92,6 +91,7 @@ class PythonThreads:
             if self._stopped:
                 return False
             servable = self._servables.setdefault((name, version), _Servable(name, version))
+            self._habits.setdefault(name, Habit())
             try:
                 return self._add(servable, task)
             except BaseException:
@@ -159,7 +159,7 @@ class PythonThreads:
         """Whether one more of its tasks may run, as far as its own limits say."""
         if self._is_at_most(servable):
             return False
-        threads = self._learned.get(servable.name, BEGIN_WITH)
+        threads = self._habits[servable.name].threads
         if len(servable.runs) < threads:
             return True
         running = self._num_counted(now)
@@ -271,7 +271,7 @@ class PythonThreads:
 
     def _run_one(self, servable: _Servable, clock: int) -> None:
         """The turn of the task that has waited longest. Lets the condition go meanwhile."""
-        run = _Run(clock)
+        run = Run(clock)
         servable.runs.add(run)
         self._runs[run] = None
         self._running[servable.name] += 1
@@ -286,7 +286,10 @@ class PythonThreads:
         finally:
             del task  # and what it holds on to
             self._condition.acquire()
-        self._learn(servable.name, run)
+        now = time.monotonic()
+        self._habits[servable.name].learn(
+            run.cpu_seconds(), now - run.began, self._num_counted(now), self._threads_each
+        )
         servable.runs.discard(run)
         del self._runs[run]
         self._running[servable.name] -= 1
@@ -294,16 +297,6 @@ class PythonThreads:
             del self._running[servable.name]
         self._num_idle += 1
         self._look_again([servable, *self._held_back_of(servable.name)])
-
-    def _learn(self, name: str, run: _Run) -> None:
-        """A task has ended: those that follow will be like it."""
-        now = time.monotonic()
-        if now - run.began < TELLING_SECONDS:
-            return
-        step = 1 if run.has_waited(now, self._num_counted(now)) else -1
-        threads = min(self._learned.pop(name, BEGIN_WITH) + step, self._threads_each)
-        if threads > BEGIN_WITH:
-            self._learned[name] = threads
 
     def _held_back_of(self, name: str) -> list[_Servable]:
         return [servable for servable in self._held_back if servable.name == name]
@@ -314,38 +307,6 @@ class PythonThreads:
             self._servables.pop((servable.name, servable.version), None)
 
 
-class _Run:
-    """A task that runs."""
-
-    def __init__(self, clock: int) -> None:
-        self._clock = clock  # tells the processor time of its thread
-        self.began = self._looked = time.monotonic()
-        self._began_cpu = self._looked_cpu = time.clock_gettime(clock)
-        self._waits = False
-
-    def waits(self, now: float, running: int) -> bool:
-        """Whether it waits now, by what it has done since the last look; see has_waited."""
-        if now - self._looked >= WAITING_SECONDS:
-            cpu = time.clock_gettime(self._clock)
-            self._waits = _waited(cpu - self._looked_cpu, now - self._looked, running)
-            self._looked, self._looked_cpu = now, cpu
-        return self._waits
-
-    def has_waited(self, now: float, running: int) -> bool:
-        """Whether it has mostly waited all in all, while so many tasks ran."""
-        return _waited(time.clock_gettime(self._clock) - self._began_cpu, now - self.began, running)
-
-
-def _waited(cpu_seconds: float, seconds: float, running: int) -> bool:
-    """Whether a thread has waited, and for something else than the GIL.
-
-    One that computes waits, too: for the others. If `running` of them, each doing as this one did,
-    took more than a fifth of a processor together, it is one that computes: all of one if there is
-    a processor for whoever has the GIL, and less on a busy machine.
-    """
-    return cpu_seconds * 5 * max(1, running) < seconds
-
-
 class _Servable:
     """The tasks of one version of a servable."""
 
@@ -353,5 +314,5 @@ class _Servable:
         self.name = name
         self.version = version
         self.waiting: OrderedDict[Task, None] = OrderedDict()
-        self.runs: set[_Run] = set()
+        self.runs: set[Run] = set()
         self.is_ready = False  # it is among those that are ready
