@@ -22,9 +22,9 @@ from typing import TYPE_CHECKING, Any
 from tfsrv.config import ServerOptions
 from tfsrv.core.platform import Platform
 from tfsrv.errors import Code, ServingError
+from tfsrv.further_sources import StoragePathSource
 from tfsrv.servables.lookup_table import lookup_table_platform
 from tfsrv.servables.saved_model import saved_model_platform
-from tfsrv.server_core import StoragePathSource
 
 if TYPE_CHECKING:
     from importlib.metadata import EntryPoint

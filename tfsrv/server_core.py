@@ -15,9 +15,7 @@ import logging
 import os
 import threading
 from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
-from dataclasses import dataclass
-from enum import Enum
-from typing import Any, Protocol
+from typing import Any
 
 from tfsrv._run_pools import pools_are_shared
 from tfsrv.config import ModelConfig, ServerOptions, SpecificVersions, session_config
@@ -32,7 +30,6 @@ from tfsrv.core.aspired_versions_manager import (
 )
 from tfsrv.core.coalescer import Coalescer
 from tfsrv.core.event_bus import EventBus
-from tfsrv.core.failure import as_serving_error
 from tfsrv.core.loader import Loader
 from tfsrv.core.manager import LoadRetryOptions
 from tfsrv.core.memory import MemoryReleaser
@@ -42,52 +39,23 @@ from tfsrv.core.resources import RAM
 from tfsrv.core.servable import ManagerState, ServableData, ServableId, ServableState
 from tfsrv.core.servable_state_monitor import ServableStateMonitor
 from tfsrv.core.serving_map_publisher import ReadableServingMap, ServingMapPublisher
-from tfsrv.core.source import Emitter, SourceAdapter, connect
+from tfsrv.core.source import SourceAdapter, connect
 from tfsrv.core.storage_path import StoragePath
 from tfsrv.errors import Code, ServingError
+from tfsrv.further_sources import StoragePathSource, start_source, stop_source
 from tfsrv.model_config_poller import ModelConfigPoller
+from tfsrv.model_listing import ModelListing, SetBy, is_any_available, why_unavailable
 from tfsrv.reloading import LabelError, Reloading, summary
 from tfsrv.sources.file_system import FileSystemStoragePathSource
 from tfsrv.sources.storage import check_scheme
 from tfsrv.sources.watched import Looked, ServableToMonitor
 from tfsrv.version_labels import VersionLabels
 
-SOURCE_STOP_SECONDS = 2.0  # for a source of a plug-in
 SHOW_INTERVAL_SECONDS = 0.05  # a long list of missing models is not published one by one
 NICE = 10  # of threads that load: requests go first
 NEVER_LOOKS = "--file_system_poll_wait_seconds is negative: versions are never looked for"
 
 logger = logging.getLogger("tfsrv")
-
-
-class StoragePathSource(Emitter[StoragePath], Protocol):
-    """A source of paths beside the configured models, such as a plug-in."""
-
-    def start(self) -> None:
-        """Begin to tell the callback which versions are wanted. Returns soon."""
-
-    def stop(self) -> None:
-        """Tell nothing more, and end all threads."""
-
-
-class SetBy(Enum):
-    """Where a model's configuration came from."""
-
-    FLAGS = 1
-    FILE = 2
-    CALL = 3
-
-
-@dataclass(frozen=True)
-class ModelListing:
-    """All that is known of one configured model."""
-
-    config: ModelConfig
-    set_by: SetBy
-    is_pending: bool  # requests for it wait
-    states: tuple[ServableState, ...]  # of its versions, highest first
-    labels: Mapping[str, int]  # those that work
-    error: ServingError | None  # why the last look found nothing
 
 
 class ServerCore:
@@ -189,7 +157,7 @@ class ServerCore:
         """
         self._poller.stop()
         for source in self._sources:
-            self._stop_further(source)
+            stop_source(source)
         self._source.stop()
         ended = self._manager.stop(timeout_seconds)
         self._show_soon.stop()
@@ -232,9 +200,9 @@ class ServerCore:
     def unavailable(self) -> dict[str, ServingError]:
         """The configured models without any version that is available, and why as far as known."""
         return {
-            listing.config.name: _why_unavailable(listing)
+            listing.config.name: why_unavailable(listing)
             for listing in self.list_models()
-            if not _is_any_available(listing)
+            if not is_any_available(listing)
         }
 
     def list_models(self) -> list[ModelListing]:
@@ -459,46 +427,15 @@ class ServerCore:
             self._adapter(self._platform(model)).set_aspired_versions(name, versions)
 
     def _start_further(self, source: StoragePathSource) -> None:
-        platform_name = getattr(source, "platform", "tensorflow")
-        if platform_name not in self._platforms:
+        """Have a source tell the manager of what is not configured."""
+        name = getattr(source, "platform", "tensorflow")
+        if name not in self._platforms:
             raise ServingError(
                 Code.INVALID_ARGUMENT,
-                f"{type(source).__name__} requests unsupported platform {platform_name}",
+                f"{type(source).__name__} requests unsupported platform {name}",
             )
-        adapter = self._adapter(self._platforms[platform_name])
-
-        def tell(name: str, versions: Sequence[ServableData[StoragePath]]) -> None:
-            if name in self._models:
-                logger.error(
-                    "%s tells of versions of %s, which is configured: they are ignored",
-                    type(source).__name__,
-                    name,
-                )
-            else:
-                adapter.set_aspired_versions(name, versions)
-
-        source.set_aspired_versions_callback(tell)
-        try:
-            source.start()
-        except BaseException as error:  # whatever a plug-in does
-            failure = as_serving_error(error)
-            text = f"{type(source).__name__} cannot be started: {failure.message}"
-            raise ServingError(failure.code, text) from error
-
-    def _stop_further(self, source: StoragePathSource) -> None:
-        """Stop a source, whatever it does: it must not keep the server from ending."""
-
-        def stop() -> None:
-            try:
-                source.stop()
-            except BaseException:
-                logger.exception("%s failed to stop", type(source).__name__)
-
-        thread = threading.Thread(target=stop, name="tfsrv-stop-source", daemon=True)
-        thread.start()
-        thread.join(SOURCE_STOP_SECONDS)
-        if thread.is_alive():
-            logger.error("%s does not stop: it is left behind", type(source).__name__)
+        adapter = self._adapter(self._platforms[name])
+        start_source(source, adapter, is_taken=lambda name: name in self._models)
 
     # -- what happens to them
 
@@ -657,17 +594,3 @@ def _distinct(models: Iterable[ModelConfig]) -> list[ModelConfig]:
             )
         seen.add(model.name)
     return listed
-
-
-def _is_any_available(listing: ModelListing) -> bool:
-    return any(state.manager_state is ManagerState.AVAILABLE for state in listing.states)
-
-
-def _why_unavailable(listing: ModelListing) -> ServingError:
-    """The highest version's error, or what the last look said, or that it takes long."""
-    for state in listing.states:
-        if state.error is not None:
-            return ServingError(state.error.code, f"{state.id}: {state.error.message}")
-    if listing.error is not None:
-        return listing.error
-    return ServingError(Code.DEADLINE_EXCEEDED, "it is not available yet")

@@ -24,7 +24,7 @@ LAYERS = [
     {"handlers"},
     {"plugins"},
     {"server_core"},
-    {"model_config_poller", "reloading", "version_labels"},
+    {"further_sources", "model_config_poller", "model_listing", "reloading", "version_labels"},
     {"servables", "sources"},
     {"core"},
     {"metrics"},  # reads the engine's counters

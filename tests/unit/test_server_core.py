@@ -19,8 +19,9 @@ from tfsrv.core.servable import ManagerState, ServableData, ServableId
 from tfsrv.core.source import Source, SourceAdapter
 from tfsrv.core.storage_path import StoragePath
 from tfsrv.errors import Code, ServingError
+from tfsrv.model_listing import SetBy
 from tfsrv.reloading import Reloading
-from tfsrv.server_core import ServerCore, SetBy
+from tfsrv.server_core import ServerCore
 
 LONG = 30.0
 
@@ -716,7 +717,7 @@ def test_source_that_cannot_start_ends_the_start(site: Site) -> None:
 def test_source_that_does_not_stop_keeps_nothing_from_stopping(
     site: Site, monkeypatch: pytest.MonkeyPatch, hangs: bool
 ) -> None:
-    monkeypatch.setattr("tfsrv.server_core.SOURCE_STOP_SECONDS", 0.05)
+    monkeypatch.setattr("tfsrv.further_sources.STOP_SECONDS", 0.05)
     gate = threading.Event()
 
     class Stubborn(ListedSource):

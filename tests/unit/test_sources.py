@@ -691,6 +691,20 @@ def test_directory_that_took_the_place_of_another_is_wanted_afresh(tmp_path: Pat
     assert [version.data.revision for (version,) in watch.emitted] == [0, 1]
 
 
+def test_version_that_is_replaced_in_pieces_stays_until_it_is_complete(tmp_path: Path) -> None:
+    make(tmp_path, "1", "2")
+    watch = Watch(tmp_path)
+    watch.poll()
+    (tmp_path / "2").rename(tmp_path / "old")
+    make(tmp_path, "2", marker="")  # somebody copies the new one
+    (tmp_path / "2" / "other").touch()
+    watch.poll()
+    assert [version.id.version for version in watch.emitted[-1]] == [2]  # and not 1
+    (tmp_path / "2" / "complete").touch()
+    watch.poll()
+    assert [version.data.revision for (version,) in watch.emitted] == [0, 1]
+
+
 def test_base_path_may_end_with_a_slash(tmp_path: Path) -> None:
     make(tmp_path, "123")
     watch = Watch(tmp_path)

@@ -18,8 +18,8 @@ from tfsrv.handlers.call_threads import CallThreads
 from tfsrv.handlers.reload import results_of
 from tfsrv.handlers.requests import as_unicode, read_request, set_status
 from tfsrv.model_config import check_model, to_message
+from tfsrv.model_listing import ModelListing
 from tfsrv.reloading import Reloading
-from tfsrv.server_core import ModelListing
 
 MAX_REQUEST_BYTES = 2**20  # one model, with as many labels as anybody wants
 SLICE = 20  # models are rendered so many at a time: other calls get their turn between

@@ -17,8 +17,8 @@ from tfsrv.errors import Code, ServingError
 from tfsrv.handlers.call_threads import CallThreads
 from tfsrv.handlers.requests import read_request
 from tfsrv.model_config import models_of
+from tfsrv.model_listing import SetBy
 from tfsrv.reloading import Reloading, Results, summary
-from tfsrv.server_core import SetBy
 
 MAX_REQUEST_BYTES = 4 * 2**20  # tens of thousands of models; protobuf holds the GIL meanwhile
 MAX_METRIC_NAMES = 1000  # each is answered, in the loop's thread

@@ -195,7 +195,7 @@ class WatchedServable:
             try:
                 if not self.servable.inspector.is_complete(path, is_settled=is_settled):
                     changing.append(version)
-                    return None
+                    return self._told(version)  # until the new files are complete
             except ServingError as error:
                 self._broken[path] = self._storage.fingerprint(path), error
                 return ServableData(id, error=error)
@@ -216,13 +216,19 @@ class WatchedServable:
     def _storage_path(self, version: int, path: str) -> StoragePath:
         """Where it is; as it was told before, if only the directory's name has changed."""
         revision = self._states[version].revision
-        for told in self.emitted or ():
-            if told.id.version != version or told.error is not None or version in self._failed:
-                continue
-            is_in_base_path = os.path.dirname(told.data.path) == self.base_path
-            if is_in_base_path and told.data.revision == revision:
-                return told.data
+        told = self._told(version)
+        if told is not None and version not in self._failed and told.data.revision == revision:
+            return told.data
         return StoragePath(path, revision)
+
+    def _told(self, version: int) -> Version | None:
+        """What the target was told last of a version in this base path, if that was no error."""
+        for told in self.emitted or ():
+            if told.id.version == version and told.error is None:
+                path = told.data.path
+                is_here = self.base_path in (path, os.path.dirname(path))
+                return told if is_here else None
+        return None
 
     def _note_changing(self, changing: list[int]) -> None:
         """Tell of versions that never come to rest: nobody would know why they are not there."""
