@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from enum import Enum
 
 from tfsrv.config import ModelConfig
-from tfsrv.core.servable import ManagerState, ServableState
+from tfsrv.core.servable import ManagerState, ServableId, ServableState
 from tfsrv.errors import Code, ServingError
 
 
@@ -31,16 +31,21 @@ class ModelListing:
     error: ServingError | None  # why the last look found nothing
 
 
-def is_any_available(listing: ModelListing) -> bool:
-    """Whether a version of the model can be asked."""
-    return any(state.manager_state is ManagerState.AVAILABLE for state in listing.states)
+def is_any_available(states: Iterable[ServableState]) -> bool:
+    """Whether a version can be asked."""
+    return any(state.manager_state is ManagerState.AVAILABLE for state in states)
+
+
+def of_version(id: ServableId, error: ServingError) -> ServingError:
+    """An error that says of which version it is."""
+    return ServingError(error.code, f"{id}: {error.message}")
 
 
 def why_unavailable(listing: ModelListing) -> ServingError:
     """The highest version's error, or what the last look said, or that it takes long."""
     for state in listing.states:
         if state.error is not None:
-            return ServingError(state.error.code, f"{state.id}: {state.error.message}")
+            return of_version(state.id, state.error)
     if listing.error is not None:
         return listing.error
     return ServingError(Code.DEADLINE_EXCEEDED, "it is not available yet")

@@ -100,7 +100,12 @@ def summary(results: Results) -> ServingError | None:
     first = next(iter(failed.values()))
     if all(isinstance(error, LabelError) for error in failed.values()):
         return first  # what TensorFlow Serving says
-    each = ", ".join(f"{{{name} due to error: {error}}}" for name, error in failed.items())
     codes = {error.code for error in failed.values()}
     code = Code.DEADLINE_EXCEEDED if codes == {Code.DEADLINE_EXCEEDED} else Code.UNKNOWN
-    return ServingError(code, f"{len(failed)} model(s) did not become available: {{{each}}}")
+    return not_available(code, failed)
+
+
+def not_available(code: Code, failed: Mapping[str, ServingError], when: str = "") -> ServingError:
+    """The error that names models that did not become available, and why."""
+    each = ", ".join(f"{{{name} due to error: {error}}}" for name, error in failed.items())
+    return ServingError(code, f"{len(failed)} model(s) did not become available{when}: {{{each}}}")

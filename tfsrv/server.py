@@ -30,6 +30,7 @@ from tfsrv.config import ModelConfig, ServerOptions
 from tfsrv.errors import Code, ServingError
 from tfsrv.frontends import first_request
 from tfsrv.frontends.transport import GrpcServer, host_and_port
+from tfsrv.reloading import not_available
 
 SWITCH_INTERVAL_SECONDS = 0.0001  # the default of 5 ms lets any busy thread hold up the loop
 SAME_SIGNAL_SECONDS = 0.1  # timeout(1) sends its signal to the process and to its group
@@ -197,12 +198,7 @@ class Server:
         finally:
             for end in unsubscribe:
                 end()
-        each = ", ".join(f"{{{name} due to error: {why}}}" for name, why in missing.items())
-        raise ServingError(
-            Code.UNKNOWN,
-            f"{len(missing)} model(s) did not become available within {seconds:g} s"
-            f" (--wait_for_models): {{{each}}}",
-        )
+        raise not_available(Code.UNKNOWN, missing, f" within {seconds:g} s (--wait_for_models)")
 
     async def _listen(self, parts: Parts) -> None:
         try:

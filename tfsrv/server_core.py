@@ -44,7 +44,13 @@ from tfsrv.core.storage_path import StoragePath
 from tfsrv.errors import Code, ServingError
 from tfsrv.further_sources import StoragePathSource, start_source, stop_source
 from tfsrv.model_config_poller import ModelConfigPoller
-from tfsrv.model_listing import ModelListing, SetBy, is_any_available, why_unavailable
+from tfsrv.model_listing import (
+    ModelListing,
+    SetBy,
+    is_any_available,
+    of_version,
+    why_unavailable,
+)
 from tfsrv.reloading import LabelError, Reloading, summary
 from tfsrv.sources.file_system import FileSystemStoragePathSource
 from tfsrv.sources.storage import check_scheme
@@ -202,7 +208,7 @@ class ServerCore:
         return {
             listing.config.name: why_unavailable(listing)
             for listing in self.list_models()
-            if not is_any_available(listing)
+            if not is_any_available(listing.states)
         }
 
     def list_models(self) -> list[ModelListing]:
@@ -298,8 +304,9 @@ class ServerCore:
         with self._lock:
             old = self._models
             changed = {name for name, model in models.items() if old.get(name) != model}
+            removed = old.keys() - models.keys()
             for known in (self._nothing_found, self._last_looks, self._settling):
-                for name in old.keys() - models.keys():
+                for name in removed:
                     known.pop(name, None)
             if only is None:
                 self._set_by = dict.fromkeys(models, set_by)
@@ -324,7 +331,7 @@ class ServerCore:
         if asked is changed:
             self._tell_failures(models.keys() - changed, reloading)
         self._source.update(monitored.values())
-        self._answer_removed(models)
+        self._answer_removed(removed)
         for name in gone:
             self._decisions.publish(name)  # nobody need wait for it
         self._source.look_again(asked)  # also if only labels have changed
@@ -363,7 +370,7 @@ class ServerCore:
                 return state.error  # of what should replace it, if anything is wrong
         for state in states:
             if state.error is not None and state.manager_state is ManagerState.END:
-                return ServingError(state.error.code, f"{state.id}: {state.error.message}")
+                return of_version(state.id, state.error)
         return None
 
     def _check_platforms_stay(self, models: Mapping[str, ModelConfig]) -> None:
@@ -376,13 +383,12 @@ class ServerCore:
                     f"{old.platform} and new platform requested is {model.platform}",
                 )
 
-    def _answer_removed(self, models: Mapping[str, ModelConfig]) -> None:
+    def _answer_removed(self, names: Iterable[str]) -> None:
         """Whoever waits for a model that is not configured any more waits in vain."""
         removed = ServingError(Code.CANCELLED, "it was removed from the configuration")
         for reloading in list(self._reloadings):
-            for name, error in reloading.results().items():
-                if error is not None and name not in models:
-                    reloading.set_result(name, removed)
+            for name in names:
+                reloading.set_result(name, removed)
 
     def _to_monitor(self, model: ModelConfig) -> ServableToMonitor:
         try:
@@ -496,9 +502,7 @@ class ServerCore:
         failed = {version: error for version, error in outcome.items() if error is not None}
         if failed and len(failed) == len(outcome):
             version = max(failed)
-            error = failed[version]
-            id = ServableId(name, version)
-            return ServingError(error.code, f"{id}: {error.message}")
+            return of_version(ServableId(name, version), failed[version])
         for version in self._labels.outstanding(name).values():
             return LabelError(name, version)
         return None
@@ -551,8 +555,7 @@ class ServerCore:
         self._manager.set_num_load_threads(self._manager_options.num_load_threads)
 
     def _is_any_available(self, name: str) -> bool:
-        states = self.monitor.versions(name).values()
-        return any(state.manager_state is ManagerState.AVAILABLE for state in states)
+        return is_any_available(self.monitor.versions(name).values())
 
 
 def _manager_options(options: ServerOptions) -> AspiredVersionsManagerOptions:
