@@ -149,7 +149,7 @@ def _problems_of_splitting(parameters: BatchingParameters) -> Iterator[tuple[str
 
 
 def _problems_of_allowed_sizes(parameters: BatchingParameters) -> Iterator[tuple[str, str]]:
-    """Without an ascending order TensorFlow Serving pads to whatever it finds first."""
+    """A server of TensorFlow Serving looks at the last only, its library at the order, too."""
     name, sizes = "allowed_batch_sizes", parameters.allowed_batch_sizes
     if not sizes:
         return
@@ -159,7 +159,7 @@ def _problems_of_allowed_sizes(parameters: BatchingParameters) -> Iterator[tuple
         if after <= before:
             yield (
                 name,
-                "Entries in allowed_batch_sizes must be in ascending order;"
+                "allowed_batch_sizes entries must be monotonically increasing;"
                 f" {after} came after {before}",
             )
     if sizes[-1] not in _largest_batches(parameters):

@@ -212,8 +212,8 @@ def test_a_batch_of_split_requests_is_not_larger_than_a_request() -> None:
     [
         ((2, 4), "Last entry in allowed_batch_sizes must match max_batch_size; last entry was 4;"),
         ((8, 16), "Last entry in allowed_batch_sizes must match max_batch_size; last entry was 16"),
-        ((4, 2, 8), "Entries in allowed_batch_sizes must be in ascending order; 2 came after 4"),
-        ((4, 4, 8), "Entries in allowed_batch_sizes must be in ascending order; 4 came after 4"),
+        ((4, 2, 8), "allowed_batch_sizes entries must be monotonically increasing; 2 came after 4"),
+        ((4, 4, 8), "allowed_batch_sizes entries must be monotonically increasing; 4 came after 4"),
         ((0, 8), "Entries in allowed_batch_sizes must be positive; the first was 0"),
         ((-1, 8), "Entries in allowed_batch_sizes must be positive; the first was -1"),
     ],
