@@ -33,6 +33,7 @@ cdef class SavedModelSession(NativeServable):
     cdef readonly str export_dir
     cdef readonly str name          # the servable's, of its counters
     cdef readonly int64_t version
+    cdef readonly object batching   # BatchingParameters; None: requests are not batched
     cdef readonly str waiting_op    # an op that forbids running in the caller's thread, "" if none
     cdef object _lifecycle          # threading.Lock: one close() or cancel() at a time
     cdef bint _cancelled            # TF_CloseSession was called; under _lifecycle

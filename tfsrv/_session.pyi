@@ -5,6 +5,7 @@ from google.protobuf.message import Message
 from typing_extensions import disjoint_base
 
 from tfsrv._servable import NativeServable
+from tfsrv.batching_parameters import BatchingParameters
 
 @disjoint_base
 class SavedModelSession(NativeServable):
@@ -18,6 +19,8 @@ class SavedModelSession(NativeServable):
     @property
     def version(self) -> int: ...
     @property
+    def batching(self) -> BatchingParameters | None: ...
+    @property
     def waiting_op(self) -> str: ...
     @staticmethod
     def load(
@@ -27,6 +30,7 @@ class SavedModelSession(NativeServable):
         config: bytes = b"",
         name: str = "",
         version: int = 0,
+        batching: BatchingParameters | None = None,
     ) -> SavedModelSession: ...
     def close(self) -> None: ...
     def cancel(self) -> None: ...

@@ -66,6 +66,7 @@ from tfsrv._tf cimport (
 from tfsrv import _tf
 from tfsrv._proto import message_class
 from tfsrv._run_pools import add_run_pools
+from tfsrv.batching_parameters import BatchingParameters
 from tfsrv.errors import ServingError
 
 cdef enum:
@@ -381,18 +382,20 @@ cdef class SavedModelSession(NativeServable):
         config: bytes = b"",
         name: str = "",
         version: int = 0,
+        batching: BatchingParameters | None = None,
     ) -> SavedModelSession:
         """Load the SavedModel in `export_dir`: for a loader's thread, it may take minutes.
 
         `tags` choose the MetaGraphDef, `config` is a serialized ConfigProto, `name` and `version`
-        are the servable's. Opens TensorFlow if need be. A ServingError carries TensorFlow's code
-        and message.
+        are the servable's, `batching` says how its requests are batched, if they are. Opens
+        TensorFlow if need be. A ServingError carries TensorFlow's code and message.
         """
         _tf.open_for_sessions()
         cdef SavedModelSession made = SavedModelSession.__new__(SavedModelSession)
         made.export_dir = export_dir
         made.name = name
         made.version = version
+        made.batching = batching
         made.waiting_op = ""
         made.signature_defs = {}
         load_into(made, list(tags), config)

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import NoReturn
 
 from tfsrv import __version__
+from tfsrv.batching_parameters import SERVER_THREAD_POOL_NAME, BatchingParameters
 from tfsrv.config import ModelConfig, ServerOptions, grpc_channel_arguments
 from tfsrv.errors import ServingError
 from tfsrv.flags import (
@@ -63,7 +64,13 @@ def _check(line: CommandLine) -> int:
     from tfsrv.checking.config_file import check
     from tfsrv.plugins import platform_names
 
-    return check(line.words[1], tags=_tags(line), platforms=platform_names())
+    return check(
+        line.words[1],
+        tags=_tags(line),
+        platforms=platform_names(),
+        batching_parameters_file=line.text("batching_parameters_file"),
+        reads_version_batching=line.boolean("enable_per_model_batching_parameters"),
+    )
 
 
 def _serve(options: ServerOptions, notes: list[str]) -> NoReturn:
@@ -95,6 +102,10 @@ def _notes(line: CommandLine, options: ServerOptions) -> list[str]:
     elif options.model_config_file_poll_wait_seconds:
         notes.append(
             "--model_config_file_poll_wait_seconds is ignored: there is no --model_config_file"
+        )
+    if options.enable_per_model_batching_parameters and options.batching is None:
+        notes.append(
+            "--enable_per_model_batching_parameters is ignored: there is no --enable_batching"
         )
     return notes
 
@@ -161,8 +172,33 @@ def options_from(line: CommandLine) -> ServerOptions:
         enable_serialization_as_tensor_content=line.boolean(
             "enable_serialization_as_tensor_content"
         ),
+        batching=_batching(line),
+        enable_per_model_batching_parameters=line.boolean("enable_per_model_batching_parameters"),
+        batching_target_latency_ms=line.number("batching_target_latency_ms"),
         shutdown_grace_seconds=line.number("shutdown_grace_seconds"),
     )
+
+
+def _batching(line: CommandLine) -> BatchingParameters | None:
+    """The parameters of all models, None if there is no batching: as in server.cc."""
+    path = line.text("batching_parameters_file")
+    target_latency_ms = line.number("batching_target_latency_ms")
+    if not line.boolean("enable_batching"):
+        if path:
+            raise UsageError(
+                "server_options.batching_parameters_file is set without setting"
+                " server_options.enable_batching to true."
+            )
+        if target_latency_ms:
+            raise UsageError("--batching_target_latency_ms is only for --enable_batching")
+        return None
+    if not path:
+        return BatchingParameters(
+            thread_pool_name=SERVER_THREAD_POOL_NAME, target_latency_ms=target_latency_ms
+        )
+    from tfsrv.batching_parameters_file import read_batching_parameters  # protobuf takes a while
+
+    return read_batching_parameters(path, target_latency_ms=target_latency_ms)
 
 
 def _tags(line: CommandLine) -> tuple[str, ...]:

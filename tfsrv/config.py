@@ -10,6 +10,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from tfsrv.batching_parameters import BatchingParameters
 from tfsrv.errors import Code, ServingError
 
 MAX_MESSAGE_BYTES = 2**31 - 1  # gRPC's and TensorFlow Serving's limit
@@ -121,6 +122,10 @@ class ServerOptions:
     op_libraries: tuple[str, ...] = ()
     enable_signature_method_name_check: bool = False
     enable_serialization_as_tensor_content: bool = False
+
+    batching: BatchingParameters | None = None  # --batching_parameters_file's; None: no batching
+    enable_per_model_batching_parameters: bool = False
+    batching_target_latency_ms: float = 0.0  # 0: none
 
     shutdown_grace_seconds: float = 25.0
 

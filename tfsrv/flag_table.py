@@ -7,9 +7,10 @@ what does not. Flags that are ours alone stand in the same table, marked `(Ours.
 
 from __future__ import annotations
 
-import os
 from dataclasses import dataclass
 from enum import Enum
+
+from tfsrv.processors import cpus
 
 Value = bool | int | float | str
 INT32_MIN, INT32_MAX = -(2**31), 2**31 - 1
@@ -43,11 +44,6 @@ class Flag:
     minimum: float | None = None
     maximum: float | None = None
     also_fine: tuple[Value, ...] = ()
-
-
-def cpus() -> int:
-    """CPUs that this process may use."""
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
 _NO_MEANING, _NOT_YET, _NEVER = Status.WITHOUT_MEANING, Status.NOT_YET, Status.NEVER
@@ -423,19 +419,28 @@ FLAG_GROUPS: dict[str, tuple[Flag, ...]] = {
         ),
     ),
     "Batching": (
-        Flag("enable_batching", False, "Run requests of the same shape together.", _NOT_YET),
+        Flag("enable_batching", False, "Run requests of the same shape together."),
         Flag(
             "batching_parameters_file",
             "",
-            "Text file with BatchingParameters.",
-            _NOT_YET,
+            "Text file with BatchingParameters: sizes, waits and threads, for all models.",
             placeholder="FILE",
         ),
         Flag(
             "enable_per_model_batching_parameters",
             False,
-            "Read batching_params.pbtxt of each version.",
-            _NOT_YET,
+            "Read batching_params.pbtxt in the directory of each version, and batch no version "
+            "that has none; --batching_parameters_file then only says how many threads there "
+            "are, and their name.",
+        ),
+        Flag(
+            "batching_target_latency_ms",
+            0.0,
+            "Milliseconds within which 99 of 100 requests are to be answered, for models whose "
+            "parameters have no target_latency_ms; 0 sets no such target. (Ours.)",
+            placeholder="MS",
+            minimum=0.0,
+            maximum=3_600_000,
         ),
     ),
     "Stopping": (

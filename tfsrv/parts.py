@@ -32,7 +32,7 @@ def make_parts(options: ServerOptions, loop: asyncio.AbstractEventLoop) -> Parts
     """Everything that `options` ask for, nothing of it started. Raises ServingError."""
     set_max_in_flight_bytes(options.max_in_flight_bytes)
     serving_map = ServingMap()
-    workers = WorkerPool()
+    workers = worker_pool(options)
     python_threads = PythonThreads()
     sources = [load_source(options.source)] if options.source else []
     core = ServerCore(options, serving_map, load_platforms(options), sources=sources)
@@ -62,6 +62,11 @@ def make_parts(options: ServerOptions, loop: asyncio.AbstractEventLoop) -> Parts
         call_loop=call_loop,
         grpc_server=make_grpc_server(methods, call_loop, options),
     )
+
+
+def worker_pool(options: ServerOptions) -> WorkerPool:
+    """The threads that run requests: `num_batch_threads` of them if there is batching."""
+    return WorkerPool(options.batching.num_batch_threads if options.batching is not None else None)
 
 
 def model_management(core: ServerCore, options: ServerOptions) -> dict[str, Handler]:

@@ -1,4 +1,4 @@
-"""Where in the text of a ModelServerConfig each model stands.
+"""Where in the text of a ModelServerConfig each model stands, and in any text each field.
 
 Protobuf's parser tells places only of what it can't read. That a name is listed twice, or that
 a label leads nowhere, shows later, when the text has become a message; with hundreds of models in
@@ -47,4 +47,31 @@ def model_lines(text: str) -> list[int]:
                 lines.append(line)
         elif token in ("}", ">"):
             field = path.pop() if path else ""
+    return lines
+
+
+def field_lines(text: str) -> dict[str, int]:
+    """The line, from 1, of each field of the message itself, not of those in it; `text` is right.
+
+    Of a field that is given several times it is the last one.
+
+        field_lines("allowed_batch_sizes: 1\\nallowed_batch_sizes: 2")  # {"allowed_batch_sizes": 2}
+    """
+    lines: dict[str, int] = {}
+    depth = 0
+    field = ""  # the last word, which is a field's name if a colon or a block follows
+    line = word_line = 1
+    for match in _TOKEN.finditer(text):
+        token = match[0]
+        if match.lastgroup == "space":
+            line += token.count("\n")
+        elif match.lastgroup == "word":
+            field, word_line = token, line
+        elif token in (":", "{", "<"):
+            if depth == 0 and field:
+                lines[field] = word_line
+            field = ""
+            depth += token != ":"
+        elif token in ("}", ">"):
+            depth -= 1
     return lines

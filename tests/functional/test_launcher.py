@@ -191,6 +191,40 @@ def test_a_bad_session_config_file_fails_the_start_in_one_sentence(
         assert f"INVALID_ARGUMENT: Invalid protobuf file: '{file}'" in line
 
 
+@pytest.mark.parametrize(
+    ("text", "error"),
+    [
+        ("max_batch_size: 8", "INVALID_ARGUMENT: Invalid protobuf file: '{file}' ({file}:1:17: "),
+        (
+            "max_batch_size { value: 8 }\nallowed_batch_sizes: 4",
+            "INVALID_ARGUMENT: Last entry in allowed_batch_sizes must match max_batch_size;"
+            " last entry was 4; expected 8 ({file}:2)",
+        ),
+    ],
+)
+def test_a_bad_batching_parameters_file_fails_the_start_in_one_sentence(
+    models: Path, tmp_path: Path, text: str, error: str
+) -> None:
+    file = tmp_path / "batching.config"
+    file.write_text(text)
+    flags = ("--enable_batching", f"--batching_parameters_file={file}")
+    with launched(*start(models, "half_plus_two", *flags)) as server:
+        assert server.wait() == 1
+        (line,) = server.log
+        assert line.startswith(f"Failed to start server. Error: {error.format(file=file)}")
+
+
+def test_a_batching_parameters_file_without_batching_is_a_wrong_command_line(
+    models: Path,
+) -> None:
+    with launched(*start(models, "half_plus_two", "--batching_parameters_file=f")) as server:
+        assert server.wait() == 2
+        assert server.log == [
+            "tfsrv: server_options.batching_parameters_file is set without setting"
+            " server_options.enable_batching to true."
+        ]
+
+
 def test_a_broken_model_leaves_the_server_up(tmp_path: Path) -> None:
     (tmp_path / "m" / "1").mkdir(parents=True)
     (tmp_path / "m" / "1" / "saved_model.pb").write_bytes(b"\xff nonsense")

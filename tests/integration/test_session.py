@@ -20,6 +20,7 @@ from tfsrv import _tf
 from tfsrv._proto import message_class
 from tfsrv._run import run
 from tfsrv._session import SavedModelSession
+from tfsrv.batching_parameters import BatchingParameters
 from tfsrv.errors import Code, ServingError
 
 pytestmark = pytest.mark.skipif(tensorflow_version() is None, reason="needs TensorFlow")
@@ -94,6 +95,12 @@ def test_runs_what_keras_exports(load: Load) -> None:
     x.tensor_shape.dim.insert(0, x.tensor_shape.dim.add(size=1))
     del x.tensor_shape.dim[2:]
     assert answers(run(load("keras_dense"), request(x=x))) == {"output_0": [6.0, 12.0]}
+
+
+def test_keeps_how_its_requests_are_to_be_batched(load: Load) -> None:
+    assert load("half_plus_two").batching is None
+    batching = BatchingParameters(max_batch_size=8)
+    assert load("half_plus_two", batching=batching).batching is batching
 
 
 def test_opens_tensorflow_without_importing_it(load: Load) -> None:

@@ -41,12 +41,19 @@ class Folder:
         """Write a SavedModel for the model m."""
         return write_saved_model(self.path / "m" / str(version), **options)
 
-    def check(self, *, status: int, tags: tuple[str, ...] = ("serve",)) -> list[str]:
+    def check(
+        self,
+        *,
+        status: int,
+        summary_is_ok: bool | None = None,
+        tags: tuple[str, ...] = ("serve",),
+        **options: Any,
+    ) -> list[str]:
         """The lines printed of the config, without the name of the folder and the summary."""
-        assert check(str(self.config), tags=tags) == status
+        assert check(str(self.config), tags=tags, **options) == status
         out = self._capsys.readouterr().out.replace(f"{self.path}/", "")
         *lines, self.summary = out.splitlines()
-        assert ("ok" in self.summary) == (status == 0)
+        assert ("ok" in self.summary) == (status == 0 if summary_is_ok is None else summary_is_ok)
         return lines
 
     def problem(self, **options: Any) -> str:
@@ -434,6 +441,49 @@ def test_a_file_that_cannot_be_read_is_a_problem_of_its_version(tmp_path: Path) 
 
 
 # -- printing
+
+
+@pytest.mark.parametrize(
+    ("text", "problem"),
+    [
+        ("max_batch_size: 8", "Invalid protobuf file: '{file}' ({file}:1:17: "),
+        (
+            "max_batch_size { value: 0 }",
+            "input_batch_size_limit must be positive; was 0 ({file}:1)",
+        ),
+    ],
+)
+def test_wrong_batching_parameters_of_a_version_are_a_problem_if_they_are_read(
+    folder: Folder, text: str, problem: str
+) -> None:
+    folder.list_model()
+    file = folder.add_version() / "batching_params.pbtxt"
+    file.write_text(text)
+    told = f"version 1: {problem.format(file='m/1/batching_params.pbtxt')}"
+    assert folder.warning().startswith(told)
+    assert folder.problem(reads_version_batching=True).startswith(told)
+    file.write_text("max_batch_size { value: 8 }")
+    assert folder.check(status=0) == []
+    assert folder.check(status=0, reads_version_batching=True) == []
+
+
+def test_a_file_with_batching_parameters_is_checked_beside_the_config(
+    folder: Folder, tmp_path: Path
+) -> None:
+    folder.list_model()
+    folder.add_version()
+    file = tmp_path / "batching.config"
+    file.write_text("max_batch_size { value: 8 }\nallowed_batch_sizes: 4")
+    (line,) = folder.check(batching_parameters_file=str(file), status=1, summary_is_ok=True)
+    assert line == (
+        "Last entry in allowed_batch_sizes must match max_batch_size; last entry was 4; expected 8"
+        " (batching.config:2)"
+    )
+    file.write_text("max_batch_size { value: 8 }")
+    assert folder.check(batching_parameters_file=str(file), status=0) == []
+    file.unlink()
+    (line,) = folder.check(batching_parameters_file=str(file), status=1, summary_is_ok=True)
+    assert line == "batching.config; No such file or directory"
 
 
 @pytest.mark.parametrize("name", ["a\\nb", "\\033[2J", "\\u2028"])

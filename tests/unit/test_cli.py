@@ -7,6 +7,7 @@ from pathlib import Path
 import pytest
 
 from tfsrv import cli
+from tfsrv.batching_parameters import BatchingParameters
 from tfsrv.cli import main, options_from
 from tfsrv.config import ModelConfig, ServerOptions
 from tfsrv.flags import UsageError, parse
@@ -111,7 +112,7 @@ def test_tags_stand_between_commas(tmp_path: Path, tags: str, read: tuple[str, .
 def test_a_wrong_command_line_is_one_line_and_status_2(
     capsys: pytest.CaptureFixture[str],
 ) -> None:
-    for words in (["--nosuch"], ["--port=x"], ["--enable_batching"], ["/nosuch/directory"]):
+    for words in (["--nosuch"], ["--port=x"], ["--ssl_config_file=f"], ["/nosuch/directory"]):
         assert main(words) == 2
         output = capsys.readouterr()
         assert output.out == ""
@@ -232,6 +233,83 @@ def test_options_that_nobody_gave_are_those_of_the_flags(tmp_path: Path) -> None
     )
 
 
+def test_nothing_is_batched_unless_that_is_asked_for(tmp_path: Path) -> None:
+    assert options(str(tmp_path)).batching is None
+    assert options(str(tmp_path), "--enable_batching=false").batching is None
+
+
+def test_batching_without_a_file_has_the_defaults_and_the_servers_name(tmp_path: Path) -> None:
+    made = options(str(tmp_path), "--enable_batching")
+    assert made.batching == BatchingParameters(thread_pool_name="model_server_batch_threads")
+    assert not made.enable_per_model_batching_parameters
+
+
+def test_batching_parameters_come_from_a_file(tmp_path: Path) -> None:
+    file = tmp_path / "batching.config"
+    file.write_text("max_batch_size { value: 8 } target_latency_ms { value: 2 }")
+    made = options(
+        str(tmp_path),
+        "--enable_batching",
+        f"--batching_parameters_file={file}",
+        "--enable_per_model_batching_parameters",
+        "--batching_target_latency_ms=5",
+    )
+    assert made.batching == BatchingParameters(max_batch_size=8, target_latency_ms=2.0)
+    assert made.enable_per_model_batching_parameters
+    assert made.batching_target_latency_ms == 5.0
+    assert cli._notes(parse([]), made) == []
+
+
+def test_a_target_latency_is_for_what_has_none_of_its_own(tmp_path: Path) -> None:
+    file = tmp_path / "batching.config"
+    file.write_text("")
+    words = [str(tmp_path), "--enable_batching", "--batching_target_latency_ms=2.5"]
+    for made in (options(*words), options(*words, f"--batching_parameters_file={file}")):
+        assert made.batching is not None
+        assert made.batching.target_latency_ms == 2.5
+
+
+def test_parameters_for_batching_need_batching(tmp_path: Path) -> None:
+    assert refused(str(tmp_path), "--batching_parameters_file=nosuch") == (
+        "server_options.batching_parameters_file is set without setting"
+        " server_options.enable_batching to true."
+    )
+    assert refused(str(tmp_path), "--batching_target_latency_ms=1") == (
+        "--batching_target_latency_ms is only for --enable_batching"
+    )
+    assert options(str(tmp_path), "--batching_target_latency_ms=0").batching is None
+
+
+def test_parameters_of_versions_are_ignored_with_a_note_without_batching(tmp_path: Path) -> None:
+    line = parse([str(tmp_path), "--enable_per_model_batching_parameters"])
+    assert cli._notes(line, options_from(line)) == [
+        "--enable_per_model_batching_parameters is ignored: there is no --enable_batching"
+    ]
+
+
+@pytest.mark.parametrize(
+    ("text", "error"),
+    [
+        (None, "NOT_FOUND: {file}; No such file or directory"),
+        ("nosuch: 1", "INVALID_ARGUMENT: Invalid protobuf file: '{file}' ({file}:1:1: "),
+        (
+            "\nnum_batch_threads { value: 0 }",
+            "INVALID_ARGUMENT: num_batch_threads must be positive; was 0 ({file}:2)\n",
+        ),
+    ],
+)
+def test_a_bad_file_with_batching_parameters_fails_the_start(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], text: str | None, error: str
+) -> None:
+    file = tmp_path / "batching.config"
+    if text is not None:
+        file.write_text(text)
+    assert main([str(tmp_path), "--enable_batching", f"--batching_parameters_file={file}"]) == 1
+    err = capsys.readouterr().err
+    assert err.startswith(f"Failed to start server. Error: {error.format(file=file)}")
+    assert err.count("\n") == 1
+
+
 def test_checks_a_file_in_place_of_serving(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -245,6 +323,21 @@ def test_checks_a_file_in_place_of_serving(
     capsys.readouterr()
     assert main(["check", str(file), "--saved_model_tags=a,b"]) == 1
     assert "tags {a, b}" in capsys.readouterr().out
+
+
+def test_checks_batching_parameters_as_the_flags_have_them_read(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    file, batching = tmp_path / "models.config", tmp_path / "batching.config"
+    file.write_text("model_config_list {}")
+    batching.write_text("max_batch_size { value: 0 }")
+    words = ["check", str(file), "--enable_batching", f"--batching_parameters_file={batching}"]
+    assert main(words) == 1
+    assert f"input_batch_size_limit must be positive; was 0 ({batching}:1)" in (
+        capsys.readouterr().out
+    )
+    batching.write_text("max_batch_size { value: 1 }")
+    assert main([*words, "--enable_per_model_batching_parameters"]) == 0
 
 
 @pytest.mark.parametrize("words", [["check"], ["check", "a", "b"], ["check", "a", "--nosuch"]])

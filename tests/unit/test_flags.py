@@ -165,6 +165,9 @@ def test_two_dashes_end_the_flags() -> None:
             ["--aspired_version_policy=none"],
             "it must be availability_preserving or resource_preserving",
         ),
+        (["--batching_target_latency_ms=-1"], "the least is 0"),
+        (["--batching_target_latency_ms=3600001"], "the most is 3600000"),
+        (["--batching_target_latency_ms=inf"], "it must be a number"),
         (["--grpc_transport=quic"], "it must be auto or native or grpcio"),
     ],
 )

@@ -31,6 +31,9 @@ LAYERS = [
     {"engine"},
     {
         "errors",
+        "processors",
+        "batching_parameters",
+        "batching_parameters_file",
         "config",
         "model_config",
         "model_config_checks",

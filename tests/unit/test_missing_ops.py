@@ -6,6 +6,7 @@ from collections.abc import Sequence
 
 import pytest
 
+from tfsrv.batching_parameters import BatchingParameters
 from tfsrv.core.failure import is_permanent
 from tfsrv.core.servable import ServableData, ServableId
 from tfsrv.core.storage_path import StoragePath
@@ -96,7 +97,13 @@ def test_leaves_other_errors_alone(message: str) -> None:
 
 def test_the_loader_explains() -> None:
     def load(
-        export_dir: str, *, tags: Sequence[str], config: bytes, name: str, version: int
+        export_dir: str,
+        *,
+        tags: Sequence[str],
+        config: bytes,
+        name: str,
+        version: int,
+        batching: BatchingParameters | None,
     ) -> Session:
         raise ServingError(Code.NOT_FOUND, first_sentence("CaseFoldUTF8") + REST)
 

@@ -1,4 +1,4 @@
-"""Which gRPC transport a server gets."""
+"""Which gRPC transport a server gets, and how many threads."""
 
 from __future__ import annotations
 
@@ -9,13 +9,14 @@ import pytest
 import uvloop
 
 from tfsrv._call_loop import CallLoop
+from tfsrv.batching_parameters import BatchingParameters
 from tfsrv.config import ModelConfig, ServerOptions
 from tfsrv.errors import ServingError
 from tfsrv.frontends import _http2
 from tfsrv.frontends.grpc_native import NativeGrpcServer
 from tfsrv.frontends.grpc_portable import PortableGrpcServer
 from tfsrv.frontends.transport import GrpcServer
-from tfsrv.parts import make_grpc_server
+from tfsrv.parts import make_grpc_server, worker_pool
 
 
 @pytest.fixture
@@ -67,3 +68,17 @@ def test_refuses_the_native_transport_without_libnghttp2(
     monkeypatch.setattr(_http2, "available", lambda: False)
     with pytest.raises(ServingError, match="apt-get install libnghttp2-14"):
         transport(loop, "native")
+
+
+def threads_with(batching: BatchingParameters | None) -> int:
+    workers = worker_pool(ServerOptions(models=(ModelConfig("m", "/m"),), batching=batching))
+    workers.start()
+    try:
+        return workers.threads
+    finally:
+        assert workers.stop()
+
+
+def test_has_as_many_threads_as_the_batching_parameters_say_and_one_to_spare() -> None:
+    assert threads_with(BatchingParameters(num_batch_threads=5)) == 6
+    assert threads_with(BatchingParameters()) == threads_with(None)

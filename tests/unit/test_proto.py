@@ -187,8 +187,29 @@ def test_files_declared_as_missing_from_the_packages_are_missing_there() -> None
         assert not (Path(package.submodule_search_locations[0]) / module).exists()
 
 
+# Fields that this project has added to messages of TensorFlow Serving, with their numbers.
+EXTENSIONS = {
+    "tensorflow.serving.BatchingParameters": {
+        "max_concurrent_runs": 1001,
+        "target_latency_ms": 1002,
+    },
+}
+
+
 def numbers(full_name: str) -> dict[str, int]:
-    return {field.name: field.number for field in _proto.message_class(full_name).DESCRIPTOR.fields}
+    """TensorFlow Serving's fields."""
+    fields = _proto.message_class(full_name).DESCRIPTOR.fields
+    ours = EXTENSIONS.get(full_name, {})
+    return {field.name: field.number for field in fields if field.name not in ours}
+
+
+@pytest.mark.parametrize("full_name", EXTENSIONS)
+def test_extensions_have_numbers_that_tensorflow_serving_is_far_from(full_name: str) -> None:
+    fields = {
+        field.name: field.number for field in _proto.message_class(full_name).DESCRIPTOR.fields
+    }
+    assert EXTENSIONS[full_name].items() <= fields.items()
+    assert min(EXTENSIONS[full_name].values()) > 1000 > max(numbers(full_name).values())
 
 
 def test_numbers_of_messages_that_no_python_package_holds() -> None:

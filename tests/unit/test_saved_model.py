@@ -9,6 +9,8 @@ from pathlib import Path
 
 import pytest
 
+from tfsrv.batching_parameters import BatchingParameters
+from tfsrv.config import ModelConfig, ServerOptions
 from tfsrv.core.servable import ServableData, ServableId
 from tfsrv.core.storage_path import StoragePath
 from tfsrv.errors import Code, ServingError
@@ -16,6 +18,7 @@ from tfsrv.servables.saved_model import (
     SavedModelInspector,
     SavedModelOptions,
     SavedModelSourceAdapter,
+    saved_model_platform,
 )
 
 ID = ServableId("m", 7)
@@ -140,12 +143,21 @@ class Loading:
 
     def __init__(self) -> None:
         self.asked: list[tuple[object, ...]] = []
+        self.batching: list[BatchingParameters | None] = []
         self.session = FakeSession()
 
     def __call__(
-        self, export_dir: str, *, tags: Sequence[str], config: bytes, name: str, version: int
+        self,
+        export_dir: str,
+        *,
+        tags: Sequence[str],
+        config: bytes,
+        name: str,
+        version: int,
+        batching: BatchingParameters | None,
     ) -> FakeSession:
         self.asked.append((export_dir, tags, config, name, version))
+        self.batching.append(batching)
         return self.session
 
 
@@ -182,3 +194,110 @@ def test_loader_cancels_what_is_loaded_only() -> None:
     loader.unload()
     loader.cancel()
     assert loading.session.calls == ["cancel", "close"]
+
+
+# -- batching
+
+SHARED = BatchingParameters(max_batch_size=16, num_batch_threads=3, thread_pool_name="all")
+
+
+def load(path: Path, options: SavedModelOptions) -> BatchingParameters | None:
+    """What the session of a version is told of batching."""
+    loading = Loading()
+    adapter = SavedModelSourceAdapter(options, load_session=loading)
+    adapter.convert(ServableData(ID, StoragePath(str(path)))).load()
+    (batching,) = loading.batching
+    return batching
+
+
+def per_model(shared: BatchingParameters | None = SHARED) -> SavedModelOptions:
+    return SavedModelOptions(
+        batching=shared,
+        enable_per_model_batching_parameters=True,
+        batching_target_latency_ms=5.0,
+    )
+
+
+def with_parameters(folder: Path, text: str) -> Path:
+    write(folder, "saved_model.pb")
+    (folder / "batching_params.pbtxt").write_text(text)
+    return folder
+
+
+def test_session_is_not_batched_without_batching(tmp_path: Path) -> None:
+    version = with_parameters(tmp_path / "7", "max_batch_size { value: 8 }")
+    assert load(version, SavedModelOptions()) is None
+    assert load(version, per_model(None)) is None
+
+
+def test_session_is_batched_with_the_shared_parameters(tmp_path: Path) -> None:
+    version = with_parameters(tmp_path / "7", "this is not looked at")
+    assert load(version, SavedModelOptions(batching=SHARED)) is SHARED
+
+
+def test_version_has_its_own_parameters_and_the_shared_threads(tmp_path: Path) -> None:
+    text = "max_batch_size { value: 8 } num_batch_threads { value: 1 }"
+    made = load(with_parameters(tmp_path / "7", text), per_model())
+    assert made == BatchingParameters(
+        max_batch_size=8, num_batch_threads=3, thread_pool_name="all", target_latency_ms=5.0
+    )
+
+
+def test_version_without_parameters_of_its_own_is_not_batched(tmp_path: Path) -> None:
+    assert load(write(tmp_path / "7", "saved_model.pb"), per_model()) is None
+
+
+@pytest.mark.parametrize(
+    ("text", "error"),
+    [
+        ("max_batch_size: 8", "Invalid protobuf file: '{file}'"),
+        ("max_batch_size { value: 0 }", "input_batch_size_limit must be positive; was 0 ({file}:1"),
+    ],
+)
+def test_version_with_wrong_parameters_fails_before_its_graph_is_loaded(
+    tmp_path: Path, text: str, error: str
+) -> None:
+    version = with_parameters(tmp_path / "7", text)
+    loading = Loading()
+    adapter = SavedModelSourceAdapter(per_model(), load_session=loading)
+    loader = adapter.convert(ServableData(ID, StoragePath(str(version))))
+    with pytest.raises(ServingError) as caught:
+        loader.load()
+    assert caught.value.code is Code.INVALID_ARGUMENT
+    assert caught.value.message.startswith(error.format(file=version / "batching_params.pbtxt"))
+    assert loading.asked == []
+    (version / "batching_params.pbtxt").write_text("max_batch_size { value: 8 }")
+    loader.load()  # another try reads the file again
+    assert [each and each.max_batch_size for each in loading.batching] == [8]
+
+
+def test_batching_parameters_are_among_the_files_that_must_have_come_to_rest(
+    tmp_path: Path, inspector: SavedModelInspector, clock: Clock
+) -> None:
+    version = write(tmp_path / "1", *WHOLE)
+    clock.now += 1.5
+    assert inspector.is_complete(str(version))
+    clock.now = time.time() + 0.5
+    with_parameters(version, "max_batch_size { value: 8 }")
+    assert not inspector.is_complete(str(version))
+
+
+def test_what_the_server_was_told_of_batching_reaches_the_loader(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    given: list[SavedModelOptions] = []
+    monkeypatch.setattr(
+        "tfsrv.servables.saved_model.SavedModelSourceAdapter", lambda options: given.append(options)
+    )
+    saved_model_platform(
+        ServerOptions(
+            models=(ModelConfig("m", str(tmp_path)),),
+            batching=SHARED,
+            enable_per_model_batching_parameters=True,
+            batching_target_latency_ms=5.0,
+        )
+    )
+    (options,) = given
+    assert options.batching is SHARED
+    assert options.enable_per_model_batching_parameters
+    assert options.batching_target_latency_ms == 5.0

@@ -9,7 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from tfsrv.model_config import parse_model_server_config
-from tfsrv.text_places import model_lines
+from tfsrv.text_places import field_lines, model_lines
 
 PLAIN = """
 # two models
@@ -115,3 +115,22 @@ def test_finds_every_line_however_the_text_is_laid_out(
 @given(st.text(alphabet="{}<>[]:,;'\"#\\\n amodel_config_list"))
 def test_any_text_is_read_to_its_end(text: str) -> None:
     model_lines(text)
+
+
+@pytest.mark.parametrize(
+    ("text", "lines"),
+    [
+        ("", {}),
+        ("a: 1\nb { c: 2\n }\n d < e { f: 3 } > g: [\n 4,\n 5 ]", {"a": 1, "b": 2, "d": 4, "g": 4}),
+        ("a: 1\na: 2", {"a": 2}),
+        ("# x: 1\na\n# y: 2\n: true b: word, c: 'd: {'; e: 1.5", {"a": 2, "b": 4, "c": 4, "e": 4}),
+        ("a: { b: 1 }\n} c: 1", {"a": 1}),  # no text, and no trouble
+    ],
+)
+def test_lines_of_fields(text: str, lines: dict[str, int]) -> None:
+    assert field_lines(text) == lines
+
+
+@given(st.text(alphabet="{}<>:[],#'\"ab1 \n"))
+def test_lines_of_fields_of_any_text_are_lines_of_it(text: str) -> None:
+    assert all(1 <= line <= text.count("\n") + 1 for line in field_lines(text).values())

@@ -19,7 +19,7 @@ from tfsrv.sources.version_policy import choose
 from tfsrv.sources.watched import INT64_MAX, INT64_MIN
 
 ProblemsOfVersion = Callable[[str], Iterable[str]]
-"""What is wrong with one version's directory. May raise OSError."""
+"""What is wrong, or only odd, with one version's directory. May raise OSError."""
 
 _INTEGER = re.compile(r"\s*[+-]?[0-9]+\s*", re.ASCII)  # as sources.file_system reads names
 
@@ -33,7 +33,16 @@ class Report:
     warnings: list[str] = field(default_factory=list)
 
 
-def check_base_path(model: ModelConfig, problems_of_version: ProblemsOfVersion) -> Report:
+def nothing_wrong(path: str) -> Iterable[str]:
+    """The ProblemsOfVersion of files of which nothing is known."""
+    return ()
+
+
+def check_base_path(
+    model: ModelConfig,
+    problems_of_version: ProblemsOfVersion,
+    warnings_of_version: ProblemsOfVersion = nothing_wrong,
+) -> Report:
     """Look at what is there now; a server may find something else. Raises nothing."""
     report = Report()
     problem = _problem_of_directory(model.base_path)
@@ -43,6 +52,9 @@ def check_base_path(model: ModelConfig, problems_of_version: ProblemsOfVersion) 
     try:
         paths = _find_versions(model.base_path, report)
         _check_versions(model, paths, problems_of_version, report)
+        for version in report.versions:
+            warnings = _problems_of(paths[version], warnings_of_version)
+            report.warnings += (f"version {version}: {warning}" for warning in warnings)
     except OSError as error:
         report.problems.append(_told(error))
     return report

@@ -9,14 +9,15 @@ from __future__ import annotations
 import contextlib
 import os
 import sys
-from collections.abc import Collection, Iterable, Iterator
+from collections.abc import Collection, Iterable
 from dataclasses import dataclass
-from functools import partial
 from typing import Any
 
 from tfsrv import _proto
-from tfsrv.checking.base_path import check_base_path
-from tfsrv.checking.saved_model import problems_of_saved_model
+from tfsrv.batching_parameters_file import BATCHING_PARAMETERS
+from tfsrv.checking.base_path import check_base_path, nothing_wrong
+from tfsrv.checking.batching_parameters import problem_of_batching_parameters
+from tfsrv.checking.version import VersionCheck
 from tfsrv.config import ModelConfig
 from tfsrv.errors import ServingError
 from tfsrv.model_config import (
@@ -33,7 +34,7 @@ PLATFORMS = ("tensorflow",)
 
 # What else is written in text format and given to a server of this kind.
 _OTHER_CONFIGS = (
-    "tensorflow.serving.BatchingParameters",
+    BATCHING_PARAMETERS,
     "tensorflow.serving.MonitoringConfig",
     "tensorflow.serving.PlatformConfigMap",
     "tensorflow.serving.SSLConfig",
@@ -57,12 +58,30 @@ class Finding:
         return f"{place}: {'warning: ' if self.is_warning else ''}{self.sentence}"
 
 
-def check(path: str, *, tags: Collection[str], platforms: Collection[str] = PLATFORMS) -> int:
+def check(
+    path: str,
+    *,
+    tags: Collection[str],
+    platforms: Collection[str] = PLATFORMS,
+    batching_parameters_file: str = "",
+    reads_version_batching: bool = False,
+) -> int:
     """Check a file, and print what is wrong with it and a summary; the exit status.
 
     It is 1 if there are problems, and 0 if there are none but warnings. SavedModels are looked
-    for the MetaGraph with these `tags`.
+    for the MetaGraph with these `tags`. Also checks a `batching_parameters_file`, if one is named,
+    and those of the versions: what is wrong with these is a warning unless the server that is
+    meant reads them.
     """
+    problem = problem_of_batching_parameters(batching_parameters_file)
+    if problem:
+        _say(problem)
+    status = _check_models(path, VersionCheck(tags, reads_version_batching), platforms)
+    return 1 if problem else status
+
+
+def _check_models(path: str, version_check: VersionCheck, platforms: Collection[str]) -> int:
+    """Check the file with the ModelServerConfig."""
     try:
         text = read_content(path)
     except ServingError as error:
@@ -74,7 +93,7 @@ def check(path: str, *, tags: Collection[str], platforms: Collection[str] = PLAT
         _say(error.message.removeprefix(CANNOT_PARSE))
         _say(f"{path}: {_kind(text, path)}: 1 problem")
         return 1
-    checker = _Checker(folder_of(path), tags, platforms)
+    checker = _Checker(folder_of(path), version_check, platforms)
     checker.check_config(config, model_lines(text.decode()))
     findings = sorted(checker.findings, key=lambda finding: finding.line)  # keeps their order
     for finding in findings:
@@ -91,12 +110,14 @@ def check(path: str, *, tags: Collection[str], platforms: Collection[str] = PLAT
 class _Checker:
     """Collects what is wrong."""
 
-    def __init__(self, root_dir: str, tags: Collection[str], platforms: Collection[str]) -> None:
+    def __init__(
+        self, root_dir: str, version_check: VersionCheck, platforms: Collection[str]
+    ) -> None:
         self.findings: list[Finding] = []
         self.num_models = 0
         self.num_versions = 0
         self._root_dir = root_dir
-        self._tags = tags
+        self._version_check = version_check
         self._platforms = platforms
 
     def check_config(self, config: Any, lines: list[int]) -> None:
@@ -125,9 +146,11 @@ class _Checker:
         self._check_shared_paths(sound)
 
     def _check_base_path(self, line: int, model: ModelConfig) -> None:
-        is_saved_model = model.platform == "tensorflow"
-        look = partial(problems_of_saved_model, tags=self._tags) if is_saved_model else _no_problem
-        report = check_base_path(model, look)
+        if model.platform == "tensorflow":
+            look = self._version_check
+            report = check_base_path(model, look.problems, look.warnings)
+        else:
+            report = check_base_path(model, nothing_wrong)
         self.num_versions += len(report.versions)
         self._add(line, model.name, report.problems)
         self._add(line, model.name, report.warnings, is_warning=True)
@@ -147,11 +170,6 @@ class _Checker:
         self.findings += (
             Finding(line, f"model {model}: {sentence}", is_warning) for sentence in sentences
         )
-
-
-def _no_problem(path: str) -> Iterator[str]:
-    """Of the files of other platforms nothing is known here."""
-    return iter(())
 
 
 def _kind(text: bytes, path: str) -> str:

@@ -8,6 +8,8 @@ from dataclasses import dataclass
 from typing import Protocol
 
 from tfsrv._session import SavedModelSession
+from tfsrv.batching_parameters import BatchingParameters
+from tfsrv.batching_parameters_file import read_version_parameters
 from tfsrv.config import ServerOptions, session_config
 from tfsrv.core.loader import Loader
 from tfsrv.core.platform import Platform
@@ -30,6 +32,10 @@ class SavedModelOptions:
 
     tags: tuple[str, ...] = ("serve",)
     session_config: bytes = b""  # a serialized tensorflow.ConfigProto
+    batching: BatchingParameters | None = None  # None: no batching
+    # Whether each version's own file says how it is batched, and if; `batching` has the threads.
+    enable_per_model_batching_parameters: bool = False
+    batching_target_latency_ms: float = 0.0  # for files of versions that have none
 
 
 class Session(Protocol):
@@ -46,7 +52,14 @@ class LoadSession(Protocol):
     """Loads a SavedModel: SavedModelSession.load."""
 
     def __call__(
-        self, export_dir: str, *, tags: Sequence[str], config: bytes, name: str, version: int
+        self,
+        export_dir: str,
+        *,
+        tags: Sequence[str],
+        config: bytes,
+        name: str,
+        version: int,
+        batching: BatchingParameters | None,
     ) -> Session: ...
 
 
@@ -86,6 +99,7 @@ class SavedModelLoader(Loader):
             self._load()
 
     def _load(self) -> None:
+        batching = self._batching()  # what is wrong with it should not take a load to be told
         try:
             self._session = self._load_session(
                 self._path,
@@ -93,6 +107,7 @@ class SavedModelLoader(Loader):
                 config=self._options.session_config,
                 name=self._id.name,
                 version=self._id.version,
+                batching=batching,
             )
         except ServingError as error:
             explained = explain_missing_op(error, self._path)
@@ -102,6 +117,19 @@ class SavedModelLoader(Loader):
                 raise
             # Of a file that was cut off, say, TensorFlow does not tell where it is.
             raise ServingError(error.code, f"{error.message} (in {self._path})") from None
+
+    def _batching(self) -> BatchingParameters | None:
+        """How requests of this version are batched; None if they are not. Raises ServingError.
+
+        As GetPerModelBatchingParams in TensorFlow Serving's bundle_factory_util.cc.
+        """
+        options = self._options
+        if options.batching is None or not options.enable_per_model_batching_parameters:
+            return options.batching
+        own = read_version_parameters(
+            self._path, target_latency_ms=options.batching_target_latency_ms
+        )
+        return own.in_pool_of(options.batching) if own is not None else None
 
     def servable(self) -> object:
         return self._session
@@ -142,7 +170,13 @@ class SavedModelInspector(VersionFiles):
 
 def saved_model_platform(options: ServerOptions) -> Platform:
     """The platform, as a server's options want its models to be loaded. Raises ServingError."""
-    saved_model = SavedModelOptions(options.saved_model_tags, session_config(options))
+    saved_model = SavedModelOptions(
+        options.saved_model_tags,
+        session_config(options),
+        options.batching,
+        options.enable_per_model_batching_parameters,
+        options.batching_target_latency_ms,
+    )
     return Platform(
         SavedModelSourceAdapter(saved_model), SavedModelInspector(settle_seconds(options))
     )
