@@ -29,6 +29,10 @@ from tfsrv._atomic cimport (
 cdef extern from "<stdlib.h>" nogil:
     int posix_memalign(void** data, size_t alignment, size_t size)
 
+cdef extern from "<sys/mman.h>" nogil:
+    int madvise(void* data, size_t size, int advice)
+    int MADV_DONTNEED
+
 cdef extern from *:
     """
     static void* tfsrv_idle_blocks[11][64];
@@ -142,20 +146,21 @@ cdef int64_t memory_trim() noexcept nogil:
     """Free the idle blocks that have lain idle since the last trim; returns their bytes.
 
     To be called every few seconds, by one thread or several: a block that nobody takes is freed
-    by the second call after it came back. Blocks that are in use now and then stay.
+    by the second call after it came back, and its pages are the system's again. Blocks that are
+    in use now and then stay.
     """
     cdef int64_t freed = 0
     cdef int size_class
     cdef int i
     for size_class in range(CLASSES):
         for i in range(SLOTS[size_class]):
-            if trim_slot(&tfsrv_idle_blocks[size_class][i]):
+            if trim_slot(&tfsrv_idle_blocks[size_class][i], <size_t>class_bytes(size_class)):
                 leave_idle(size_class)
                 freed += class_bytes(size_class)
     return freed
 
 
-cdef inline bint trim_slot(void** slot) noexcept nogil:
+cdef inline bint trim_slot(void** slot, size_t size) noexcept nogil:
     """Mark the block there or, if it is marked, free it. Whether it was freed.
 
     The block may be taken, and given back, at any moment. A failed exchange means just that. If
@@ -169,7 +174,10 @@ cdef inline bint trim_slot(void** slot) noexcept nogil:
         return False
     if not cas_strong_ptr(slot, &seen, NULL):
         return False
-    free(<void*>(<uintptr_t>seen & ~<uintptr_t>SEEN))
+    seen = <void*>(<uintptr_t>seen & ~<uintptr_t>SEEN)
+    # malloc keeps even 32 MiB for itself once it has seen blocks of that size come and go.
+    madvise(seen, size, MADV_DONTNEED)
+    free(seen)
     return True
 
 
