@@ -12,9 +12,10 @@ be read is named, so that the others can go on without it.
 from cpython.bytes cimport PyBytes_AS_STRING, PyBytes_FromStringAndSize
 from libc.stdint cimport INT64_MAX
 from libc.stdlib cimport calloc, free, malloc
-from libc.string cimport memcpy, memmove, memset
+from libc.string cimport memcpy, memset
 
 from tfsrv._buffer cimport Bytes
+from tfsrv._inner_padding cimport MOST_PADDED_RANK, pad_inner
 from tfsrv._memory cimport Block, memory_take
 from tfsrv._predict_request cimport (
     predict_view_find,
@@ -32,7 +33,7 @@ from tfsrv._tensor cimport (
     tensor_view_bytes,
 )
 from tfsrv._tensor_proto cimport dtype_bytes
-from tfsrv._tensor_values cimport count_elements, read_strings, read_values, repeat_last
+from tfsrv._tensor_values cimport count_elements, read_strings, read_values
 from tfsrv._tf cimport DT_STRING, api, tensor_deallocator
 from tfsrv._tstring cimport TString, tstring_get, tstring_set
 from tfsrv._wire_format cimport WIRE_OK
@@ -44,9 +45,6 @@ cdef extern from *:
     bint multiply_overflows "__builtin_mul_overflow"(
         int64_t a, int64_t b, int64_t* product) nogil
     bint add_overflows "__builtin_add_overflow"(int64_t a, int64_t b, int64_t* sum) nogil
-
-cdef enum:
-    MOST_PADDED_RANK = 6    # as in TensorFlow Serving, whose dims are template arguments
 
 
 # Kinds
@@ -281,21 +279,26 @@ cdef int copy_sources(
 
 cdef int copy_source(const RowSource* source, const Merge* merge, char* target) noexcept nogil:
     """Write the rows of one source, inner dims padded. Strings at `target` are empty before."""
+    cdef int64_t[6] dims  # MOST_PADDED_RANK
     cdef int64_t elements = source.rows
-    cdef int i
-    cdef int differs = 0    # the last dim that has to be padded
+    cdef bint differs = False
     cdef int result
+    cdef int i
     for i in range(1, merge.rank):
         elements *= source_dim(source, i)
-        if source_dim(source, i) != merge.dims[i]:
-            differs = i
+        differs |= source_dim(source, i) != merge.dims[i]
     if source.wire != NULL:
         result = read_wire(source, merge, target, elements)
     else:
         result = read_tensor(source, merge, target, elements)
-    if result == ROWS_MADE and differs:
-        return spread(source, merge, differs, target)
-    return result
+    if result != ROWS_MADE or not differs:
+        return result
+    dims[0] = source.rows
+    for i in range(1, merge.rank):
+        dims[i] = source_dim(source, i)
+    if pad_inner(target, merge.dtype, merge.rank, dims, merge.dims) != 0:
+        return ROWS_NO_MEMORY
+    return ROWS_MADE
 
 
 cdef int repeat_row(
@@ -366,101 +369,6 @@ cdef int copy_strings(const TString* source, TString* target, int64_t count) noe
         if tstring_set(&target[i], text.data, text.size) != 0:
             return ROWS_NO_MEMORY
     return ROWS_MADE
-
-
-# Padding of inner dims
-
-
-cdef int spread(
-    const RowSource* source, const Merge* merge, int differs, char* target
-) noexcept nogil:
-    """Move the elements of one source to their places in padded rows, and fill the gaps.
-
-    They come one behind the other at `target`. A run of elements that stay together is what the
-    dims from `differs` on span. Runs never move towards the front, so that going from the last to
-    the first, neither a run nor the gap behind it covers what has not been moved yet.
-    """
-    cdef int64_t runs = source.rows
-    cdef int64_t trailing = 1   # elements of all dims behind `differs`, which are equal
-    cdef int64_t end = source.rows * merge.row_elements
-    cdef int64_t run_elements
-    cdef int64_t place
-    cdef int64_t i
-    cdef int j
-    for j in range(1, differs):
-        runs *= source_dim(source, j)
-    for j in range(differs + 1, merge.rank):
-        trailing *= merge.dims[j]
-    run_elements = source_dim(source, differs) * trailing
-    for i in range(runs - 1, -1, -1):
-        place = place_of_run(source, merge, differs, i) * trailing
-        memmove(target + <size_t>place * merge.unit,
-                target + <size_t>(i * run_elements) * merge.unit,
-                <size_t>run_elements * merge.unit)
-        fill_gap(merge, target, place + run_elements, end)
-        end = place
-    if merge.dtype == DT_STRING:
-        return copy_first_string(source, merge, differs, <TString*>target)
-    return ROWS_MADE
-
-
-cdef inline int64_t place_of_run(
-    const RowSource* source, const Merge* merge, int differs, int64_t run
-) noexcept nogil:
-    """Where a run starts in padded rows, counted in what the dims behind `differs` span."""
-    cdef int64_t place = 0
-    cdef int64_t stride = merge.dims[differs]
-    cdef int64_t size
-    cdef int j
-    for j in range(differs - 1, 0, -1):
-        size = source_dim(source, j)
-        place += run % size * stride
-        run //= size
-        stride *= merge.dims[j]
-    return place + run * stride
-
-
-cdef inline void fill_gap(
-    const Merge* merge, char* target, int64_t start, int64_t end
-) noexcept nogil:
-    """Elements from `start` to `end` become the first one of all, but strings become empty ones.
-
-    A moved string was left behind as a second owner of its text; making strings can fail, so all
-    are in their places before.
-    """
-    cdef char* gap = target + <size_t>start * merge.unit
-    if start == end:
-        return
-    if merge.dtype == DT_STRING:
-        memset(gap, 0, <size_t>(end - start) * merge.unit)
-        return
-    memcpy(gap, target, merge.unit)
-    repeat_last(gap, merge.unit, 1, end - start)
-
-
-cdef int copy_first_string(
-    const RowSource* source, const Merge* merge, int differs, TString* target
-) noexcept nogil:
-    """Fill the gaps between runs of strings, which are empty, with the first string."""
-    cdef Bytes text = tstring_get(target)
-    cdef int64_t total = source.rows * merge.row_elements
-    cdef int64_t i
-    for i in range(1, total):
-        if is_padding(source, merge, i) and tstring_set(&target[i], text.data, text.size) != 0:
-            return ROWS_NO_MEMORY
-    return ROWS_MADE
-
-
-cdef inline bint is_padding(
-    const RowSource* source, const Merge* merge, int64_t index
-) noexcept nogil:
-    """Whether an element of padded rows has an index beyond the source's dims."""
-    cdef int j
-    for j in range(merge.rank - 1, 0, -1):
-        if index % merge.dims[j] >= source_dim(source, j):
-            return True
-        index //= merge.dims[j]
-    return False
 
 
 # Taking apart

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import os
 import struct
+import subprocess
+import sys
 import threading
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -15,7 +18,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from tests.conftest import tensorflow_version
+from tests.conftest import ROOT, tensorflow_version
 from tests.wire_messages import DTYPES, FIXED, PredictRequest, TensorProto, element_size
 from tfsrv._batch_tensors import (
     RowsError,
@@ -450,6 +453,46 @@ def test_more_memory_than_can_be_counted_is_refused(shapes: list[list[int]]) -> 
 def test_padding_rows_that_overflow_are_refused() -> None:
     with pytest.raises(MemoryError):
         merge_requests([GOOD[DT_FLOAT]], "x", padding_rows=2**63 - 1)
+
+
+# Strings that take more memory than the process may have, once the library is open.
+OUT_OF_MEMORY = """
+import resource
+from tests.integration.test_batch_tensors import texts
+from tfsrv._batch_tensors import join_tensors, merge_requests, slice_tensor
+from tfsrv._memory import live_blocks
+
+def refused(make):
+    try:
+        make()
+    except MemoryError:
+        return live_blocks() == kept
+    return False
+
+text = bytes(50_000_000)
+request, wide = texts([1, 1], [text]), texts([1, 30], [b""])
+repeated = texts([30, 1], [text])
+kept = 0
+merge_requests([texts([1, 1], [b"a"])], "x")
+with open("/proc/self/statm") as file:
+    used = int(file.read().split()[0]) * resource.getpagesize()
+resource.setrlimit(resource.RLIMIT_AS, (used + 600_000_000,) * 2)
+print(refused(lambda: merge_requests([repeated], "x")))
+print(refused(lambda: merge_requests([request], "x", 30)))
+print(refused(lambda: merge_requests([request, wide], "x", pads_inner=True)))
+whole = merge_requests([request, request], "x", 2)
+kept = 1
+print(refused(lambda: join_tensors([(whole, 0, 4)] * 5)))
+print(slice_tensor(whole, 3, 1).values() == [text])
+"""
+
+
+@pytest.mark.skipif("ASAN_OPTIONS" in os.environ, reason="it needs terabytes of addresses")
+def test_strings_without_memory_for_all_of_them_leave_nothing_behind() -> None:
+    done = subprocess.run(
+        [sys.executable, "-c", OUT_OF_MEMORY], capture_output=True, text=True, cwd=ROOT, check=False
+    )
+    assert done.stdout.split() == ["True"] * 5, done.stderr[-2000:]
 
 
 def test_negative_padding_rows_and_no_requests_are_refused() -> None:
