@@ -43,8 +43,13 @@ TESTS = (
     "tests/unit/test_workers.py",
 )
 
-# Predict through TensorFlow; its own races and leaks are not ours to find.
-WITH_TENSORFLOW = {"address": ("tests/integration/test_predict.py",)}
+# Predict and batches through TensorFlow; its own races and leaks are not ours to find.
+WITH_TENSORFLOW = {
+    "address": (
+        "tests/integration/test_batch_tensors.py",
+        "tests/integration/test_predict.py",
+    )
+}
 
 # Protobuf's C library keeps some Python objects where LeakSanitizer does not find them.
 LEFT_OUT = {

@@ -43,6 +43,7 @@ cdef extern from "_atomic.h" nogil:
     void store_seq_cst_ptr "tfsrv_store_seq_cst"(void** p, void* value)
     void* exchange_ptr "tfsrv_exchange"(void** p, void* value)
     bint cas_weak_ptr "tfsrv_cas_weak"(void** p, void** expected, void* value)
+    bint cas_strong_ptr "tfsrv_cas_strong"(void** p, void** expected, void* value)
 
     void fence "tfsrv_fence"()
     void pause "tfsrv_pause"()

@@ -1,12 +1,17 @@
 """Where the memory of tensors comes from.
 
 TensorFlow copies memory that is not 64-byte aligned (TF_NewTensor), so all blocks are. Blocks of
-64 KiB to 16 MiB are kept when they come back, in classes of powers of two: fresh pages of that
-size cost more than filling them. At most 63 MiB lie idle. Smaller ones are malloc's own job,
-larger ones too rare to keep.
+64 KiB to 64 MiB are kept when they come back, in classes of powers of two: fresh pages of that
+size cost more than filling them. Smaller ones are malloc's own job, larger ones too rare to keep.
 
-Any thread may take and give, without a lock and without the GIL: an idle block stands in a slot,
-and whoever exchanges a slot for NULL owns what was in it.
+At most 247 MiB lie idle. Blocks of up to 2 MiB, the tensors of single requests, have 119 MiB, each
+class a share of its own: 64 blocks for the sizes that images have, so that all requests of one
+batch find theirs. The larger ones are batches: they share 128 MiB, which is two of the largest,
+one being filled while another one runs. `memory_trim` frees what nobody wants any more.
+
+Any thread may take, give and trim, without a lock and without the GIL: an idle block stands in a
+slot, and whoever exchanges a slot for NULL owns what was in it. The lowest bit of its address
+there says that a trim has seen the block since it came.
 """
 
 from libc.stdint cimport uintptr_t
@@ -14,6 +19,7 @@ from libc.stdlib cimport free, malloc
 
 from tfsrv._atomic cimport (
     add_relaxed_i64,
+    cas_strong_ptr,
     cas_weak_ptr,
     exchange_ptr,
     load_relaxed_i64,
@@ -23,30 +29,42 @@ from tfsrv._atomic cimport (
 cdef extern from "<stdlib.h>" nogil:
     int posix_memalign(void** data, size_t alignment, size_t size)
 
+cdef extern from "<sys/mman.h>" nogil:
+    int madvise(void* data, size_t size, int advice)
+    int MADV_DONTNEED
+
 cdef extern from *:
     """
-    static void* tfsrv_idle_blocks[9][16];
+    static void* tfsrv_idle_blocks[11][64];
     """
-    void* tfsrv_idle_blocks[9][16]
+    void* tfsrv_idle_blocks[11][64]
     int count_leading_zeros "__builtin_clzll"(unsigned long long value) nogil
 
 cdef enum:
     ALIGNMENT = 64          # bytes; EIGEN_MAX_ALIGN_BYTES of TensorFlow's builds
     PAGE = 4096
     SMALLEST_SHIFT = 16     # 64 KiB
-    CLASSES = 9             # 64 KiB, 128 KiB ... 16 MiB
+    CLASSES = 11            # 64 KiB, 128 KiB ... 64 MiB
+    FIRST_SHARING = 6       # the class of 4 MiB and those above have one bound for all together
     SMALLEST_KEPT = 1 << 16
-    LARGEST_KEPT = 1 << 24
+    LARGEST_KEPT = 1 << 26
+    MOST_SHARED = 1 << 27   # bytes
+    SEEN = 1                # of an address in a slot; blocks are aligned to a page
 
-# Blocks of each class that may lie idle: 8 MiB of a class, but 16 blocks at most, one at least.
-cdef int[9] SLOTS = [16, 16, 16, 16, 8, 4, 2, 1, 1]
+# Blocks of each class that may lie idle. The last five are bounded by MOST_SHARED before.
+cdef int[11] SLOTS = [16, 16, 16, 64, 64, 8, 32, 16, 8, 4, 2]
 
+cdef int64_t shared = 0  # atomic: idle bytes of the classes that share, or about to be
 cdef int64_t live = 0  # atomic: blocks taken and not given back
 
 
 cdef inline int class_of(size_t size) noexcept nogil:
     """The smallest class whose blocks hold `size` bytes, SMALLEST_KEPT to LARGEST_KEPT of them."""
     return 64 - count_leading_zeros(size - 1) - SMALLEST_SHIFT if size > SMALLEST_KEPT else 0
+
+
+cdef inline int64_t class_bytes(int size_class) noexcept nogil:
+    return <int64_t>1 << (size_class + SMALLEST_SHIFT)
 
 
 cdef Block memory_take(size_t size) noexcept nogil:
@@ -77,29 +95,90 @@ cdef Block take_kept(int size_class) noexcept nogil:
         if load_relaxed_ptr(&slots[i]) != NULL:  # only a hint; the exchange decides
             block.data = exchange_ptr(&slots[i], NULL)
             if block.data != NULL:
+                block.data = <void*>(<uintptr_t>block.data & ~<uintptr_t>SEEN)
+                leave_idle(size_class)
                 return block
-    if posix_memalign(&block.data, PAGE, <size_t>1 << (size_class + SMALLEST_SHIFT)) != 0:
+    if posix_memalign(&block.data, PAGE, <size_t>class_bytes(size_class)) != 0:
         block.data = NULL
     return block
 
 
 cdef void memory_give(void* data, void* key) noexcept nogil:
     """Take a block back. The caller, and TensorFlow with it, must be done with its bytes."""
-    cdef int size_class = <int>(<uintptr_t>key) - 1
-    cdef void** slots
-    cdef void* empty
-    cdef int i
     add_relaxed_i64(&live, -1)
     if <uintptr_t>key > CLASSES:
         free(key)
-        return
-    slots = tfsrv_idle_blocks[size_class]
+    elif not keep(data, <int>(<uintptr_t>key) - 1):
+        free(data)
+
+
+cdef bint keep(void* data, int size_class) noexcept nogil:
+    """Whether the block found a place to lie idle."""
+    cdef void** slots = tfsrv_idle_blocks[size_class]
+    cdef void* empty
+    cdef int i
+    if not may_be_idle(size_class):
+        return False
     for i in range(SLOTS[size_class]):
         empty = NULL
         # A weak exchange may fail without cause: the block goes into another slot then, or away.
         if load_relaxed_ptr(&slots[i]) == NULL and cas_weak_ptr(&slots[i], &empty, data):
-            return
-    free(data)
+            return True
+    leave_idle(size_class)
+    return False
+
+
+cdef inline bint may_be_idle(int size_class) noexcept nogil:
+    """Count a block that will be idle. Before it is: the bound holds at every moment."""
+    cdef int64_t size = class_bytes(size_class)
+    if size_class < FIRST_SHARING or add_relaxed_i64(&shared, size) + size <= MOST_SHARED:
+        return True
+    leave_idle(size_class)
+    return False
+
+
+cdef inline void leave_idle(int size_class) noexcept nogil:
+    if size_class >= FIRST_SHARING:
+        add_relaxed_i64(&shared, -class_bytes(size_class))
+
+
+cdef int64_t memory_trim() noexcept nogil:
+    """Free the idle blocks that have lain idle since the last trim; returns their bytes.
+
+    To be called every few seconds, by one thread or several: a block that nobody takes is freed
+    by the second call after it came back, and its pages are the system's again. Blocks that are
+    in use now and then stay.
+    """
+    cdef int64_t freed = 0
+    cdef int size_class
+    cdef int i
+    for size_class in range(CLASSES):
+        for i in range(SLOTS[size_class]):
+            if trim_slot(&tfsrv_idle_blocks[size_class][i], <size_t>class_bytes(size_class)):
+                leave_idle(size_class)
+                freed += class_bytes(size_class)
+    return freed
+
+
+cdef inline bint trim_slot(void** slot, size_t size) noexcept nogil:
+    """Mark the block there or, if it is marked, free it. Whether it was freed.
+
+    The block may be taken, and given back, at any moment. A failed exchange means just that. If
+    one succeeds although the block was away meanwhile, it was marked a little early.
+    """
+    cdef void* seen = load_relaxed_ptr(slot)
+    if seen == NULL:
+        return False
+    if not <uintptr_t>seen & SEEN:
+        cas_strong_ptr(slot, &seen, <void*>(<uintptr_t>seen | SEEN))
+        return False
+    if not cas_strong_ptr(slot, &seen, NULL):
+        return False
+    seen = <void*>(<uintptr_t>seen & ~<uintptr_t>SEEN)
+    # malloc keeps even 32 MiB for itself once it has seen blocks of that size come and go.
+    madvise(seen, size, MADV_DONTNEED)
+    free(seen)
+    return True
 
 
 cdef int64_t memory_live() noexcept nogil:
@@ -119,8 +198,16 @@ def idle_bytes() -> int:
     for size_class in range(CLASSES):
         for i in range(SLOTS[size_class]):
             if load_relaxed_ptr(&tfsrv_idle_blocks[size_class][i]) != NULL:
-                total += <int64_t>1 << (size_class + SMALLEST_SHIFT)
+                total += class_bytes(size_class)
     return total
+
+
+def trim() -> int:
+    """Free what has lain idle since the last call; see memory_trim. Returns the bytes freed."""
+    cdef int64_t freed
+    with nogil:
+        freed = memory_trim()
+    return freed
 
 
 cdef class MemoryBlock:

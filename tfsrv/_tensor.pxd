@@ -15,6 +15,9 @@ cdef void tensor_views_measure(PredictView* view) noexcept nogil
 cdef bint tensor_view_parses(const PredictView* view, const TensorView* tensor) noexcept nogil
 cdef int tensor_from_view(
     const PredictView* view, const TensorView* tensor, TF_Tensor** made) noexcept nogil
+cdef bint is_known_type(int dtype) noexcept nogil
+cdef void numbers_deallocator(void* data, size_t size, void* key) noexcept nogil
+cdef void strings_deallocator(void* data, size_t size, void* key) noexcept nogil
 cdef int tensor_data(TF_Tensor* tensor, int64_t* dims, TensorData* into) noexcept nogil
 cdef void tensor_release(void* tensor) noexcept nogil
 

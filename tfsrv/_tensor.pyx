@@ -72,7 +72,7 @@ cdef bint tensor_view_parses(const PredictView* view, const TensorView* tensor) 
     return values_parse(view, tensor) and is_known_type(tensor.dtype)
 
 
-cdef inline bint is_known_type(int dtype) noexcept nogil:
+cdef bint is_known_type(int dtype) noexcept nogil:
     """Whether this TensorFlow has the dtype, if a TensorProto can carry it."""
     return dtype < DT_FLOAT8_E5M2 or api.DataTypeSize(dtype) == 1
 
@@ -115,12 +115,12 @@ cdef int tensor_from_view(
 
 
 cdef void numbers_deallocator(void* data, size_t size, void* key) noexcept nogil:
-    """Called by TensorFlow, once, on any thread."""
+    """Give back a tensor's block. Called by TensorFlow, once, on any thread."""
     memory_give(data, key)
 
 
 cdef void strings_deallocator(void* data, size_t size, void* key) noexcept nogil:
-    """Called by TensorFlow, once, on any thread."""
+    """Give back a block of strings, all of them set or zero. Called as numbers_deallocator is."""
     cdef TString* strings = <TString*>data
     cdef size_t i
     for i in range(size // sizeof(TString)):

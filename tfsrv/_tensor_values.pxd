@@ -9,6 +9,7 @@ ctypedef int (*string_fn)(void* arg, int64_t index, Bytes value) noexcept nogil
 
 cdef int64_t count_elements(const PredictView* view, const TensorView* tensor) noexcept nogil
 cdef int64_t expanded_bytes(const PredictView* view, const TensorView* tensor) noexcept nogil
+cdef void repeat_last(char* target, size_t unit, int64_t given, int64_t elements) noexcept nogil
 cdef bint values_parse(const PredictView* view, const TensorView* tensor) noexcept nogil
 cdef int read_values(
     const PredictView* view, const TensorView* tensor, void* target,
