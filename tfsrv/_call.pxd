@@ -2,6 +2,7 @@
 
 from libc.stdint cimport int64_t
 
+from tfsrv._batching cimport BatchTask
 from tfsrv._buffer cimport Buffer, Bytes
 from tfsrv._message cimport Message
 from tfsrv._predict_request cimport PredictView
@@ -34,6 +35,7 @@ cdef struct Call:
     Bytes body              # the message in `request`
     bint rewritten          # went through Python protobuf already
     bint local              # it came from this machine, by loopback or a unix socket
+    bint low_priority       # it may wait until nothing else does
     size_t headroom         # bytes that the handler leaves free at the start of the response
     int64_t received_ns
     int64_t deadline_ns     # 0: none
@@ -64,12 +66,25 @@ cdef struct Call:
     int wanted_size
     int64_t run_start_ns    # 0: never ran
     int64_t run_ns
+    BatchTask task_rows     # while it waits in a BatchQueue
+    void* split             # the handler's, while rows of it are in different batches; else NULL
+
+
+# Something to be done once, in the loop's thread, after all I/O events that are there: see loop_defer.
+# Owned by who defers it, and in one loop's list at a time.
+cdef struct Deferred:
+    Deferred* next
+    void* loop              # LoopState; NULL: not deferred
+    void (*run)(Deferred* deferred) noexcept
 
 
 # What native code sees of a CallLoop; owned by it, outlives every call of it.
 cdef struct LoopState:
     int event_fd
     Call* completed         # atomic: stack of calls that workers are through with
+    Call* finished          # calls that the loop's thread itself ran, newest first
+    Deferred* deferred      # newest first
+    bint deferral_armed     # the loop will come to them
     Call* parked
     Call* free_calls
     int free_size

@@ -70,6 +70,7 @@ cdef void call_free(Call* call) noexcept nogil:
     call.body = Bytes(NULL, 0)
     call.rewritten = False
     call.local = False
+    call.low_priority = False
     call.headroom = 0
     call.received_ns = 0
     call.deadline_ns = 0
@@ -88,6 +89,7 @@ cdef void call_free(Call* call) noexcept nogil:
     call.wanted_size = 0
     call.run_start_ns = 0
     call.run_ns = 0
+    call.split = NULL
     call.previous = NULL
     call.next = loop.free_calls
     loop.free_calls = call

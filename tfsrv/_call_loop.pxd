@@ -2,13 +2,15 @@
 
 from libc.stdint cimport int64_t
 
-from tfsrv._call cimport Call, LoopState
+from tfsrv._call cimport Call, Deferred, LoopState
 from tfsrv._method cimport Method
 
 ctypedef void (*flush_fn)(void* argument) noexcept
 
 cdef void call_dispatch(Call* call, Method method) noexcept
 cdef void call_complete(Call* call) noexcept nogil
+cdef void call_complete_all(Call* newest, Call* oldest) noexcept nogil
+cdef void loop_defer(LoopState* loop, Deferred* deferred) noexcept nogil
 cdef void call_finish(Call* call) noexcept
 cdef void call_abandon(Call* call) noexcept
 
@@ -27,3 +29,4 @@ cdef class CallLoop:
     cdef void remove_flusher(self, void* argument) noexcept
     cdef void flush(self) noexcept
     cdef void arm(self) noexcept
+    cdef void arm_deferral(self) noexcept

@@ -93,6 +93,8 @@ cdef void start(Call* call) noexcept:
             if started == STARTED_RARE:
                 status_set(&call.status, INTERNAL, "The request cannot be read.")
                 started = STARTED_DONE
+    if call.loop.deferred != NULL and not call.loop.deferral_armed:
+        (<CallLoop>call.loop.call_loop).arm_deferral()
     if started == STARTED_DONE:
         call_finish(call)
     elif started == STARTED_RUNNING:
@@ -125,17 +127,35 @@ cdef bint rewrite(Call* call, Method method) noexcept:
 
 cdef void call_complete(Call* call) noexcept nogil:
     """A worker is through with the call: `status` and `response` are set. Any thread."""
-    cdef LoopState* loop = call.loop
+    call_release_servable(call)
+    call_complete_all(call, call)
+
+
+cdef void call_complete_all(Call* newest, Call* oldest) noexcept nogil:
+    """Workers are through with these calls of one loop, a list on `next`: one wake-up for all.
+
+    As call_complete, but their servables are released already.
+    """
+    cdef LoopState* loop = newest.loop
     cdef uint64_t one = 1
     cdef void* first = load_relaxed_ptr(<void* const*>&loop.completed)
-    call_release_servable(call)
     while True:
-        call.next = <Call*>first
+        oldest.next = <Call*>first
         # The loop takes the whole stack with acquire: it sees all that was written before this.
-        if cas_weak_ptr(<void**>&loop.completed, &first, call):
+        if cas_weak_ptr(<void**>&loop.completed, &first, newest):
             break
     if first == NULL:  # else the loop has been woken and has not come by yet
         write(loop.event_fd, &one, sizeof(one))
+
+
+cdef void loop_defer(LoopState* loop, Deferred* deferred) noexcept nogil:
+    """Have `deferred.run` called in this loop's thread, after all I/O events that are there now.
+
+    From within a handler's `start`, so that requests that came together can be looked at together.
+    """
+    deferred.loop = loop
+    deferred.next = loop.deferred
+    loop.deferred = deferred
 
 
 cdef void call_finish(Call* call) noexcept:
@@ -219,6 +239,28 @@ cdef void expire(Call* call, int64_t now) noexcept:
         counters_add(<Counters*>call.counters, DEADLINE_EXCEEDED, -1, -1, -1)
     leave(call)
     done(owner, NULL)
+
+
+cdef void finish_all(Call* newest) noexcept:
+    """Of a list of calls that were run, oldest first."""
+    cdef Call* call = newest
+    cdef Call* oldest = NULL
+    cdef Call* following
+    while call != NULL:
+        following = call.next
+        call.next = oldest
+        oldest = call
+        call = following
+    while oldest != NULL:
+        call = oldest
+        oldest = call.next
+        call.next = NULL
+        call.running = False
+        if call.resumes and call.owner != NULL:
+            call.resumes = False
+            start(call)
+        else:
+            call_finish(call)
 
 
 # ---- parked calls ---------------------------------------------------------------------------------
@@ -405,6 +447,7 @@ cdef class CallLoop:
         cdef Call* call
         if self.state.closed:
             return
+        self._on_deferred()
         self._on_completed()
         self.state.closed = True
         if self.timer is not None:
@@ -471,27 +514,30 @@ cdef class CallLoop:
 
     def _on_completed(self) -> None:
         cdef uint64_t count = 0
-        cdef Call* call
-        cdef Call* oldest = NULL
-        cdef Call* following
         # Read first, then take: a call pushed in between finds an empty stack and wakes us again.
         read(self.state.event_fd, &count, sizeof(count))
-        call = <Call*>exchange_ptr(<void**>&self.state.completed, NULL)
-        while call != NULL:
-            following = call.next
-            call.next = oldest
-            oldest = call
-            call = following
-        while oldest != NULL:
-            call = oldest
-            oldest = call.next
-            call.next = NULL
-            call.running = False
-            if call.resumes and call.owner != NULL:
-                call.resumes = False
-                start(call)
-            else:
-                call_finish(call)
+        finish_all(<Call*>exchange_ptr(<void**>&self.state.completed, NULL))
+        self.flush()
+
+    cdef void arm_deferral(self) noexcept:
+        self.state.deferral_armed = True
+        self.loop.call_soon(self._on_deferred)
+
+    def _on_deferred(self) -> None:
+        cdef Deferred* deferred = self.state.deferred
+        cdef Deferred* following
+        cdef Call* finished
+        self.state.deferral_armed = False
+        self.state.deferred = NULL
+        while deferred != NULL:
+            following = deferred.next
+            deferred.next = NULL
+            deferred.loop = NULL
+            deferred.run(deferred)
+            deferred = following
+        finished = self.state.finished
+        self.state.finished = NULL
+        finish_all(finished)
         self.flush()
 
     def _on_published(self) -> None:

@@ -3,7 +3,8 @@
 from libc.stdint cimport int64_t
 
 from tfsrv._method cimport Method
-from tfsrv._workers cimport RunQueue, WorkerPool
+from tfsrv._run_queue cimport RunQueue
+from tfsrv._workers cimport WorkerPool
 
 
 # What a worker needs of an EchoMethod; owned by it.

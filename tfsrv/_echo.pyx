@@ -10,17 +10,11 @@ from tfsrv._buffer cimport buffer_append, buffer_append_bytes
 from tfsrv._call cimport Call, call_charge, call_is_abandoned
 from tfsrv._call_loop cimport call_complete
 from tfsrv._method cimport STARTED_DONE, STARTED_RUNNING, Method
-from tfsrv._clock cimport NS_PER_S, NS_PER_US, now_ns
+from tfsrv._clock cimport NS_PER_S, NS_PER_US
 from tfsrv._message cimport message_clear, message_seal, message_splice
 from tfsrv._status cimport CANCELLED, RESOURCE_EXHAUSTED, UNAVAILABLE, status_set
-from tfsrv._workers cimport (
-    RunQueue,
-    WorkerPool,
-    run_queue_free,
-    run_queue_new,
-    run_queue_note,
-    run_queue_push,
-)
+from tfsrv._run_queue cimport RunQueue, run_queue_free, run_queue_new, run_queue_push
+from tfsrv._workers cimport WorkerPool
 
 cdef extern from "<unistd.h>" nogil:
     int usleep(unsigned int microseconds)
@@ -60,14 +54,12 @@ cdef void run(void* item) noexcept nogil:
     """A worker's part."""
     cdef Call* call = <Call*>item
     cdef Echo* echo = <Echo*>call.signature
-    cdef int64_t begun_ns = now_ns()
     if call_is_abandoned(call):
         status_set(&call.status, CANCELLED, "CANCELLED")
     else:
         if echo.run_ns:
             usleep(<unsigned int>(echo.run_ns // NS_PER_US))
         answer(call, echo.spliced)
-        run_queue_note(echo.queue, now_ns() - begun_ns, False)
     call_complete(call)
 
 

@@ -23,3 +23,4 @@ cdef int wire_write_predict(
     Message* message, TensorData* outputs, int outputs_size, Bytes model_name, int64_t version,
     Bytes signature_name, bint as_content, size_t splice_from,
     void (*release)(void* holder) noexcept nogil) noexcept nogil
+cdef bint wire_splices(int dtype, bint as_content) noexcept nogil

@@ -147,6 +147,11 @@ cdef inline bint is_signed(int dtype) noexcept nogil:
     return dtype in (5, 6, 11, 15)  # int16, int8, qint8, qint16
 
 
+cdef bint wire_splices(int dtype, bint as_content) noexcept nogil:
+    """Whether long values of the dtype leave from where they lie, if they have a holder."""
+    return same_bytes_on_wire(dtype_field(dtype), as_content)
+
+
 cdef inline bint same_bytes_on_wire(int field, bint as_content) noexcept nogil:
     """Whether the packed values are the tensor's memory, byte by byte."""
     if as_content:
@@ -243,7 +248,7 @@ cdef int write_output(
         else:
             body += varint_size(values_field << 3) + varint_size(values) + values
     spliced = (
-        has_values and release != NULL and values >= splice_from
+        has_values and release != NULL and tensor.holder != NULL and values >= splice_from
         and same_bytes_on_wire(field, as_content)
     )
     entry = field_size(tensor.alias.size) + field_size(body)

@@ -20,6 +20,7 @@ cdef struct Servable:
 
 
 cdef Servable* servable_new(bytes name, int64_t version, object servable) except NULL
+cdef void servable_hold(Servable* servable) noexcept nogil
 cdef void servable_release(Servable* servable) noexcept nogil
 cdef int64_t servable_live_count() noexcept nogil
 

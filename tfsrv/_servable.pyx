@@ -90,6 +90,11 @@ cdef int64_t servable_live_count() noexcept nogil:
 
 # ----------------------------------------------------------------------------------- releasing
 
+cdef void servable_hold(Servable* servable) noexcept nogil:
+    """One reference more, for somebody who has one, or whose call does."""
+    add_relaxed_i64(&servable.refs, 1)  # as with every such count: an order comes with its end
+
+
 cdef void servable_release(Servable* servable) noexcept nogil:
     """Give back one reference. Any thread; only the last one of a servable left out locks."""
     # Release: what this holder did with the servable comes before its end. Acquire: the last

@@ -2,11 +2,13 @@
 
 from libc.stdint cimport int64_t
 
+from tfsrv._batching cimport BatchSettings
 from tfsrv._buffer cimport Bytes
 from tfsrv._servable cimport NativeServable
 from tfsrv._signature cimport Signature, SignatureInput, SignatureOutput
 from tfsrv._status cimport Status
 from tfsrv._tf cimport TF_Graph, TF_Session, TF_Tensor
+from tfsrv._workers cimport Share
 
 
 cdef struct Session:
@@ -16,6 +18,9 @@ cdef struct Session:
     int signatures_size
     bint uses_gpu           # some device is no CPU
     bint has_run_pools      # the pools of _run_pools, for runs with a time-out
+    Share share             # of the workers
+    bint is_batched         # requests go through queues with `batching`
+    BatchSettings batching
 
 cdef Signature* session_find(Session* session, Bytes name) noexcept nogil
 cdef int session_plan(

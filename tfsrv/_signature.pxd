@@ -3,6 +3,7 @@
 from libc.stdint cimport uint64_t
 
 from tfsrv._buffer cimport Bytes
+from tfsrv._run_queue cimport RunRecord
 from tfsrv._tf cimport TF_Graph, TF_Output, TF_Tensor
 
 
@@ -18,11 +19,13 @@ cdef struct SignatureInput:
     Bytes tensor_name       # "x:0"
     int dtype
     TF_Tensor* default_value   # owned; NULL when the signature has none for this alias
+    bint has_rows           # dim 0 may be any number: rows of several requests may follow each other
 
 cdef struct SignatureOutput:
     Bytes alias
     Bytes tensor_name
     int dtype
+    int has_rows            # atomic: dim 0 may be any number, and no run has shown it to be no number of rows
 
 cdef struct FetchSet:
     # Outputs that were fetched together before: a set costs TensorFlow 12 ms and 73 KB once.
@@ -43,12 +46,15 @@ cdef struct Signature:
     bint may_run_in_place   # CPU only, and no op of the graph loops or waits
     bint broken             # an input or output is no plain tensor: `broken_reason` says which
     Bytes broken_reason
+    Signature* twin         # the first signature of the model with these feeds and fetches in this order
+    RunRecord record        # what its runs took
     void* queue             # what waits to be run on this signature; set by its handler
     void (*queue_free)(void* queue) noexcept nogil   # set with it; called once, by close()
     void* counters          # Counters of Predict on this signature; set at load, lives for ever
 
 cdef int signature_resolve(
     Signature* signature, TF_Graph* graph, str name, object signature_def) except -1
+cdef bint signatures_are_twins(const Signature* one, const Signature* other) noexcept nogil
 cdef void signature_free_queue(Signature* signature) noexcept nogil
 cdef void signature_free(Signature* signature) noexcept nogil
 cdef int signature_choose_set(

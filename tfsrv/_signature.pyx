@@ -14,7 +14,7 @@ from libc.stdint cimport uint64_t
 from libc.stdlib cimport calloc, free, malloc
 from libc.string cimport memcpy, memset
 
-from tfsrv._atomic cimport cas_weak_ptr, load_acquire_int, load_acquire_ptr
+from tfsrv._atomic cimport cas_weak_ptr, load_acquire_int, load_acquire_ptr, load_relaxed_int
 from tfsrv._buffer cimport Bytes
 from tfsrv._predict_request cimport (
     PredictView,
@@ -109,6 +109,7 @@ cdef int resolve_tensors(Signature* signature, TF_Graph* graph, object signature
         signature.outputs[i].dtype = info.dtype
     for i in range(inputs_size):
         alias, info = inputs[i]
+        signature.inputs[i].has_rows = has_rows(info)
         signature.feeds[i] = find_output(graph, f'input "{alias}"', info)
         if info.dtype == 0:  # old exporters leave it out
             signature.inputs[i].dtype = dtype_of(signature.feeds[i])
@@ -118,10 +119,17 @@ cdef int resolve_tensors(Signature* signature, TF_Graph* graph, object signature
             signature.defaults_size += 1
     for i in range(outputs_size):
         alias, info = outputs[i]
+        signature.outputs[i].has_rows = has_rows(info)
         signature.fetches[i] = find_output(graph, f'output "{alias}"', info)
         if info.dtype == 0:
             signature.outputs[i].dtype = dtype_of(signature.fetches[i])
     return 0
+
+
+cdef bint has_rows(object info) except -1:
+    """Whether a TensorInfo's dim 0 is left open, as the number of rows is."""
+    shape = info.tensor_shape
+    return bool(shape.unknown_rank or (shape.dim and shape.dim[0].size == -1))
 
 
 cdef int dtype_of(TF_Output output) noexcept nogil:
@@ -169,6 +177,27 @@ cdef TF_Tensor* default_tensor(str alias, object tensor_proto) except NULL:
     finally:
         predict_view_free(&view)
     return made
+
+
+cdef bint signatures_are_twins(const Signature* one, const Signature* other) noexcept nogil:
+    """Whether they feed and fetch the same tensors in the same order, so that one runs as the other."""
+    cdef int i
+    if (
+        one.broken or other.broken or one.inputs_size != other.inputs_size
+        or one.outputs_size != other.outputs_size
+    ):
+        return False
+    for i in range(one.inputs_size):
+        if not same_output(one.feeds[i], other.feeds[i]) or one.inputs[i].dtype != other.inputs[i].dtype:
+            return False
+    for i in range(one.outputs_size):
+        if not same_output(one.fetches[i], other.fetches[i]):
+            return False
+    return True
+
+
+cdef inline bint same_output(TF_Output one, TF_Output other) noexcept nogil:
+    return one.oper == other.oper and one.index == other.index
 
 
 cdef void signature_free_queue(Signature* signature) noexcept nogil:
@@ -226,6 +255,9 @@ cdef object signature_description(const Signature* signature):
             if signature.inputs[i].default_value != NULL
         ],
         "may_run_in_place": bool(signature.may_run_in_place),
+        "batched": all(signature.inputs[i].has_rows for i in range(signature.inputs_size)) and all(
+            load_relaxed_int(&signature.outputs[i].has_rows)
+            for i in range(signature.outputs_size)),
         "built": load_acquire_int(&signature.sets[FULL_SET].ready) == 1,
         "other_sets": sum(
             load_acquire_ptr(<void**>&signature.sets[i].bits) != NULL

@@ -25,6 +25,8 @@ cdef extern from "<pthread.h>" nogil:
     int pthread_create(
         pthread_t* thread, const pthread_attr_t* attr, void* (*start)(void*) noexcept nogil, void* arg)
     int pthread_join(pthread_t thread, void** result)
+    pthread_t pthread_self()
+    int pthread_setname_np(pthread_t thread, const char* name)
     int pthread_mutex_init(pthread_mutex_t* mutex, const pthread_mutexattr_t* attr)
     int pthread_mutex_lock(pthread_mutex_t* mutex)
     int pthread_mutex_unlock(pthread_mutex_t* mutex)

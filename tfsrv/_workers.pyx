@@ -1,36 +1,37 @@
-"""Worker threads over one queue per signature.
+"""Worker threads, and the queues that they take turns at.
 
 Rules, so that no servable waits for another one:
 
-- There is one thread more than cores, and a signature runs on at most as many threads as there
-  are cores: it never holds the last worker.
+- There is one thread more than cores, and a queue has at most as many threads as there are cores:
+  it never holds the last worker.
 - A run that has lasted DOUBLE_NS is likely to go on, so a spare thread stands in for its worker,
   until MAX_SPARES of them stand in. After STUCK_NS a run is taken to wait and not to compute, and
-  its own signature may use one thread more as well.
-- Queues with something to run stand in a ready list and are served in turn, one item each.
+  its own queue may use one thread more as well.
+- Queues with something to run stand in a ready list. The one whose model has had the least of the
+  workers' time comes next; a model that was idle has no claim to the time that it did not use.
+- A queue may ask to be served not before a certain time, or only when a worker stays free for others.
 
-Pushing takes a lock-free queue, and the pool's mutex only when the queue was not scheduled yet.
-Idle workers sleep on a condition; the watcher that looks for long runs sleeps too once nothing
-has run for a second.
+Idle workers sleep on a condition, one of them until the first queue in the list is due; the watcher
+that looks for long runs sleeps too once nothing has run for a second.
+
+A kind of queue (_run_queue, _batching) has a WorkQueue as its first member and keeps its items
+itself. It calls work_queue_schedule after `scheduled` went from 0 to 1, and does so again in a
+worker's turn as long as it has more.
 """
 
 import os
 
 from libc.stdint cimport int64_t
 from libc.stdlib cimport calloc, free
-from libc.string cimport memset
+from libc.string cimport memcpy, memset
 
 from tfsrv._atomic cimport (
-    exchange_int,
-    fence,
     load_relaxed_i64,
     load_relaxed_int,
     store_relaxed_i64,
     store_relaxed_int,
-    store_seq_cst_int,
 )
-from tfsrv._clock cimport CLOCK_MONOTONIC, NS_PER_MS, NS_PER_S, NS_PER_US, now_ns, timespec
-from tfsrv._queue cimport queue_close, queue_open, queue_pop, queue_push, queue_size
+from tfsrv._clock cimport CLOCK_MONOTONIC, NS_PER_MS, NS_PER_S, now_ns, timespec
 from tfsrv._thread cimport (
     PTHREAD_CREATE_DETACHED,
     SIG_SETMASK,
@@ -53,6 +54,8 @@ from tfsrv._thread cimport (
     pthread_mutex_init,
     pthread_mutex_lock,
     pthread_mutex_unlock,
+    pthread_self,
+    pthread_setname_np,
     pthread_sigmask,
     pthread_t,
     sigfillset,
@@ -65,37 +68,26 @@ cdef int64_t DOUBLE_NS = 50 * NS_PER_MS      # a run this long gets a spare to s
 cdef int64_t STUCK_NS = NS_PER_S             # a run this long is taken to wait, not to compute
 cdef int64_t WATCH_NS = 10 * NS_PER_MS       # how often the watcher looks
 cdef int64_t WATCH_IDLE_NS = NS_PER_S        # nothing ran for so long: the watcher sleeps for good
-cdef int64_t SWEEP_NS = NS_PER_MS
 cdef double SPARE_IDLE_SECONDS = 5.0         # a spare with nothing to do ends after this
-cdef int64_t IN_PLACE_NS = 200 * NS_PER_US   # faster runs may run in place
-cdef int64_t BACK_NS = NS_PER_MS             # one slower run in place ends that
-cdef int FIRST_STREAK = 4                    # fast runs before a new signature runs in place
-cdef int AGAIN_STREAK = 16                   # … before one that was sent back does, doubling
-cdef int LONGEST_STREAK = 1024
 
 
 # ---- queues -------------------------------------------------------------------------------
 
-cdef RunQueue* run_queue_new(Pool* pool, run_fn run) noexcept nogil:
-    """A queue whose items `run` gets, one at a time a worker. NULL without memory."""
-    cdef RunQueue* queue = <RunQueue*>calloc(1, sizeof(RunQueue))
-    if queue == NULL:
-        return NULL
+cdef void work_queue_begin(WorkQueue* queue, Pool* pool, turn_fn turn) noexcept nogil:
+    """Make zeroed memory a queue of the pool. Its share may be set before it is first scheduled."""
+    queue.turn = turn
     queue.pool = pool
-    queue.run = run
-    queue.streak_needed = FIRST_STREAK
+    queue.share = &queue.own
     pthread_mutex_lock(&pool.mutex)
     pool.queues += 1
     pthread_mutex_unlock(&pool.mutex)
-    return queue
 
 
-cdef void run_queue_free(void* queue_pointer) noexcept nogil:
-    """Free a queue that nobody pushes to any more and whose items have all been popped.
+cdef void work_queue_end(WorkQueue* queue) noexcept nogil:
+    """Take a queue away from the pool; nobody schedules it any more, and what waits in it is lost.
 
     Waits for workers that are on their way out of its last run.
     """
-    cdef RunQueue* queue = <RunQueue*>queue_pointer
     cdef Pool* pool = queue.pool
     pthread_mutex_lock(&pool.mutex)
     while queue.running > 0:
@@ -103,86 +95,55 @@ cdef void run_queue_free(void* queue_pointer) noexcept nogil:
     unlink_queue(pool, queue)
     pool.queues -= 1
     pthread_mutex_unlock(&pool.mutex)
-    queue_close(&queue.waiting)
-    free(queue)
 
 
-cdef bint run_queue_push(RunQueue* queue, void* item) noexcept nogil:
-    """Hand `item` to a worker. False when the queue is full or there is no memory for it.
+cdef void work_queue_schedule(WorkQueue* queue, int64_t due_ns, bint low) noexcept nogil:
+    """Put the queue into the ready list; a worker's turn follows, not before `due_ns` (0: at once).
 
-    The queue is looked at once more when a worker may be through with the item already, so who
+    `low` says that it may take a worker only if one stays free. `scheduled` is 1, and the caller is
+    who made it so, or in a turn of the queue; of a queue that is in the list already, the earlier
+    time and the higher priority count.
+
+    The queue is looked at once more when a worker may be through with its items already, so who
     frees queues must not do it meanwhile. The loop holds the GIL here, and unloading needs it.
     """
-    if queue.waiting.slots == NULL and queue_open(&queue.waiting, queue.pool.queue_capacity) != 0:
-        return False  # only the loop pushes, so opening needs no lock
-    if not queue_push(&queue.waiting, item):
-        return False
-    fence()  # pairs with the fence in forget_schedule(): the item is seen there, or `scheduled` is 0 here
-    if exchange_int(&queue.scheduled, 1) == 0:
+    cdef Pool* pool = queue.pool
+    pthread_mutex_lock(&pool.mutex)
+    if not queue.in_list:
+        store_relaxed_i64(&queue.due_ns, due_ns)
+        store_relaxed_int(&queue.low, low)
+        append_queue(pool, queue)
+    else:
+        if due_ns < queue.due_ns:
+            store_relaxed_i64(&queue.due_ns, due_ns)
+        if not low:
+            store_relaxed_int(&queue.low, 0)
+    wake_one(pool)
+    pthread_mutex_unlock(&pool.mutex)
+
+
+cdef void work_queue_set_limit(WorkQueue* queue, int limit) noexcept nogil:
+    """How many workers it may have at a time; 0: as many as the pool allows."""
+    cdef int before = load_relaxed_int(&queue.limit)
+    if before == limit:
+        return
+    store_relaxed_int(&queue.limit, limit)
+    if limit == 0 or limit > before:
         pthread_mutex_lock(&queue.pool.mutex)
-        append_queue(queue.pool, queue)
         wake_one(queue.pool)
         pthread_mutex_unlock(&queue.pool.mutex)
-    return True
 
 
-cdef void run_queue_sweep(RunQueue* queue, keep_fn keep) noexcept nogil:
-    """Take out every waiting item that `keep` answers False for; it owns those from then on.
-
-    The others keep their order. Called by the thread that pushes, and at most once in SWEEP_NS:
-    going through a full queue takes some 100 µs.
-    """
-    cdef size_t left = queue_size(&queue.waiting) if queue.waiting.slots != NULL else 0
-    cdef int64_t now = now_ns()
-    cdef void* item
-    if now - queue.swept_ns < SWEEP_NS:
-        return
-    queue.swept_ns = now
-    while left > 0:
-        item = queue_pop(&queue.waiting)
-        if item == NULL:
-            return
-        if keep(item):
-            run_queue_push(queue, item)  # has room: one was taken out, and nobody else pushes
-        left -= 1
-
-
-cdef void run_queue_note(RunQueue* queue, int64_t run_ns, bint in_place) noexcept nogil:
-    """Learn from one run. Races between two runs lose one of them, which does no harm."""
-    cdef int64_t average = load_relaxed_i64(&queue.average_ns)
-    cdef int streak
-    store_relaxed_i64(&queue.average_ns, run_ns if average == 0 else average + (run_ns - average) // 8)
-    if run_ns < IN_PLACE_NS:
-        if in_place:
-            return
-        streak = load_relaxed_int(&queue.fast_streak) + 1
-        store_relaxed_int(&queue.fast_streak, streak)
-        if streak >= load_relaxed_int(&queue.streak_needed):
-            store_relaxed_int(&queue.in_place, 1)
-    elif not in_place:
-        store_relaxed_int(&queue.fast_streak, 0)
-    elif run_ns > BACK_NS or load_relaxed_i64(&queue.average_ns) > IN_PLACE_NS:
-        # Sent back; each time it has to prove itself longer.
-        streak = load_relaxed_int(&queue.streak_needed) * 2
-        store_relaxed_int(&queue.streak_needed, max(AGAIN_STREAK, min(streak, LONGEST_STREAK)))
-        store_relaxed_int(&queue.fast_streak, 0)
-        store_relaxed_int(&queue.in_place, 0)
-
-
-cdef bint run_queue_may_run_in_place(RunQueue* queue) noexcept nogil:
-    """Recent runs were short, and nothing waits that would be overtaken."""
-    return (
-        load_relaxed_int(&queue.in_place) != 0
-        and load_relaxed_int(&queue.scheduled) == 0
-        and load_relaxed_int(&queue.running) == 0
-    )
+cdef bint work_queue_is_idle(WorkQueue* queue) noexcept nogil:
+    """Nothing of it waits or runs on workers; true for long only where nobody else pushes."""
+    return load_relaxed_int(&queue.scheduled) == 0 and load_relaxed_int(&queue.running) == 0
 
 
 # ---- the ready list; all under the mutex -------------------------------------------------
 
-cdef void append_queue(Pool* pool, RunQueue* queue) noexcept nogil:
-    if queue.in_list:
-        return
+cdef void append_queue(Pool* pool, WorkQueue* queue) noexcept nogil:
+    if queue.share.running == 0 and queue.share.taken_ns < pool.floor_ns:
+        queue.share.taken_ns = pool.floor_ns  # it was idle: it is served soon, but not for ever
     queue.next = NULL
     queue.in_list = True
     if pool.ready_last == NULL:
@@ -192,9 +153,9 @@ cdef void append_queue(Pool* pool, RunQueue* queue) noexcept nogil:
     pool.ready_last = queue
 
 
-cdef void unlink_queue(Pool* pool, RunQueue* queue) noexcept nogil:
-    cdef RunQueue* before = NULL
-    cdef RunQueue* at = pool.ready_first
+cdef void unlink_queue(Pool* pool, WorkQueue* queue) noexcept nogil:
+    cdef WorkQueue* before = NULL
+    cdef WorkQueue* at = pool.ready_first
     if not queue.in_list:
         return
     while at != queue:
@@ -210,40 +171,59 @@ cdef void unlink_queue(Pool* pool, RunQueue* queue) noexcept nogil:
     queue.next = NULL
 
 
-cdef RunQueue* take_queue(Pool* pool) noexcept nogil:
-    """The first ready queue that may use one more worker, taken out of the list; or NULL."""
-    cdef RunQueue* queue = pool.ready_first
+cdef bint may_have_worker(Pool* pool, WorkQueue* queue) noexcept nogil:
+    """Whether the queue may use one more worker; one is there."""
     cdef int workers = pool.base + pool.doubled
-    cdef int limit
-    if pool.running >= workers:
+    cdef int limit = min(pool.base - 1 + queue.stuck, workers - 1)
+    cdef int own = load_relaxed_int(&queue.limit)
+    cdef Share* share = queue.share
+    if own:
+        limit = min(limit, own + queue.stuck)
+    if queue.low and pool.running >= workers - 1:
+        return False
+    if share.limit and share.running >= share.limit + share.stuck:
+        return False
+    return queue.running < max(limit, 1)
+
+
+cdef WorkQueue* take_queue(Pool* pool, int64_t* due_ns) noexcept nogil:
+    """The queue to be served next, taken out of the list; or NULL.
+
+    `due_ns` becomes the time when the first of those that are not due yet is; 0: there is none.
+    """
+    cdef WorkQueue* queue = pool.ready_first
+    cdef WorkQueue* best = NULL
+    cdef int64_t now = 0
+    due_ns[0] = 0
+    if pool.running >= pool.base + pool.doubled:
         return NULL
     while queue != NULL:
-        limit = min(pool.base - 1 + queue.stuck, workers - 1)
-        if queue.running < max(limit, 1):
-            unlink_queue(pool, queue)
-            return queue
+        if queue.due_ns != 0:
+            if now == 0:
+                now = now_ns()
+            if queue.due_ns > now:
+                if due_ns[0] == 0 or queue.due_ns < due_ns[0]:
+                    due_ns[0] = queue.due_ns
+                queue = queue.next
+                continue
+        if may_have_worker(pool, queue) and (best == NULL or comes_before(queue, best)):
+            best = queue
         queue = queue.next
-    return NULL
+    if best != NULL:
+        unlink_queue(pool, best)
+    return best
+
+
+cdef inline bint comes_before(const WorkQueue* queue, const WorkQueue* other) noexcept nogil:
+    """Of two queues that may have a worker; `other` has been in the list for longer."""
+    if queue.low != other.low:
+        return other.low
+    return queue.share.taken_ns < other.share.taken_ns
 
 
 cdef void wake_one(Pool* pool) noexcept nogil:
     if pool.idle > 0:
         pthread_cond_signal(&pool.work)
-
-
-cdef void* take_item(Pool* pool, RunQueue* queue) noexcept nogil:
-    """The next item of a queue that take_queue gave, and care for the rest. Without the mutex."""
-    cdef void* item = queue_pop(&queue.waiting)
-    if queue_size(&queue.waiting) == 0:
-        store_seq_cst_int(&queue.scheduled, 0)
-        fence()  # pairs with the fence in run_queue_push()
-        if queue_size(&queue.waiting) == 0 or exchange_int(&queue.scheduled, 1) != 0:
-            return item
-    pthread_mutex_lock(&pool.mutex)
-    append_queue(pool, queue)
-    wake_one(pool)
-    pthread_mutex_unlock(&pool.mutex)
-    return item
 
 
 # ---- threads ---------------------------------------------------------------------------------
@@ -252,26 +232,28 @@ cdef void* work(void* argument) noexcept nogil:
     """A worker's life. Holds the mutex except while it runs something."""
     cdef Worker* self = <Worker*>argument
     cdef Pool* pool = self.pool
-    cdef RunQueue* queue
-    cdef void* item
+    cdef WorkQueue* queue
+    cdef int64_t due_ns
     cdef int waited
+    if pool.name[0]:
+        pthread_setname_np(pthread_self(), pool.name)
     pthread_mutex_lock(&pool.mutex)
     while not pool.stop:
-        queue = take_queue(pool)
+        queue = take_queue(pool, &due_ns)
         if queue == NULL:
             pool.idle += 1
-            waited = wait_for_work(pool)
+            waited = wait_for_work(pool, due_ns)
             pool.idle -= 1
             if waited == 0 or pool.stop or pool.threads <= pool.base + pool.doubled:
                 continue
-            queue = take_queue(pool)  # a signal and the end of the wait may have met
+            queue = take_queue(pool, &due_ns)  # a signal and the end of the wait may have met
             if queue == NULL:
                 break  # a spare that nobody needs any more
+        if due_ns != 0 and not pool.has_timekeeper:
+            wake_one(pool)  # this one kept the time; another has to
         begin_run(pool, self, queue)
         pthread_mutex_unlock(&pool.mutex)
-        item = take_item(pool, queue)
-        if item != NULL:
-            queue.run(item)
+        queue.turn(queue)
         pthread_mutex_lock(&pool.mutex)
         end_run(pool, self, queue)
     self.used = False
@@ -281,8 +263,16 @@ cdef void* work(void* argument) noexcept nogil:
     return NULL
 
 
-cdef int wait_for_work(Pool* pool) noexcept nogil:
-    """Sleep until there may be work; not 0 when a spare has slept for `spare_idle_ns`."""
+cdef int wait_for_work(Pool* pool, int64_t due_ns) noexcept nogil:
+    """Sleep until there may be work; not 0 when a spare has slept for `spare_idle_ns`.
+
+    One worker at a time keeps the time: it sleeps no longer than until `due_ns`, if that is not 0.
+    """
+    if due_ns != 0 and not pool.has_timekeeper:
+        pool.has_timekeeper = True
+        wait_until(&pool.work, pool, due_ns)
+        pool.has_timekeeper = False
+        return 0
     if pool.threads <= pool.base + pool.doubled:
         pthread_cond_wait(&pool.work, &pool.mutex)
         return 0
@@ -290,16 +280,25 @@ cdef int wait_for_work(Pool* pool) noexcept nogil:
 
 
 cdef int wait_for(pthread_cond_t* condition, Pool* pool, int64_t nanoseconds) noexcept nogil:
-    cdef int64_t at = now_ns() + nanoseconds
+    return wait_until(condition, pool, now_ns() + nanoseconds)
+
+
+cdef int wait_until(pthread_cond_t* condition, Pool* pool, int64_t at) noexcept nogil:
     cdef timespec until
     until.tv_sec = <long>(at // NS_PER_S)
     until.tv_nsec = <long>(at % NS_PER_S)
     return pthread_cond_timedwait(condition, &pool.mutex, &until)
 
 
-cdef void begin_run(Pool* pool, Worker* worker, RunQueue* queue) noexcept nogil:
+cdef void begin_run(Pool* pool, Worker* worker, WorkQueue* queue) noexcept nogil:
+    cdef Share* share = queue.share
     worker.queue = queue
     worker.since_ns = now_ns()
+    # Charged now, or one queue would have all workers before the end of its first run.
+    worker.charged_ns = share.last_ns
+    pool.floor_ns = max(pool.floor_ns, share.taken_ns)
+    share.taken_ns += worker.charged_ns
+    share.running += 1
     store_relaxed_int(&queue.running, queue.running + 1)  # the loop reads it without the mutex
     pool.running += 1
     if load_relaxed_int(&pool.watching) == 0:
@@ -307,7 +306,11 @@ cdef void begin_run(Pool* pool, Worker* worker, RunQueue* queue) noexcept nogil:
         pthread_cond_signal(&pool.watch)
 
 
-cdef void end_run(Pool* pool, Worker* worker, RunQueue* queue) noexcept nogil:
+cdef void end_run(Pool* pool, Worker* worker, WorkQueue* queue) noexcept nogil:
+    cdef Share* share = queue.share
+    share.last_ns = now_ns() - worker.since_ns
+    share.taken_ns += share.last_ns - worker.charged_ns
+    share.running -= 1
     worker.queue = NULL
     store_relaxed_int(&queue.running, queue.running - 1)
     pool.running -= 1
@@ -317,6 +320,7 @@ cdef void end_run(Pool* pool, Worker* worker, RunQueue* queue) noexcept nogil:
     if worker.counted_stuck:
         worker.counted_stuck = False
         queue.stuck -= 1
+        share.stuck -= 1
     if queue.running == 0:
         pthread_cond_broadcast(&pool.ended)
 
@@ -358,6 +362,7 @@ cdef void look_for_long_runs(Pool* pool, int64_t now) noexcept nogil:
         if not worker.counted_stuck and now - worker.since_ns > STUCK_NS:
             worker.counted_stuck = True
             worker.queue.stuck += 1
+            worker.queue.share.stuck += 1
             wake_one(pool)
 
 
@@ -396,21 +401,23 @@ cdef int start_worker(Pool* pool) noexcept nogil:
 
 
 cdef class WorkerPool:
-    """The process's worker threads.
+    """The process's worker threads: one more than `cores`, and spares.
 
-    Ownership: queues belong to who made them and must be freed before the pool is. An item is
-    the queue's from push until run() gets it, exactly once.
-    Thread-safety: one thread pushes to a given queue; everything else may run anywhere.
+    `name` is what tools show of the threads, 15 bytes of it.
+
+    Ownership: queues belong to who made them and must be ended before the pool is freed.
     """
 
     def __cinit__(
         self, cores: int | None = None, queue_capacity: int = QUEUE_CAPACITY,
-        spare_idle_seconds: float = SPARE_IDLE_SECONDS,
+        spare_idle_seconds: float = SPARE_IDLE_SECONDS, name: str = "",
     ) -> None:
         cdef pthread_condattr_t monotonic
         self.pool = <Pool*>calloc(1, sizeof(Pool))
         if self.pool == NULL:
             raise MemoryError
+        encoded = name.encode()[: sizeof(self.pool.name) - 1]
+        memcpy(self.pool.name, <const char*>encoded, len(encoded))
         self.pool.base = max(2, min((cores or len(os.sched_getaffinity(0))) + 1, MAX_THREADS - MAX_SPARES))
         self.pool.queue_capacity = queue_capacity
         self.pool.spare_idle_ns = <int64_t>(spare_idle_seconds * NS_PER_S)

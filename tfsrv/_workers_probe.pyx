@@ -17,15 +17,16 @@ from tfsrv._atomic cimport (
 )
 from tfsrv._clock cimport NS_PER_S, NS_PER_US, now_ns
 from tfsrv._stress cimport gate_wait, run_together
-from tfsrv._workers cimport (
+from tfsrv._run_queue cimport (
     RunQueue,
-    WorkerPool,
+    RunRecord,
     run_queue_free,
-    run_queue_may_run_in_place,
     run_queue_new,
-    run_queue_note,
     run_queue_push,
+    run_record_is_fast,
+    run_record_note,
 )
+from tfsrv._workers cimport WorkerPool, work_queue_is_idle
 
 cdef extern from "<unistd.h>" nogil:
     int usleep(unsigned int microseconds)
@@ -93,6 +94,7 @@ cdef class ProbeQueue:
 
     cdef WorkerPool workers
     cdef RunQueue* queue    # owned
+    cdef RunRecord record
     cdef Probe* probe       # owned
 
     def __cinit__(self, workers: WorkerPool, size: int = 1024) -> None:
@@ -118,12 +120,12 @@ cdef class ProbeQueue:
 
     def note(self, run_seconds: float, in_place: bool) -> None:
         """Let the queue learn from a run that took so long."""
-        run_queue_note(self.queue, <int64_t>(run_seconds * NS_PER_S), in_place)
+        run_record_note(&self.record, <int64_t>(run_seconds * NS_PER_S), in_place)
 
     @property
     def may_run_in_place(self) -> bool:
         """Whether the loop may run the next item itself."""
-        return run_queue_may_run_in_place(self.queue)
+        return run_record_is_fast(&self.record) and work_queue_is_idle(&self.queue.work)
 
     @property
     def done(self) -> int:

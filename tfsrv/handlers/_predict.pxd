@@ -1,7 +1,8 @@
 """Predict, from the request's bytes to the response's, without Python."""
 
 from tfsrv._method cimport Method
-from tfsrv._workers cimport Pool, RunQueue
+from tfsrv._run_queue cimport RunQueue
+from tfsrv._workers cimport Pool
 from tfsrv.handlers._predict_python cimport PythonPredictor
 
 

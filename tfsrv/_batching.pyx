@@ -1,0 +1,897 @@
+"""The batch scheduler: requests of one kind wait together and run together.
+
+A queue serves one signature and set of outputs of one version of a model. Who pushes puts a task
+into its inbox, a lock-free ring; the worker that comes next drains the ring into ordered lists, one
+for each kind of task that can share a batch, forms a batch and runs it. While it runs the next
+worker forms the next batch.
+
+- By default nothing waits for a timer: an idle worker takes what is there, and tasks gather only
+  while all workers that the queue may have are busy. With a wait (batch_timeout_micros), a batch that
+  is not full is not begun before its first task has waited so long.
+- The task with the earliest deadline comes first; one without a deadline counts as one that has
+  PATIENCE_NS, so that it is not passed over for ever. A task that does not fit closes the batch.
+- What would not be through by its deadline is refused: as it comes, if the rows before it take too
+  long, and as it is taken. What runs is in time, so that overload costs only what is refused.
+- Low tasks run when a worker stays free for others, and where a batch of their kind is padded anyway.
+
+The rules of sizes, waits and limits are TensorFlow's (SharedBatchScheduler and BasicBatchScheduler in
+tensorflow/core/kernels/batching_util), but for max_enqueued_batches: what waits is counted in rows, of
+which there may be so many times max_batch_size.
+
+Thread-safety: any number of threads push; workers, and the loop's thread with batch_queue_serve, run.
+"""
+
+from libc.stdint cimport int64_t, uint64_t
+from libc.stdlib cimport calloc, free, malloc, realloc
+from libc.string cimport memset
+
+from tfsrv._atomic cimport (
+    add_relaxed_i64,
+    exchange_int,
+    fence,
+    load_acquire_int,
+    load_relaxed_i64,
+    load_relaxed_int,
+    store_relaxed_i64,
+    store_release_int,
+    store_seq_cst_int,
+)
+from tfsrv._batch_tuner cimport (
+    TunerSettings,
+    tuner_arrived,
+    tuner_began,
+    tuner_choose_arm,
+    tuner_ended,
+    tuner_init,
+    tuner_latency,
+    tuner_row_ns,
+    tuner_run_ns,
+    tuner_run_slow_ns,
+)
+from tfsrv._clock cimport NS_PER_MS, NS_PER_S, now_ns
+from tfsrv._queue cimport queue_close, queue_open, queue_pop, queue_push, queue_size
+from tfsrv._thread cimport (
+    pthread_mutex_destroy,
+    pthread_mutex_init,
+    pthread_mutex_lock,
+    pthread_mutex_unlock,
+)
+from tfsrv._workers cimport (
+    work_queue_begin,
+    work_queue_end,
+    work_queue_schedule,
+    work_queue_set_limit,
+)
+
+cdef extern from *:
+    int count_leading_zeros "__builtin_clzll"(unsigned long long value) nogil
+
+cdef enum:
+    INBOX = 256             # tasks; 4 KiB, taken at the first push. Who finds it full drains it
+    KEPT_KINDS = 4          # empty ones that a queue keeps for reuse
+    KEPT_BATCHES = 4
+    FIRST_PARTS = 16        # of a batch; doubling
+    KEPT_SCRATCH = 65536    # bytes of a batch that is kept
+
+cdef int64_t PATIENCE_NS = NS_PER_S          # a task without a deadline is served as if it had this one
+cdef int64_t TRUST_NS = NS_PER_S             # estimates older than this refuse nothing
+cdef int64_t SWEEP_NS = NS_PER_MS            # a full queue is searched for abandoned tasks as often
+cdef int64_t NO_MEMORY_NS = NS_PER_MS        # without memory for a batch, try again after this
+
+
+# ---- making and freeing --------------------------------------------------------------------------
+
+cdef BatchQueue* batch_queue_new(
+    Pool* pool, Share* share, const BatchHandler* handler, const BatchSettings* settings, void* context
+) noexcept nogil:
+    """A queue that workers of the pool serve. NULL without memory; `context` stays the caller's then.
+
+    `share` counts the workers' time of its model; NULL: the queue has one of its own.
+    """
+    cdef BatchQueue* queue = <BatchQueue*>calloc(1, sizeof(BatchQueue))
+    cdef TunerSettings tuning
+    cdef int most = pool.base - 1
+    if queue == NULL:
+        return NULL
+    if settings.max_runs > 0:
+        most = min(most, settings.max_runs)
+    queue.handler = handler
+    queue.context = context
+    queue.settings = settings[0]
+    memset(&tuning, 0, sizeof(tuning))
+    tuning.target_ns = settings.target_ns
+    tuning.max_rows = settings.max_rows
+    tuning.wait_ns = settings.wait_ns
+    tuning.max_concurrency = most
+    tuning.only_arm = settings.only_arm
+    tuner_init(&queue.tuner, &tuning)
+    pthread_mutex_init(&queue.lock, NULL)
+    work_queue_begin(&queue.work, pool, take_turn)
+    if share != NULL:
+        queue.work.share = share
+    publish(queue)
+    return queue
+
+
+cdef void batch_queue_free(void* queue_pointer) noexcept nogil:
+    """Free a queue that nobody pushes to any more and that has no task, or whose tasks are lost.
+
+    Waits for workers that are on their way out of its last run.
+    """
+    cdef BatchQueue* queue = <BatchQueue*>queue_pointer
+    cdef BatchKind* kind
+    cdef Batch* batch
+    work_queue_end(&queue.work)
+    while queue.kinds != NULL:
+        kind = queue.kinds
+        queue.kinds = kind.next
+        free(kind)
+    while queue.free_kinds != NULL:
+        kind = queue.free_kinds
+        queue.free_kinds = kind.next
+        free(kind)
+    while queue.free_batches != NULL:
+        batch = queue.free_batches
+        queue.free_batches = batch.next
+        free_batch(batch)
+    if queue.handler.free_context != NULL:
+        queue.handler.free_context(queue.context)
+    queue_close(&queue.inbox)
+    pthread_mutex_destroy(&queue.lock)
+    free(queue)
+
+
+cdef void free_batch(Batch* batch) noexcept nogil:
+    free(batch.parts)
+    free(batch.scratch)
+    free(batch)
+
+
+# ---- who pushes ----------------------------------------------------------------------------------
+
+cdef int batch_queue_push(BatchQueue* queue, BatchTask* task) noexcept nogil:
+    """Hand a task over. A Pushed; unless it is PUSHED the task stays the caller's.
+
+    Nobody runs it before batch_queue_kick or batch_queue_serve, which may follow many pushes.
+    """
+    cdef int64_t waiting = load_relaxed_i64(&queue.waiting_rows)
+    if task.rows > queue.settings.max_request_rows:
+        return PUSHED_TOO_LARGE
+    if waiting + task.rows > queue.settings.max_waiting_rows:
+        sweep(queue, task.arrived_ns)
+        waiting = load_relaxed_i64(&queue.waiting_rows)
+        if waiting + task.rows > queue.settings.max_waiting_rows:
+            add_relaxed_i64(&queue.counts.refused_full, 1)
+            return PUSHED_FULL
+    task.due_ns = task.arrived_ns + PATIENCE_NS
+    if task.deadline_ns != 0:
+        task.due_ns = task.deadline_ns
+        if comes_too_late(queue, task, waiting):
+            add_relaxed_i64(&queue.counts.refused_late, 1)
+            return PUSHED_LATE
+    task.next = NULL
+    task.child = NULL
+    task.rows_begun = 0
+    if task.due_ns > load_relaxed_i64(&queue.latest_due_ns):
+        store_relaxed_i64(&queue.latest_due_ns, task.due_ns)
+    # Counted first: a worker that takes the task at once takes it off again.
+    add_relaxed_i64(&queue.waiting_rows, task.rows)
+    if not task.low:
+        add_relaxed_i64(&queue.waiting_normal, 1)
+    if load_acquire_int(&queue.inbox_is_open) != 0 and queue_push(&queue.inbox, task):
+        return PUSHED
+    return push_slowly(queue, task)
+
+
+cdef int push_slowly(BatchQueue* queue, BatchTask* task) noexcept nogil:
+    """There is no inbox yet, or it is full."""
+    cdef int pushed = PUSHED
+    pthread_mutex_lock(&queue.lock)
+    if load_relaxed_int(&queue.inbox_is_open) == 0 and queue_open(&queue.inbox, INBOX) == 0:
+        store_release_int(&queue.inbox_is_open, 1)  # pairs with load_acquire: the ring is whole
+    drain(queue)
+    if has_spare_kind(queue):
+        tuner_arrived(&queue.tuner, task.arrived_ns, task.rows)
+        put_into_kind(queue, task)
+    else:
+        take_off(queue, task)
+        pushed = PUSHED_NO_MEMORY
+    pthread_mutex_unlock(&queue.lock)
+    return pushed
+
+
+cdef bint comes_too_late(BatchQueue* queue, const BatchTask* task, int64_t waiting) noexcept nogil:
+    """Whether what is before the task, and its own run, take longer than it has."""
+    cdef int64_t running = load_relaxed_i64(&queue.running_rows)
+    cdef int64_t latest = load_relaxed_i64(&queue.latest_due_ns)
+    cdef int64_t left = task.deadline_ns - task.arrived_ns
+    cdef double ahead = <double>waiting
+    if left <= 0:
+        return True
+    if waiting + running == 0:
+        return False  # an idle queue takes everything: so it learns when runs get faster again
+    if latest > task.deadline_ns:
+        # Deadlines of what waits lie between now and `latest`, let us say evenly.
+        ahead *= <double>left / <double>(latest - task.arrived_ns)
+    # Of what runs, half is done.
+    ahead += 0.5 * <double>running
+    return (
+        ahead * <double>load_relaxed_i64(&queue.row_ns) + <double>load_relaxed_i64(&queue.run_ns)
+        > <double>left
+    )
+
+
+cdef void take_off(BatchQueue* queue, const BatchTask* task) noexcept nogil:
+    """A task, or what is left of one that was begun, does not wait any more."""
+    add_relaxed_i64(&queue.waiting_rows, task.rows_begun - task.rows)
+    if not task.low:
+        add_relaxed_i64(&queue.waiting_normal, -1)
+
+
+cdef void batch_queue_kick(BatchQueue* queue, int64_t now) noexcept nogil:
+    """Have a worker look at the queue, if none is about to. Any thread, after a push."""
+    cdef int64_t wait_ns = load_relaxed_i64(&queue.wait_ns)
+    cdef bint full = load_relaxed_i64(&queue.waiting_rows) >= load_relaxed_i64(&queue.full_rows)
+    cdef bint low = load_relaxed_i64(&queue.waiting_normal) <= 0
+    fence()  # pairs with the fence in release(): the task is seen there, or `scheduled` is 0 here
+    if exchange_int(&queue.work.scheduled, 1) == 0:
+        work_queue_schedule(&queue.work, now + wait_ns if wait_ns and not full else 0, low)
+    elif (full and load_relaxed_i64(&queue.work.due_ns) != 0) or (
+        not low and load_relaxed_int(&queue.work.low) != 0
+    ):
+        # In the list for later, or as low: bring it forward. A worker that puts it there just now
+        # looks at the same numbers after that, see schedule_again().
+        work_queue_schedule(&queue.work, 0 if full or wait_ns == 0 else now + wait_ns, low)
+
+
+# ---- order -------------------------------------------------------------------------------------------
+# All of this under the lock.
+
+cdef BatchTask* heap_meld(BatchTask* one, BatchTask* other) noexcept nogil:
+    """Of two pairing heaps (Fredman, Sedgewick, Sleator, Tarjan 1986) one. Siblings hang on `next`."""
+    cdef BatchTask* swapped
+    if one == NULL:
+        return other
+    if other == NULL:
+        return one
+    if other.due_ns < one.due_ns:
+        swapped = one
+        one = other
+        other = swapped
+    other.next = one.child
+    one.child = other
+    return one
+
+
+cdef BatchTask* heap_pop(BatchTask* root) noexcept nogil:
+    """The heap without its root, which is the caller's."""
+    cdef BatchTask* pairs = NULL
+    cdef BatchTask* at = root.child
+    cdef BatchTask* one
+    cdef BatchTask* other
+    cdef BatchTask* melded = NULL
+    while at != NULL:  # meld in pairs; the list of pairs grows from its end
+        one = at
+        other = at.next
+        at = other.next if other != NULL else NULL
+        one.next = NULL
+        if other != NULL:
+            other.next = NULL
+        one = heap_meld(one, other)
+        one.next = pairs
+        pairs = one
+    while pairs != NULL:
+        one = pairs
+        pairs = one.next
+        one.next = NULL
+        melded = heap_meld(melded, one)
+    root.child = NULL
+    return melded
+
+
+cdef inline BatchTask* kind_first(const BatchKind* kind) noexcept nogil:
+    """The task that is served next; NULL: the kind is empty."""
+    if kind.first == NULL or (kind.heap != NULL and kind.heap.due_ns < kind.first.due_ns):
+        return kind.heap
+    return kind.first
+
+
+cdef void kind_pop(BatchKind* kind, BatchTask* task) noexcept nogil:
+    """Take out what kind_first gave."""
+    if task == kind.first:
+        kind.first = task.next
+        if kind.first == NULL:
+            kind.last = NULL
+    else:
+        kind.heap = heap_pop(task)
+    task.next = NULL
+    kind.rows -= task.rows - task.rows_begun
+
+
+cdef void kind_put(BatchKind* kind, BatchTask* task) noexcept nogil:
+    task.next = NULL
+    if kind.rows == 0:
+        kind.since_ns = task.arrived_ns
+    kind.rows += task.rows
+    if kind.last == NULL or kind.last.due_ns <= task.due_ns:  # nearly always
+        if kind.last == NULL:
+            kind.first = task
+        else:
+            kind.last.next = task
+        kind.last = task
+    else:
+        kind.heap = heap_meld(kind.heap, task)
+
+
+cdef bint has_spare_kind(BatchQueue* queue) noexcept nogil:
+    """See to it that put_into_kind has one for a task unlike all others; False without memory."""
+    cdef BatchKind* kind
+    if queue.free_kinds != NULL:
+        return True
+    kind = <BatchKind*>malloc(sizeof(BatchKind))
+    if kind == NULL:
+        return False
+    kind.next = NULL
+    queue.free_kinds = kind
+    queue.free_kinds_size = 1
+    return True
+
+
+cdef void put_into_kind(BatchQueue* queue, BatchTask* task) noexcept nogil:
+    """Needs a spare kind."""
+    cdef BatchKind* kind = queue.kinds
+    cdef BatchKind* before = NULL
+    while kind != NULL:
+        # Tasks that run alone need not be alike.
+        if kind.hash == task.kind and kind.low == task.low and queue.handler.shares(task, kind_first(kind)):
+            kind_put(kind, task)
+            return
+        before = kind
+        kind = kind.next
+    kind = queue.free_kinds
+    queue.free_kinds = kind.next
+    queue.free_kinds_size -= 1
+    memset(kind, 0, sizeof(BatchKind))
+    kind.hash = task.kind
+    kind.low = task.low
+    if before == NULL:
+        queue.kinds = kind
+    else:
+        before.next = kind
+    kind_put(kind, task)
+
+
+cdef void drop_empty_kinds(BatchQueue* queue) noexcept nogil:
+    cdef BatchKind** link = &queue.kinds
+    cdef BatchKind* kind
+    while link[0] != NULL:
+        kind = link[0]
+        if kind_first(kind) != NULL:
+            link = &kind.next
+            continue
+        link[0] = kind.next
+        if queue.free_kinds_size >= KEPT_KINDS:
+            free(kind)
+        else:
+            kind.next = queue.free_kinds
+            queue.free_kinds = kind
+            queue.free_kinds_size += 1
+
+
+cdef void drain(BatchQueue* queue) noexcept nogil:
+    """Bring what is in the inbox into order; without memory it stays there."""
+    cdef BatchTask* task
+    cdef size_t left
+    if load_relaxed_int(&queue.inbox_is_open) == 0:
+        return
+    left = queue_size(&queue.inbox)  # and no more: others may go on pushing
+    while left > 0 and has_spare_kind(queue):
+        task = <BatchTask*>queue_pop(&queue.inbox)
+        if task == NULL:
+            return
+        tuner_arrived(&queue.tuner, task.arrived_ns, task.rows)
+        put_into_kind(queue, task)
+        left -= 1
+
+
+cdef void sweep(BatchQueue* queue, int64_t now) noexcept nogil:
+    """The queue is full: let go of tasks that nobody waits for any more."""
+    cdef BatchKind* kind
+    cdef BatchTask* task
+    cdef BatchTask* kept
+    cdef BatchTask* unwanted = NULL
+    if now - load_relaxed_i64(&queue.swept_ns) < SWEEP_NS:
+        return
+    store_relaxed_i64(&queue.swept_ns, now)
+    pthread_mutex_lock(&queue.lock)
+    drain(queue)
+    kind = queue.kinds
+    while kind != NULL:
+        kept = NULL  # newest first
+        while True:
+            task = kind_first(kind)
+            if task == NULL:
+                break
+            kind_pop(kind, task)
+            if queue.handler.is_wanted(task):
+                task.next = kept
+                kept = task
+            else:
+                queue.counts.refused_unwanted += 1
+                take_off(queue, task)
+                task.next = unwanted
+                unwanted = task
+        put_back(kind, kept)
+        kind = kind.next
+    drop_empty_kinds(queue)
+    pthread_mutex_unlock(&queue.lock)
+    refuse_all(queue, unwanted, REFUSED_UNWANTED)
+
+
+cdef void put_back(BatchKind* kind, BatchTask* newest) noexcept nogil:
+    """Refill an emptied kind from a list whose first task is the last to be served."""
+    cdef int64_t since_ns = kind.since_ns
+    cdef BatchTask* task
+    while newest != NULL:
+        task = newest
+        newest = task.next
+        task.next = kind.first
+        kind.first = task
+        if kind.last == NULL:
+            kind.last = task
+        kind.rows += task.rows - task.rows_begun
+    kind.since_ns = since_ns
+
+
+cdef void refuse_all(BatchQueue* queue, BatchTask* task, int reason) noexcept nogil:
+    """Of a list on `next`; not under the lock."""
+    cdef BatchTask* following
+    while task != NULL:
+        following = task.next
+        task.next = NULL
+        queue.handler.refuse(task, reason)
+        task = following
+
+
+# ---- forming -------------------------------------------------------------------------------------------
+
+cdef int64_t batch_allowed_rows(const BatchSettings* settings, int64_t rows) noexcept nogil:
+    """The least allowed size that holds so many rows; `rows` itself if there is none."""
+    cdef int i
+    for i in range(settings.allowed_size):
+        if settings.allowed[i] >= rows:
+            return settings.allowed[i]
+    return rows
+
+
+cdef int64_t rows_limit(const BatchQueue* queue) noexcept nogil:
+    """Rows that a batch takes at most now: what was chosen, rounded down to an allowed size."""
+    cdef int64_t limit = max(1, min(queue.tuner.rows_limit, queue.settings.max_rows))
+    cdef int64_t allowed = 0
+    cdef int i
+    for i in range(queue.settings.allowed_size):
+        if queue.settings.allowed[i] <= limit:
+            allowed = queue.settings.allowed[i]
+    return allowed if allowed else limit
+
+
+cdef inline bint is_ripe(const BatchQueue* queue, const BatchKind* kind, int64_t limit, int64_t now) noexcept nogil:
+    return (
+        queue.tuner.wait_ns == 0
+        or kind.rows >= limit
+        or kind.since_ns + queue.tuner.wait_ns <= now
+        or kind_first(kind).alone
+    )
+
+
+cdef BatchKind* choose_kind(
+    const BatchQueue* queue, int64_t limit, int64_t now, int64_t* due_ns, bint* only_low
+) noexcept nogil:
+    """The kind to be served now; NULL: none is. `due_ns`: when the first one will be; 0: there is none.
+
+    `only_low`: there are only low tasks.
+    """
+    cdef BatchKind* kind = queue.kinds
+    cdef BatchKind* best = NULL
+    cdef int64_t ripe_ns
+    due_ns[0] = 0
+    only_low[0] = True
+    while kind != NULL:
+        if only_low[0] and not kind.low:
+            only_low[0] = False
+            best = NULL
+            due_ns[0] = 0
+        if kind.low == only_low[0]:
+            if not is_ripe(queue, kind, limit, now):
+                ripe_ns = kind.since_ns + queue.tuner.wait_ns
+                if due_ns[0] == 0 or ripe_ns < due_ns[0]:
+                    due_ns[0] = ripe_ns
+            elif best == NULL or kind_first(kind).due_ns < kind_first(best).due_ns:
+                best = kind
+        kind = kind.next
+    return best
+
+
+cdef Batch* new_batch(BatchQueue* queue) noexcept nogil:
+    cdef Batch* batch = queue.free_batches
+    if batch != NULL:
+        queue.free_batches = batch.next
+        queue.free_batches_size -= 1
+    else:
+        batch = <Batch*>calloc(1, sizeof(Batch))
+        if batch == NULL:
+            return NULL
+        batch.queue = queue
+    batch.next = NULL
+    batch.size = 0
+    batch.rows = 0
+    batch.padding_rows = 0
+    batch.deadline_ns = 0
+    batch.in_place = False
+    batch.strange = False
+    return batch
+
+
+cdef void keep_batch(BatchQueue* queue, Batch* batch) noexcept nogil:
+    if queue.free_batches_size >= KEPT_BATCHES:
+        free_batch(batch)
+        return
+    if batch.scratch_size > KEPT_SCRATCH:
+        free(batch.scratch)
+        batch.scratch = NULL
+        batch.scratch_size = 0
+    batch.next = queue.free_batches
+    queue.free_batches = batch
+    queue.free_batches_size += 1
+
+
+cdef bint has_room(Batch* batch) noexcept nogil:
+    """Room for one part more; False without memory."""
+    cdef int capacity
+    cdef BatchPart* grown
+    if batch.size < batch.capacity:
+        return True
+    capacity = max(FIRST_PARTS, batch.capacity * 2)
+    grown = <BatchPart*>realloc(batch.parts, <size_t>capacity * sizeof(BatchPart))
+    if grown == NULL:
+        return False
+    batch.parts = grown
+    batch.capacity = capacity
+    return True
+
+
+cdef void add_part(Batch* batch, BatchTask* task, int64_t rows) noexcept nogil:
+    cdef BatchPart* part = &batch.parts[batch.size]
+    part.task = task
+    part.first_row = task.rows_begun
+    part.rows = rows
+    part.arrived_ns = task.arrived_ns
+    if batch.size == 0:
+        batch.deadline_ns = task.deadline_ns
+    elif task.deadline_ns == 0 or batch.deadline_ns == 0:
+        batch.deadline_ns = 0
+    else:
+        batch.deadline_ns = max(batch.deadline_ns, task.deadline_ns)
+    batch.size += 1
+    batch.rows += rows
+
+
+cdef bint is_late(const BatchQueue* queue, const BatchTask* task, int64_t expected_ns, int64_t now) noexcept nogil:
+    if task.deadline_ns == 0:
+        return False
+    if task.deadline_ns <= now:
+        return True
+    # What is begun is worth ending; and who was not proved wrong for long may be wrong by now.
+    return (
+        task.rows_begun == 0
+        and now - queue.last_end_ns < TRUST_NS
+        and now + expected_ns > task.deadline_ns
+    )
+
+
+cdef void fill(
+    BatchQueue* queue, BatchKind* kind, Batch* batch, int64_t limit, int64_t expected_ns, int64_t now,
+    BatchTask** refused
+) noexcept nogil:
+    """Move tasks from the kind into the batch, until it has `limit` rows or the next does not fit."""
+    cdef int64_t bytes = 0
+    cdef int64_t left
+    cdef BatchTask* task
+    while has_room(batch):
+        task = kind_first(kind)
+        if task == NULL:
+            break
+        left = task.rows - task.rows_begun
+        if not queue.handler.is_wanted(task) or is_late(queue, task, expected_ns, now):
+            kind_pop(kind, task)
+            take_off(queue, task)
+            task.next = refused[0]
+            refused[0] = task
+            continue
+        if batch.size and (task.alone or bytes + task.bytes > queue.settings.max_bytes):
+            break
+        if left > limit - batch.rows and not task.alone:
+            if queue.settings.splits and limit > batch.rows and queue.handler.begin_split(task):
+                left = limit - batch.rows
+                add_part(batch, task, left)
+                task.rows_begun += left
+                kind.rows -= left
+                add_relaxed_i64(&queue.waiting_rows, -left)
+                break
+            if batch.size:
+                break
+            # More rows than are chosen now, but no more than are allowed: by itself.
+        kind_pop(kind, task)
+        take_off(queue, task)
+        add_part(batch, task, left)
+        task.rows_begun = task.rows
+        bytes += task.bytes
+        if task.alone:
+            break
+
+
+cdef void fill_gaps(BatchQueue* queue, const BatchKind* kind, Batch* batch, int64_t now, BatchTask** refused) noexcept nogil:
+    """Low tasks of the same kind in place of padding."""
+    cdef BatchKind* low = queue.kinds
+    cdef int64_t allowed = batch_allowed_rows(&queue.settings, batch.rows)
+    cdef int64_t deadline_ns = batch.deadline_ns
+    cdef int64_t left
+    cdef BatchTask* task
+    if kind.low or allowed == batch.rows or batch.parts[0].task.alone:
+        return
+    while low != NULL and not (
+        low.low and low.hash == kind.hash and kind_first(low) != NULL
+        and queue.handler.shares(batch.parts[0].task, kind_first(low))
+    ):
+        low = low.next
+    while low != NULL and has_room(batch):
+        task = kind_first(low)
+        if task == NULL or task.alone:
+            break
+        left = task.rows - task.rows_begun
+        if not queue.handler.is_wanted(task) or is_late(queue, task, 0, now):
+            kind_pop(low, task)
+            take_off(queue, task)
+            task.next = refused[0]
+            refused[0] = task
+            continue
+        if left > allowed - batch.rows:
+            break
+        kind_pop(low, task)
+        take_off(queue, task)
+        add_part(batch, task, left)
+        task.rows_begun = task.rows
+    batch.deadline_ns = deadline_ns  # theirs change nothing
+
+
+cdef Batch* batch_form(
+    BatchQueue* queue, int64_t now, BatchTask** refused, int64_t* due_ns
+) noexcept nogil:
+    """The next batch, taken from what waits; NULL: there is none now. Under the lock.
+
+    `due_ns` becomes when to look again: 0 at once, -1 not before a push, -2 as low. `refused`, NULL
+    before, becomes a list of tasks that will not run; the caller gives them to `refuse`.
+    """
+    cdef Batch* batch
+    cdef BatchKind* kind
+    cdef int64_t limit = rows_limit(queue)
+    cdef int64_t ripe_ns
+    cdef bint only_low
+    drain(queue)
+    batch = new_batch(queue)
+    if batch == NULL:
+        due_ns[0] = now + NO_MEMORY_NS
+        return NULL
+    while True:
+        kind = choose_kind(queue, limit, now, &ripe_ns, &only_low)
+        if kind == NULL:
+            break
+        fill(
+            queue, kind, batch, limit, tuner_run_ns(&queue.tuner, min(limit, kind.rows)), now, refused)
+        kind.since_ns = now
+        if kind_first(kind) != NULL:
+            kind.since_ns = kind_first(kind).arrived_ns
+        if batch.size:
+            fill_gaps(queue, kind, batch, now, refused)
+            break
+        if kind_first(kind) != NULL:
+            due_ns[0] = now + NO_MEMORY_NS
+            keep_batch(queue, batch)
+            return NULL
+        drop_empty_kinds(queue)
+    drop_empty_kinds(queue)
+    if batch.size == 0:
+        keep_batch(queue, batch)
+        batch = NULL
+    else:
+        begin(queue, batch, now)
+    if choose_kind(queue, limit, now, &ripe_ns, &only_low) != NULL:
+        due_ns[0] = -2 if only_low else 0
+    elif ripe_ns != 0:
+        due_ns[0] = ripe_ns
+    else:
+        due_ns[0] = -1
+        store_relaxed_i64(&queue.latest_due_ns, 0)
+    return batch
+
+
+cdef void begin(BatchQueue* queue, Batch* batch, int64_t now) noexcept nogil:
+    if not batch.parts[0].task.alone:
+        batch.padding_rows = batch_allowed_rows(&queue.settings, batch.rows) - batch.rows
+    batch.begun_ns = now
+    batch.arm = tuner_choose_arm(&queue.tuner)
+    queue.runs += 1
+    add_relaxed_i64(&queue.running_rows, batch.rows)
+    tuner_began(&queue.tuner, now, batch.rows + batch.padding_rows, queue.runs)
+
+
+# ---- running -------------------------------------------------------------------------------------------
+
+cdef void take_turn(WorkQueue* work) noexcept nogil:
+    """A worker's turn: one batch."""
+    cdef BatchQueue* queue = <BatchQueue*>work
+    cdef Batch* batch
+    cdef BatchTask* refused = NULL
+    cdef int64_t due_ns = 0
+    pthread_mutex_lock(&queue.lock)
+    batch = batch_form(queue, now_ns(), &refused, &due_ns)
+    pthread_mutex_unlock(&queue.lock)
+    schedule_again(queue, due_ns)
+    refuse_taken(queue, refused)
+    if batch != NULL:
+        run_batch(queue, batch)
+
+
+cdef void schedule_again(BatchQueue* queue, int64_t due_ns) noexcept nogil:
+    """After a look at the queue, by whoever made `scheduled` 1: care for what is left."""
+    if due_ns == -1:
+        release(queue)
+        return
+    work_queue_schedule(&queue.work, max(due_ns, 0), due_ns == -2)
+    fence()  # pairs with the fence in batch_queue_kick()
+    if (due_ns == -2 and load_relaxed_i64(&queue.waiting_normal) > 0) or (
+        due_ns > 0 and load_relaxed_i64(&queue.waiting_rows) >= load_relaxed_i64(&queue.full_rows)
+    ):
+        bring_forward(queue)
+
+
+cdef void bring_forward(BatchQueue* queue) noexcept nogil:
+    """Of a queue that somebody may have taken out of the list by now; it is looked at again then."""
+    work_queue_schedule(&queue.work, 0, False)
+
+
+cdef void release(BatchQueue* queue) noexcept nogil:
+    """Nothing waits: the next who pushes schedules the queue."""
+    store_seq_cst_int(&queue.work.scheduled, 0)
+    fence()  # pairs with the fence in batch_queue_kick()
+    if (
+        load_acquire_int(&queue.inbox_is_open) != 0
+        and queue_size(&queue.inbox) != 0
+        and exchange_int(&queue.work.scheduled, 1) == 0
+    ):
+        work_queue_schedule(&queue.work, 0, False)
+
+
+cdef void refuse_taken(BatchQueue* queue, BatchTask* task) noexcept nogil:
+    """Refuse a list of tasks that were taken out, each for its reason."""
+    cdef BatchTask* following
+    while task != NULL:
+        following = task.next
+        task.next = NULL
+        if queue.handler.is_wanted(task):
+            add_relaxed_i64(&queue.counts.refused_late, 1)
+            queue.handler.refuse(task, REFUSED_LATE)
+        else:
+            add_relaxed_i64(&queue.counts.refused_unwanted, 1)
+            queue.handler.refuse(task, REFUSED_UNWANTED)
+        task = following
+
+
+cdef void run_batch(BatchQueue* queue, Batch* batch) noexcept nogil:
+    queue.handler.run(batch)
+    batch_ended(batch, now_ns())
+
+
+cdef void batch_ended(Batch* batch, int64_t now) noexcept nogil:
+    """The batch has run, and its tasks are gone: learn from it, and keep its memory."""
+    cdef BatchQueue* queue = batch.queue
+    cdef int64_t rows = batch.rows + batch.padding_rows
+    cdef int limit
+    cdef int i
+    add_relaxed_i64(&queue.running_rows, -batch.rows)
+    pthread_mutex_lock(&queue.lock)
+    queue.runs -= 1
+    if not batch.strange:
+        tuner_ended(
+            &queue.tuner, now, rows, now - batch.begun_ns, batch.arm, queue.runs,
+            load_relaxed_i64(&queue.waiting_rows))
+        for i in range(batch.size):
+            tuner_latency(&queue.tuner, now - batch.parts[i].arrived_ns)
+    queue.last_end_ns = now
+    queue.counts.batches += 1
+    queue.counts.tasks += batch.size
+    queue.counts.rows += batch.rows
+    queue.counts.padding_rows += batch.padding_rows
+    queue.counts.sizes[min(31, 63 - count_leading_zeros(<uint64_t>max(1, batch.rows)))] += 1
+    store_relaxed_i64(&queue.run_ns, tuner_run_slow_ns(&queue.tuner, rows))
+    publish(queue)
+    limit = queue.tuner.concurrency
+    keep_batch(queue, batch)
+    pthread_mutex_unlock(&queue.lock)
+    work_queue_set_limit(&queue.work, limit)
+
+
+cdef void publish(BatchQueue* queue) noexcept nogil:
+    """What the tuner chose, for those who push."""
+    store_relaxed_i64(&queue.full_rows, rows_limit(queue))
+    store_relaxed_i64(&queue.wait_ns, queue.tuner.wait_ns)
+    store_relaxed_i64(&queue.row_ns, tuner_row_ns(&queue.tuner))
+
+
+cdef void batch_queue_serve(BatchQueue* queue, int64_t until_ns, int64_t longest_ns) noexcept nogil:
+    """Run what waits in the caller's thread, as long as runs are expected to take `longest_ns` at most.
+
+    What is left after `until_ns`, or takes longer, or is low, goes to the workers; so does everything
+    while they have the queue. For the loop's thread, which keeps the queue from being freed.
+    """
+    cdef Batch* batch
+    cdef BatchTask* refused
+    cdef int64_t now = now_ns()
+    cdef int64_t due_ns = 0
+    cdef int64_t rows
+    if load_relaxed_int(&queue.work.running) != 0 or exchange_int(&queue.work.scheduled, 1) != 0:
+        batch_queue_kick(queue, now)
+        return
+    while due_ns == 0:
+        refused = NULL
+        pthread_mutex_lock(&queue.lock)
+        rows = min(load_relaxed_i64(&queue.waiting_rows), rows_limit(queue))
+        if load_relaxed_i64(&queue.waiting_normal) <= 0:
+            due_ns = -2
+        if due_ns != 0 or now >= until_ns or tuner_run_ns(&queue.tuner, rows) > longest_ns:
+            pthread_mutex_unlock(&queue.lock)
+            break
+        batch = batch_form(queue, now, &refused, &due_ns)
+        pthread_mutex_unlock(&queue.lock)
+        refuse_taken(queue, refused)
+        if batch != NULL:
+            batch.in_place = True
+            run_batch(queue, batch)
+        now = now_ns()
+    schedule_again(queue, due_ns)
+
+
+cdef void batch_note_alone(
+    BatchQueue* queue, int64_t rows, int64_t arrived_ns, int64_t begun_ns, int64_t now
+) noexcept nogil:
+    """A task ran without having been pushed: learn from it as from a batch of its own."""
+    pthread_mutex_lock(&queue.lock)
+    tuner_arrived(&queue.tuner, arrived_ns, rows)
+    tuner_began(&queue.tuner, begun_ns, rows, queue.runs + 1)
+    tuner_ended(
+        &queue.tuner, now, rows, now - begun_ns, 0, queue.runs, load_relaxed_i64(&queue.waiting_rows))
+    tuner_latency(&queue.tuner, now - arrived_ns)
+    queue.last_end_ns = now
+    queue.counts.batches += 1
+    queue.counts.tasks += 1
+    queue.counts.rows += rows
+    queue.counts.sizes[min(31, 63 - count_leading_zeros(<uint64_t>max(1, rows)))] += 1
+    store_relaxed_i64(&queue.run_ns, tuner_run_slow_ns(&queue.tuner, rows))
+    publish(queue)
+    pthread_mutex_unlock(&queue.lock)
+
+
+cdef void* batch_scratch(Batch* batch, size_t size) noexcept nogil:
+    """`size` bytes for whoever runs the batch, until it has run; NULL without memory.
+
+    There is one such block a batch: asking again may move it.
+    """
+    cdef void* grown
+    if size > batch.scratch_size:
+        grown = malloc(size)
+        if grown == NULL:
+            return NULL
+        free(batch.scratch)
+        batch.scratch = grown
+        batch.scratch_size = size
+    return batch.scratch

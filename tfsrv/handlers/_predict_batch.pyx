@@ -1,0 +1,847 @@
+"""Predict calls in batches: on the batch scheduler in, through one run of the session, out.
+
+Rows are copied once, from the requests' bytes into the batch's tensors, and once more from the
+batch's outputs into the responses. Calls that are alike share batches: the same outputs, the same dtypes
+and shapes but for the number of rows. Where rows mean nothing, a call runs alone: a scalar input, unequal
+numbers of rows, no rows, a default value, an input or output whose first dimension is fixed. That an
+output has no rows may also show when it was run; then it is known from then on.
+
+If a batch fails, its halves run again, and theirs, so that only calls that fail by themselves get the
+error. Codes and texts are TensorFlow Serving's (batching/batching_session.cc) and those of TensorFlow's
+SharedBatchScheduler.
+
+Requests that arrive together are pushed one by one and looked at together: in the loop's thread if
+the batch is expected to be quick, else by one worker. A single one, after some single ones before it, does
+not wait for company and takes the way that it takes without batching.
+"""
+
+from libc.stdint cimport int64_t, uint64_t
+from libc.stdlib cimport calloc, free
+from libc.string cimport memcpy, memset
+
+from tfsrv._atomic cimport (
+    add_relaxed_i64,
+    load_relaxed_i64,
+    load_relaxed_int,
+    store_relaxed_int,
+)
+from tfsrv._batch_tensors cimport (
+    ROWS_EMPTY_AMONG_OTHERS,
+    ROWS_INVALID,
+    ROWS_MADE,
+    RowSource,
+    rows_kind_hash,
+    rows_look,
+    rows_merge,
+    rows_of_tensor,
+    rows_of_wire,
+    rows_of_view,
+    rows_same_kind,
+    rows_slice,
+)
+from tfsrv._batching cimport (
+    PUSHED,
+    PUSHED_FULL,
+    PUSHED_LATE,
+    PUSHED_TOO_LARGE,
+    REFUSED_LATE,
+    Batch,
+    BatchHandler,
+    BatchPart,
+    BatchQueue,
+    BatchTask,
+    batch_allowed_rows,
+    batch_note_alone,
+    batch_queue_free,
+    batch_queue_kick,
+    batch_queue_new,
+    batch_queue_push,
+    batch_queue_serve,
+    batch_scratch,
+)
+from tfsrv._buffer cimport Bytes
+from tfsrv._call cimport (
+    Call,
+    Deferred,
+    LoopState,
+    call_is_abandoned,
+    call_release_servable,
+)
+from tfsrv._call_loop cimport call_complete, call_complete_all, loop_defer
+from tfsrv._clock cimport NS_PER_MS, NS_PER_US, now_ns
+from tfsrv._method cimport STARTED_DONE, STARTED_RUNNING
+from tfsrv._predict_request cimport PredictView, TensorView
+from tfsrv._predict_response cimport TensorData, wire_splices
+from tfsrv._run_queue cimport run_record_is_fast, run_record_note
+from tfsrv._servable cimport Servable, servable_hold, servable_release
+from tfsrv._session cimport Session, session_plan, session_run
+from tfsrv._signature cimport Signature
+from tfsrv._status cimport (
+    CANCELLED,
+    DEADLINE_EXCEEDED,
+    FAILED_PRECONDITION,
+    INVALID_ARGUMENT,
+    OK,
+    RESOURCE_EXHAUSTED,
+    UNAVAILABLE,
+    Status,
+    status_add,
+    status_add_bytes,
+    status_add_int,
+    status_clear,
+    status_free,
+    status_init,
+    status_set,
+)
+from tfsrv._tensor cimport MAX_RANK, tensor_data, tensor_release
+from tfsrv._tf cimport TF_Tensor
+from tfsrv._workers cimport work_queue_is_idle
+from tfsrv.handlers._predict_errors cimport tell_bad_tensor
+from tfsrv.handlers._predict_plan cimport Plan, plan_check_tensors
+from tfsrv.handlers._predict_run cimport (
+    SPLICE_FROM,
+    run_call,
+    run_is_wanted,
+    run_timeout_ms,
+    run_write_outputs,
+)
+from tfsrv.handlers._predict_split cimport (
+    Split,
+    SplitPart,
+    split_begin,
+    split_fail,
+    split_make_feeds,
+    split_part_free,
+    split_part_new,
+    split_take,
+)
+
+cdef int64_t IN_PLACE_NS = 200 * NS_PER_US       # longer batches go to workers
+cdef int64_t IN_PLACE_SLICE_NS = 2 * NS_PER_MS   # of one look at a queue; then the other connections' turn
+cdef int64_t IN_PLACE_BYTES = 65536              # of one call; copying takes time too
+cdef int64_t IN_PLACE_BATCH_BYTES = 1 << 20      # of all that came together
+cdef int MOST_SKIPS = 64                         # calls that do not look for company after one found none
+
+cdef uint64_t MIX = 0x9E3779B97F4A7C15           # 2**64 divided by the golden ratio
+cdef uint64_t ALONE = 1                          # `kind` of tasks that run alone
+
+
+# What a signature's queue is for; its context.
+cdef struct Served:
+    Deferred deferred           # first: a Deferred's address is its Served's
+    BatchQueue* queue
+    Session* session            # borrowed, outlives the queue
+    Signature* signature        # the twin that stands for all
+    # the loop's
+    Servable* held              # while deferred: one reference
+    int64_t gathered            # calls that came since
+    int64_t gathered_bytes
+    bint must_not_run_here      # one of them is no work for the loop
+    int skips                   # calls that need not look for company, still
+    int next_skips
+
+
+cdef BatchHandler handler
+handler.shares = shares
+handler.is_wanted = is_wanted
+handler.begin_split = begin_split
+handler.refuse = refuse
+handler.run = run
+handler.free_context = free
+
+
+# ---- the loop's thread ---------------------------------------------------------------------------
+
+cdef int batch_call(Pool* pool, Call* call) noexcept nogil:
+    """Have a call with a plan run with others, on a session that batches. A Started."""
+    cdef Session* session = <Session*>call.servable.impl
+    cdef Signature* signature = <Signature*>call.signature
+    cdef BatchTask* task = &call.task_rows
+    cdef Served* served = served_by(pool, session, signature.twin)
+    cdef bint first_time = False
+    cdef bint here
+    if served == NULL:
+        status_set(&call.status, RESOURCE_EXHAUSTED, "out of memory")
+        return give_up(call)
+    if signature.inputs_size == 0:
+        status_set(&call.status, INVALID_ARGUMENT, "Batching Run() must have at least one input tensor")
+        return give_up(call)
+    describe(call, task)
+    session_plan(session, signature.twin, call.wanted, call.wanted_size, &first_time)
+    here = (
+        signature.may_run_in_place
+        and not first_time  # TensorFlow builds an executor first, which takes milliseconds
+        and not task.low
+        and run_record_is_fast(&signature.twin.record)
+        and max(<int64_t>call.body.size, task.bytes) < IN_PLACE_BYTES
+    )
+    if served.skips > 0 and served.deferred.loop == NULL:
+        served.skips -= 1
+        if (
+            here and work_queue_is_idle(&served.queue.work)
+            and load_relaxed_i64(&served.queue.waiting_rows) == 0
+            and task.rows <= served.queue.settings.max_rows
+            and (task.alone or batch_allowed_rows(&served.queue.settings, task.rows) == task.rows)
+        ):
+            run_here(served, call)
+            return STARTED_DONE
+        if not push(served, call):
+            return give_up(call)
+        batch_queue_kick(served.queue, now_ns())
+        return STARTED_RUNNING
+    if not push(served, call):
+        return give_up(call)
+    if served.deferred.loop != NULL and served.deferred.loop != call.loop:
+        batch_queue_kick(served.queue, now_ns())
+        return STARTED_RUNNING
+    if served.deferred.loop == NULL:
+        served.held = call.servable
+        servable_hold(served.held)
+        served.gathered = 0
+        served.gathered_bytes = 0
+        served.must_not_run_here = False
+        loop_defer(call.loop, &served.deferred)
+    served.gathered += 1
+    served.gathered_bytes += task.bytes
+    if not here:
+        served.must_not_run_here = True
+    return STARTED_RUNNING
+
+
+cdef int give_up(Call* call) noexcept nogil:
+    call_release_servable(call)
+    return STARTED_DONE
+
+
+cdef Served* served_by(Pool* pool, Session* session, Signature* twin) noexcept nogil:
+    """The queue of a signature's twin, made for the first call. NULL without memory."""
+    cdef Served* served
+    if twin.queue != NULL:
+        return <Served*>(<BatchQueue*>twin.queue).context
+    served = <Served*>calloc(1, sizeof(Served))
+    if served == NULL:
+        return NULL
+    served.session = session
+    served.signature = twin
+    served.deferred.run = look
+    served.queue = batch_queue_new(pool, &session.share, &handler, &session.batching, served)
+    if served.queue == NULL:
+        free(served)
+        return NULL
+    twin.queue = served.queue
+    twin.queue_free = batch_queue_free
+    return served
+
+
+cdef void describe(Call* call, BatchTask* task) noexcept nogil:
+    """Fill in the call's task: how many rows it has, and what it is like."""
+    cdef Plan* plan = <Plan*>call.scratch
+    cdef Signature* signature = <Signature*>call.signature
+    cdef RowSource source
+    cdef bint pads = pads_inner(call)
+    cdef uint64_t kind = 0
+    cdef int64_t rows = 0
+    cdef int64_t size
+    cdef int i
+    memset(task, 0, sizeof(BatchTask))
+    for i in range(signature.inputs_size):
+        if plan.views[i] == NULL:
+            task.alone = True
+            continue
+        size = rows_of_view(&call.view, plan.views[i])
+        source = rows_of_wire(&call.view, plan.views[i], size)
+        if i == 0:
+            rows = size
+        elif size != rows:
+            rows = -1
+        if (
+            size < 1 or rows < 1 or not signature.inputs[i].has_rows
+            or source.wire.dtype != signature.inputs[i].dtype
+            or (pads and not may_be_padded(source.view, source.wire))
+        ):
+            task.alone = True
+        kind = (kind ^ rows_kind_hash(&source, pads)) * MIX
+    for i in range(call.wanted_size):
+        # A sum: the order of outputs does not matter.
+        kind += <uint64_t>(call.wanted[i] + 1) * MIX
+        if load_relaxed_int(&signature.twin.outputs[call.wanted[i]].has_rows) == 0:
+            task.alone = True
+    task.owner = call
+    task.rows = max(1, rows)
+    task.bytes = plan.input_bytes
+    task.kind = ALONE if task.alone else kind
+    task.arrived_ns = now_ns()
+    task.deadline_ns = call.deadline_ns
+    task.low = call.low_priority
+
+
+cdef bint may_be_padded(const PredictView* view, const TensorView* tensor) noexcept nogil:
+    """Up to six dims, none of them 0 (batching_util.cc: MaybePadDimensions)."""
+    cdef int i
+    for i in range(tensor.rank):
+        if view.dims[tensor.dims_start + i] == 0:
+            return False
+    return tensor.rank <= 6
+
+
+cdef inline bint pads_inner(Call* call) noexcept nogil:
+    return (<Session*>call.servable.impl).batching.pads_inner
+
+
+cdef bint push(Served* served, Call* call) noexcept nogil:
+    """False when the queue does not take the call: its status is set."""
+    cdef BatchQueue* queue = served.queue
+    cdef int pushed = batch_queue_push(queue, &call.task_rows)
+    cdef Status* status = &call.status
+    if pushed == PUSHED:
+        return True
+    if pushed == PUSHED_TOO_LARGE:
+        if plan_check_tensors(call) != OK:
+            return False
+        status_set(status, INVALID_ARGUMENT, "Task size ")
+        status_add_int(status, call.task_rows.rows)
+        status_add(status, " is larger than maximum input batch size ")
+        status_add_int(status, queue.settings.max_request_rows)
+    elif pushed == PUSHED_FULL:
+        tell_full(queue, call)
+    elif pushed == PUSHED_LATE:
+        status_set(status, DEADLINE_EXCEEDED, "Deadline Exceeded")
+    else:
+        status_set(status, RESOURCE_EXHAUSTED, "out of memory")
+    return False
+
+
+cdef void tell_full(BatchQueue* queue, Call* call) noexcept nogil:
+    cdef Status* status = &call.status
+    cdef int64_t rows = load_relaxed_i64(&queue.waiting_rows)
+    cdef int64_t batches = (rows + queue.settings.max_rows - 1) // queue.settings.max_rows
+    status_set(
+        status, UNAVAILABLE, "The batch scheduling queue to which this task was submitted is full; ")
+    if not queue.settings.splits:
+        status_add(status, "currently ")
+        status_add_int(status, batches)
+        status_add(status, " batches enqueued and max_enqueued_batches is ")
+        status_add_int(status, queue.settings.max_batches)
+        return
+    status_add(status, "task size is ")
+    status_add_int(status, call.task_rows.rows)
+    status_add(status, " but scheduling capacity is only ")
+    status_add_int(status, max(0, queue.settings.max_waiting_rows - rows))
+    status_add(status, " (num_enqueued_batches=")
+    status_add_int(status, batches)
+    status_add(status, ", max_enqueued_batches=")
+    status_add_int(status, queue.settings.max_batches)
+    status_add(status, ", open_batch_size=")
+    status_add_int(status, rows - max(0, batches - 1) * queue.settings.max_rows)
+    status_add(status, ", max_execution_batch_size=")
+    status_add_int(status, queue.settings.max_rows)
+    status_add(status, ")")
+
+
+cdef void look(Deferred* deferred) noexcept:
+    """All requests that are here have been read: run those that were gathered, or wake a worker."""
+    cdef Served* served = <Served*>deferred
+    cdef Servable* held = served.held
+    cdef int64_t now = now_ns()
+    served.held = NULL
+    if served.gathered == 1:
+        served.next_skips = min(MOST_SKIPS, max(1, served.next_skips * 2))
+        served.skips = served.next_skips
+    else:
+        served.next_skips = 0
+    if served.must_not_run_here or served.gathered_bytes > IN_PLACE_BATCH_BYTES:
+        batch_queue_kick(served.queue, now)
+    else:
+        batch_queue_serve(served.queue, now + IN_PLACE_SLICE_NS, IN_PLACE_NS)
+    # The queue may be freed from here on, though not before this thread gives the GIL away.
+    servable_release(held)
+
+
+cdef void run_here(Served* served, Call* call) noexcept nogil:
+    """Run a call in the loop's thread, without the queue."""
+    cdef int64_t begun_ns = now_ns()
+    cdef int64_t rows = call.task_rows.rows
+    cdef int64_t arrived_ns = call.task_rows.arrived_ns
+    run_call(call, True, False)
+    batch_note_alone(served.queue, rows, arrived_ns, begun_ns, now_ns())
+
+
+# ---- what the scheduler asks ----------------------------------------------------------------------
+
+cdef bint shares(const BatchTask* task, const BatchTask* other) noexcept nogil:
+    cdef Call* call = <Call*>task.owner
+    cdef Call* others = <Call*>other.owner
+    cdef Signature* signature = <Signature*>call.signature
+    cdef RowSource one
+    cdef RowSource two
+    cdef int i
+    if task.alone or other.alone:
+        return task.alone and other.alone  # they wait together, and that is all
+    if not same_outputs(call, others):
+        return False
+    for i in range(signature.inputs_size):
+        one = rows_of_wire(&call.view, (<Plan*>call.scratch).views[i], task.rows)
+        two = rows_of_wire(&others.view, (<Plan*>others.scratch).views[i], other.rows)
+        if not rows_same_kind(&one, &two, pads_inner(call)):
+            return False
+    return True
+
+
+cdef bint same_outputs(const Call* call, const Call* other) noexcept nogil:
+    cdef int i
+    if call.wanted_size != other.wanted_size:
+        return False
+    for i in range(call.wanted_size):
+        if call.wanted[i] != other.wanted[i] and position_of(other, call.wanted[i]) < 0:
+            return False
+    return True
+
+
+cdef int position_of(const Call* call, int output) noexcept nogil:
+    """Where among the call's outputs one is; -1: it is not."""
+    cdef int i
+    for i in range(call.wanted_size):
+        if call.wanted[i] == output:
+            return i
+    return -1
+
+
+cdef bint is_wanted(const BatchTask* task) noexcept nogil:
+    return not call_is_abandoned(<Call*>task.owner)
+
+
+cdef bint begin_split(BatchTask* task) noexcept nogil:
+    return split_begin(<Call*>task.owner)
+
+
+cdef void refuse(BatchTask* task, int reason) noexcept nogil:
+    cdef Call* call = <Call*>task.owner
+    cdef Status status
+    status_init(&status)
+    if reason == REFUSED_LATE:
+        status_set(&status, DEADLINE_EXCEEDED, "Deadline Exceeded")
+    else:
+        status_set(&status, CANCELLED, "CANCELLED")
+    if call.split == NULL:
+        status_set(&call.status, status.code, "")
+        status_add_bytes(&call.status, Bytes(status.message.data, status.message.size))
+        call_complete(call)
+    elif split_fail(call, task.rows - task.rows_begun, &status):
+        call_complete(call)
+    status_free(&status)
+
+
+# ---- running ----------------------------------------------------------------------------------------
+
+# A batch that is being run; on the stack of who runs it.
+cdef struct Running:
+    Batch* batch
+    Served* served
+    Call* newest            # calls that are through, of one loop: a list on `next`
+    Call* oldest
+    # arrays in the batch's scratch memory
+    BatchPart** live        # parts that take part in the present run
+    RowSource* sources      # for each of them
+    TF_Tensor** feeds
+    TF_Tensor** fetched
+    TensorData* whole       # for each output
+    int64_t* dims           # MAX_RANK for each
+    int* wanted             # outputs that are fetched, as the first of the live calls wants them
+    int wanted_size
+    int live_size
+    int64_t rows
+    int64_t padding_rows
+    bint has_other_rows     # the present run gave an output that cannot be divided among its calls
+    Status status           # of the present run
+
+
+cdef void run(Batch* batch) noexcept nogil:
+    """A worker's or the loop's turn with a batch: all of its calls are through afterwards."""
+    cdef Running running
+    cdef Served* served = <Served*>batch.queue.context
+    cdef int i
+    memset(&running, 0, sizeof(running))
+    running.batch = batch
+    running.served = served
+    status_init(&running.status)
+    if batch.size == 1 and is_whole(&batch.parts[0]) and batch.padding_rows == 0:
+        run_single(&running, &batch.parts[0])
+    elif lay_out(&running):
+        if not try_range(&running, 0, batch.size):
+            add_relaxed_i64(&batch.queue.counts.run_apart, 1)
+            run_apart(&running, 0, batch.size)
+        run_record_note(&served.signature.record, now_ns() - batch.begun_ns, batch.in_place)
+    else:
+        status_set(&running.status, RESOURCE_EXHAUSTED, "out of memory")
+        for i in range(batch.size):
+            fail(&running, &batch.parts[i])
+    flush(&running)
+    status_free(&running.status)
+
+
+cdef bint lay_out(Running* running) noexcept nogil:
+    cdef size_t parts = <size_t>running.batch.size
+    cdef size_t inputs = <size_t>running.served.signature.inputs_size
+    cdef size_t outputs = <size_t>running.served.signature.outputs_size
+    cdef char* at = <char*>batch_scratch(
+        running.batch,
+        parts * (sizeof(BatchPart*) + sizeof(RowSource)) + (inputs + outputs) * sizeof(TF_Tensor*)
+        + outputs * (sizeof(TensorData) + MAX_RANK * sizeof(int64_t) + sizeof(int)))
+    if at == NULL:
+        return False
+    running.dims = <int64_t*>at
+    at += outputs * MAX_RANK * sizeof(int64_t)
+    running.whole = <TensorData*>at
+    at += outputs * sizeof(TensorData)
+    running.sources = <RowSource*>at
+    at += parts * sizeof(RowSource)
+    running.live = <BatchPart**>at
+    at += parts * sizeof(BatchPart*)
+    running.feeds = <TF_Tensor**>at
+    at += inputs * sizeof(TF_Tensor*)
+    running.fetched = <TF_Tensor**>at
+    at += outputs * sizeof(TF_Tensor*)
+    running.wanted = <int*>at
+    memset(<void*>running.fetched, 0, outputs * sizeof(TF_Tensor*))
+    return True
+
+
+cdef inline bint is_whole(const BatchPart* part) noexcept nogil:
+    return part.rows == part.task.rows
+
+
+cdef inline Call* call_of(const BatchPart* part) noexcept nogil:
+    return <Call*>part.task.owner
+
+
+cdef bint try_range(Running* running, int first, int size) noexcept nogil:
+    """Run some parts of the batch as one. False: it failed, and may work with fewer of them.
+
+    All of them are through if it is True.
+    """
+    cdef BatchPart* parts = running.batch.parts + first
+    cdef int i
+    if run_together(running, parts, size):
+        return True
+    running.batch.strange = True
+    if running.live_size == 1 and running.has_other_rows and is_whole(running.live[0]):
+        run_single(running, running.live[0])  # as it is, then
+        return True
+    if running.live_size > 1 and (running.has_other_rows or may_be_ones_fault(running.status.code)):
+        return False
+    for i in range(size):
+        if parts[i].task != NULL:
+            fail(running, &parts[i])
+    return True
+
+
+cdef void run_apart(Running* running, int first, int size) noexcept nogil:
+    """Run parts that failed as one: in halves, so that one bad call among n costs 2 log n runs.
+
+    Where both halves fail there are many bad ones, or it is the model: then one by one.
+    """
+    cdef int half = size // 2
+    cdef bint left = False
+    cdef bint right = False
+    cdef int i
+    if size > 2 and not running.has_other_rows:
+        left = try_range(running, first, half)
+        right = try_range(running, first + half, size - half)
+    if left or right:
+        if not left:
+            run_apart(running, first, half)
+        if not right:
+            run_apart(running, first + half, size - half)
+        return
+    for i in range(first, first + size):
+        if running.batch.parts[i].task != NULL:
+            try_range(running, i, 1)
+
+
+cdef inline bint may_be_ones_fault(int code) noexcept nogil:
+    """Whether a run that failed so may work without some of its calls."""
+    return code not in (CANCELLED, DEADLINE_EXCEEDED, UNAVAILABLE)
+
+
+cdef bint run_together(Running* running, BatchPart* parts, int size) noexcept nogil:
+    """One run of those parts that are not through; they are, if it is True."""
+    cdef int64_t begun_ns
+    cdef int64_t run_ns
+    cdef bint good
+    running.has_other_rows = False
+    while True:
+        gather(running, parts, size)
+        if running.live_size == 0:
+            return True
+        if merge(running):
+            break
+        if running.status.code != OK:
+            return False
+    begun_ns = now_ns()
+    run_session(running, begun_ns)
+    run_ns = now_ns() - begun_ns
+    drop_feeds(running)
+    good = running.status.code == OK and look_at_outputs(running)
+    if good:
+        write_all(running, begun_ns, run_ns)
+    drop_fetched(running)
+    return good
+
+
+cdef void gather(Running* running, BatchPart* parts, int size) noexcept nogil:
+    """Set `live`; calls that nobody waits for any more are through."""
+    cdef bint alone = False
+    cdef int i
+    cdef Call* call
+    running.live_size = 0
+    running.wanted_size = 0
+    running.rows = 0
+    for i in range(size):
+        if parts[i].task == NULL:
+            continue
+        call = call_of(&parts[i])
+        if call.split == NULL and not run_is_wanted(call):
+            done(running, call)
+            parts[i].task = NULL
+            continue
+        if call.split != NULL and split_make_feeds(call) != OK:
+            running.status.code = (<Split*>call.split).status.code
+            fail(running, &parts[i])
+            continue
+        running.live[running.live_size] = &parts[i]
+        if running.live_size == 0:
+            running.wanted_size = call.wanted_size
+            memcpy(running.wanted, call.wanted, <size_t>call.wanted_size * sizeof(int))
+        running.live_size += 1
+        running.rows += parts[i].rows
+        alone = parts[i].task.alone
+    running.padding_rows = 0
+    if not alone:
+        running.padding_rows = batch_allowed_rows(
+            &running.batch.queue.settings, running.rows) - running.rows
+
+
+cdef bint merge(Running* running) noexcept nogil:
+    """Make `feeds` of the live parts.
+
+    False: a part was bad, which is through now; the others are to be merged again. Or there is no
+    memory: then the status says so.
+    """
+    cdef Signature* signature = running.served.signature
+    cdef int i, j, bad, result
+    cdef Call* call
+    memset(<void*>running.feeds, 0, <size_t>signature.inputs_size * sizeof(TF_Tensor*))
+    status_clear(&running.status)
+    for i in range(signature.inputs_size):
+        for j in range(running.live_size):
+            call = call_of(running.live[j])
+            if call.split != NULL:
+                running.sources[j] = rows_of_tensor(
+                    (<Plan*>call.scratch).feeds[i], running.live[j].first_row, running.live[j].rows)
+            else:
+                running.sources[j] = rows_of_wire(
+                    &call.view, (<Plan*>call.scratch).views[i], running.live[j].rows)
+        bad = 0
+        result = rows_merge(
+            running.sources, running.live_size, running.padding_rows,
+            running.batch.queue.settings.pads_inner, &running.feeds[i], &bad)
+        if result == ROWS_MADE:
+            continue
+        drop_feeds(running)
+        if result == ROWS_INVALID:
+            tell_bad_tensor(&running.status, signature.inputs[i].alias)
+        elif result == ROWS_EMPTY_AMONG_OTHERS:
+            status_set(
+                &running.status, INVALID_ARGUMENT, "Got empty tensor in batch of non-empty tensors.")
+        else:
+            status_set(&running.status, RESOURCE_EXHAUSTED, "out of memory")
+            return False
+        fail(running, running.live[bad])
+        status_clear(&running.status)
+        return False
+    return True
+
+
+cdef void drop_feeds(Running* running) noexcept nogil:
+    cdef int i
+    for i in range(running.served.signature.inputs_size):
+        if running.feeds[i] != NULL:
+            tensor_release(running.feeds[i])
+            running.feeds[i] = NULL
+
+
+cdef void drop_fetched(Running* running) noexcept nogil:
+    cdef int i
+    for i in range(running.wanted_size):
+        if running.fetched[i] != NULL:
+            tensor_release(running.fetched[i])
+            running.fetched[i] = NULL
+
+
+cdef void run_session(Running* running, int64_t now) noexcept nogil:
+    cdef Session* session = running.served.session
+    cdef int64_t timeout_ms = 0
+    if not running.batch.in_place:
+        timeout_ms = run_timeout_ms(session, running.served.signature, running.batch.deadline_ns, now)
+    session_run(
+        session, running.served.signature, running.feeds, running.wanted, running.wanted_size, running.fetched,
+        not (session.uses_gpu or running.batch.arm or timeout_ms), timeout_ms, &running.status)
+
+
+cdef bint look_at_outputs(Running* running) noexcept nogil:
+    """Fill in `whole`. False: some output has other rows than the inputs, and the status says so."""
+    cdef Signature* signature = running.served.signature
+    cdef int64_t rows = running.rows + running.padding_rows
+    cdef TensorData* whole
+    cdef bint known
+    cdef int i
+    for i in range(running.wanted_size):
+        whole = &running.whole[i]
+        known = tensor_data(running.fetched[i], running.dims + i * MAX_RANK, whole) == 0
+        if known and whole.rank > 0 and whole.dims[0] == rows:
+            continue
+        running.has_other_rows = True
+        store_relaxed_int(&signature.outputs[running.wanted[i]].has_rows, 0)
+        if not known:
+            status_set(
+                &running.status, FAILED_PRECONDITION,
+                "An output has a type that a TensorProto cannot carry: ")
+            status_add_bytes(&running.status, signature.outputs[running.wanted[i]].alias)
+        elif whole.rank == 0:
+            status_set(&running.status, FAILED_PRECONDITION, "Batched output tensor has 0 dimensions")
+        else:
+            status_set(
+                &running.status, FAILED_PRECONDITION,
+                "Batched output tensor's 0th dimension does not equal the sum of the 0th dimension "
+                "sizes of the input tensors")
+    return running.status.code == OK
+
+
+cdef void write_all(Running* running, int64_t begun_ns, int64_t run_ns) noexcept nogil:
+    cdef int64_t row = 0
+    cdef int i
+    cdef BatchPart* part
+    cdef Call* call
+    cdef int64_t rows
+    for i in range(running.live_size):
+        part = running.live[i]
+        call = call_of(part)
+        rows = part.rows
+        if call.run_start_ns == 0:
+            call.run_start_ns = begun_ns
+        if call.split != NULL:
+            keep_part(running, part, row)
+        else:
+            call.run_ns = run_ns
+            write(running, call, row, rows)
+            done(running, call)
+        part.task = NULL
+        row += rows
+
+
+cdef void write(Running* running, Call* call, int64_t row, int64_t rows) noexcept nogil:
+    """The call's response, from its rows of the batch's outputs."""
+    cdef Plan* plan = <Plan*>call.scratch
+    cdef int64_t* dims
+    cdef int i, at
+    for i in range(call.wanted_size):
+        at = position_in(running, call, i)
+        dims = plan.dims + i * MAX_RANK
+        plan.fetched[i] = NULL
+        rows_look(&running.whole[at], row, rows, dims, &plan.outputs[i])
+        if plan.outputs[i].size >= SPLICE_FROM and wire_splices(plan.outputs[i].dtype, plan.as_content):
+            # Into memory that is used again and again, where the frames are filled from.
+            plan.fetched[i] = rows_slice(running.fetched[at], row, rows)
+            if plan.fetched[i] == NULL:
+                status_set(&call.status, RESOURCE_EXHAUSTED, "out of memory")
+            else:
+                tensor_data(plan.fetched[i], dims, &plan.outputs[i])
+    run_write_outputs(call, plan)
+
+
+cdef inline int position_in(const Running* running, const Call* call, int i) noexcept nogil:
+    """Where the call's `i`-th output is among those that were fetched."""
+    cdef int at
+    if running.wanted[i] == call.wanted[i]:
+        return i
+    for at in range(running.wanted_size):
+        if running.wanted[at] == call.wanted[i]:
+            return at
+    return 0  # never: calls of a batch want the same outputs
+
+
+cdef void keep_part(Running* running, BatchPart* part, int64_t row) noexcept nogil:
+    """Keep the rows of a call whose other rows are in other batches."""
+    cdef Call* call = call_of(part)
+    cdef SplitPart* kept = split_part_new(call, part.first_row, part.rows)
+    cdef bint good = kept != NULL
+    cdef int i
+    if good:
+        for i in range(call.wanted_size):
+            kept.outputs[i] = rows_slice(
+                running.fetched[position_in(running, call, i)], row, part.rows)
+            good = good and kept.outputs[i] != NULL
+    if good:
+        if split_take(call, kept):
+            done(running, call)
+        return
+    if kept != NULL:
+        split_part_free(call, kept)
+    status_set(&running.status, RESOURCE_EXHAUSTED, "out of memory")
+    if split_fail(call, part.rows, &running.status):
+        done(running, call)
+    status_clear(&running.status)
+
+
+cdef void run_single(Running* running, BatchPart* part) noexcept nogil:
+    """A call by itself, without padding, just as without batching."""
+    cdef Call* call = call_of(part)
+    if run_is_wanted(call):
+        run_call(call, running.batch.in_place, running.batch.arm == 1)
+        if call.status.code != OK:
+            running.batch.strange = True
+    part.task = NULL
+    done(running, call)
+
+
+cdef void fail(Running* running, BatchPart* part) noexcept nogil:
+    """The part gets the present status."""
+    cdef Call* call = call_of(part)
+    cdef int64_t rows = part.rows
+    part.task = NULL
+    if call.split != NULL:
+        if split_fail(call, rows, &running.status):
+            done(running, call)
+        return
+    status_set(&call.status, running.status.code, "")
+    status_add_bytes(
+        &call.status, Bytes(running.status.message.data, running.status.message.size))
+    done(running, call)
+
+
+cdef void done(Running* running, Call* call) noexcept nogil:
+    """The call is through. It is told to its loop with the others of the batch."""
+    if running.newest != NULL and running.newest.loop != call.loop:
+        flush(running)
+    call.next = running.newest
+    running.newest = call
+    if running.oldest == NULL:
+        running.oldest = call
+
+
+cdef void flush(Running* running) noexcept nogil:
+    cdef Call* call = running.newest
+    cdef LoopState* loop
+    if call == NULL:
+        return
+    loop = call.loop
+    while call != NULL:
+        call_release_servable(call)
+        call = call.next
+    if running.batch.in_place:
+        running.oldest.next = loop.finished
+        loop.finished = running.newest
+    else:
+        call_complete_all(running.newest, running.oldest)
+    running.newest = NULL
+    running.oldest = NULL

@@ -1,0 +1,20 @@
+"""One Predict call on its session: tensors in, run, response out."""
+
+from libc.stdint cimport int64_t
+
+from tfsrv._call cimport Call
+from tfsrv._session cimport Session
+from tfsrv._signature cimport Signature
+from tfsrv.handlers._predict_plan cimport Plan
+
+cdef enum:
+    SPLICE_FROM = 16384         # bytes; smaller payloads are cheaper to copy
+
+cdef bint run_is_wanted(Call* call) noexcept nogil
+cdef int run_make_feeds(Call* call, Plan* plan) noexcept nogil
+cdef void run_drop_feeds(Call* call, Plan* plan) noexcept nogil
+cdef int64_t run_timeout_ms(
+    Session* session, Signature* signature, int64_t deadline_ns, int64_t now) noexcept nogil
+cdef void run_call(Call* call, bint in_place, bint on_pool) noexcept nogil
+cdef void run_write(Call* call, Plan* plan) noexcept nogil
+cdef void run_write_outputs(Call* call, Plan* plan) noexcept nogil
