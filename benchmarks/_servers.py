@@ -119,6 +119,9 @@ def server_kinds(tfsrv_flags: Sequence[str] = ()) -> dict[str, ServerKind]:
     """Every server there is, by the name that the command line uses."""
     return {
         "native": ServerKind("tfsrv, native", tfsrv_command("native", tfsrv_flags)),
+        "batching": ServerKind(
+            "tfsrv, native, batching", tfsrv_command("native", [*tfsrv_flags, "--enable_batching"])
+        ),
         "grpcio": ServerKind("tfsrv, grpcio", tfsrv_command("grpcio", tfsrv_flags)),
         "echo": ServerKind("grpc.aio echo", echo_command("echo_server.py"), echoes=True),
         "plain": ServerKind("grpc.aio + saved_model.load", plain_command),

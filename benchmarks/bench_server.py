@@ -34,7 +34,7 @@ LOADS = {
     "string_identity": ["4x16"],
     "identity_image": ["1x1"],
 }
-SERVERS = ["native", "grpcio", BASELINE, "plain"]
+SERVERS = ["native", "batching", "grpcio", BASELINE, "plain"]
 
 
 @dataclass(frozen=True)

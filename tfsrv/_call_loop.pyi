@@ -17,5 +17,6 @@ class CallLoop:
         timeout_seconds: float | None = None,
         *,
         local: bool = False,
+        low_priority: bool = False,
     ) -> bytes: ...
     def close(self) -> None: ...

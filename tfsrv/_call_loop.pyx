@@ -402,8 +402,11 @@ cdef class CallLoop:
         timeout_seconds: float | None = None,
         *,
         local: bool = False,
+        low_priority: bool = False,
     ) -> bytes:
         """The answer to one request; `local` says that it came from this machine.
+
+        With `low_priority` it runs when nothing else waits, if requests are batched.
 
         Raises ServingError. Cancelling the task that awaits it takes the request out of its queue.
         The request's bytes count against the in-flight budget as long as the call has them, which
@@ -422,6 +425,7 @@ cdef class CallLoop:
             raise MemoryError
         call.body = Bytes(call.request.data, call.request.size)
         call.local = local
+        call.low_priority = low_priority
         call.received_ns = now_ns()
         if timeout_seconds is not None:
             call.deadline_ns = call.received_ns + <int64_t>(min(max(timeout_seconds, 0.0), 1e8) * NS_PER_S)

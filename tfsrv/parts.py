@@ -66,7 +66,9 @@ def make_parts(options: ServerOptions, loop: asyncio.AbstractEventLoop) -> Parts
 
 def worker_pool(options: ServerOptions) -> WorkerPool:
     """The threads that run requests: `num_batch_threads` of them if there is batching."""
-    return WorkerPool(options.batching.num_batch_threads if options.batching is not None else None)
+    if options.batching is None:
+        return WorkerPool()
+    return WorkerPool(options.batching.num_batch_threads, name=options.batching.thread_pool_name)
 
 
 def model_management(core: ServerCore, options: ServerOptions) -> dict[str, Handler]:

@@ -246,6 +246,8 @@ cdef class Connection:
         elif name.size == 13 and same(name, b"grpc-encoding", 13):
             stream.gzip_request = same(value, b"gzip", 4)
             stream.unknown_encoding = not stream.gzip_request and not same(value, b"identity", 8)
+        elif name.size == 14 and same(name, b"tfsrv-priority", 14):
+            stream.low_priority = value.size == 3 and same(value, b"low", 3)
         elif name.size == 20 and same(name, b"grpc-accept-encoding", 20):
             stream.gzip_accepted = has_token(value, Bytes(b"gzip", 4))
         return 0
@@ -354,6 +356,7 @@ cdef class Connection:
         call.done = call_done
         call.headroom = PREFIX
         call.local = self.local
+        call.low_priority = stream.low_priority
         call.received_ns = stream.received_ns
         if stream.timeout_ns >= 0:
             call.deadline_ns = stream.received_ns + stream.timeout_ns

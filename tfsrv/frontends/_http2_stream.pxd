@@ -35,6 +35,7 @@ cdef struct Stream:
     bint gzip_accepted
     bint unknown_encoding
     bint bad_timeout
+    bint low_priority       # tfsrv-priority: low
     bint compressed         # the message's flag
     bint ended              # the client has sent everything
     size_t header_bytes

@@ -31,6 +31,8 @@ _CODES: dict[int, grpc.StatusCode] = {code.value[0]: code for code in grpc.Statu
 # What grpc logs, with a traceback, when a client has left and it has not noticed yet.
 _LEFT_TOO_SOON = "ExecuteBatchError raised in core by servicer method"
 
+_LOW_PRIORITY = ("tfsrv-priority", "low")  # of a request's metadata
+
 RpcMethodHandler: TypeAlias = "grpc.RpcMethodHandler[bytes, bytes]"
 Answer = Callable[[bytes, "grpc.aio.ServicerContext[bytes, bytes]"], Awaitable[bytes]]
 
@@ -87,7 +89,11 @@ class PortableGrpcServer:
             asks_whence = isinstance(method, PythonMethod) and method.local_only
             local = asks_whence and is_local_peer(context.peer())
             return await self._call_loop.invoke(
-                method, request, context.time_remaining(), local=local
+                method,
+                request,
+                context.time_remaining(),
+                local=local,
+                low_priority=_LOW_PRIORITY in (context.invocation_metadata() or ()),
             )
         except ServingError as error:
             return await _abort(context, error)
