@@ -122,7 +122,7 @@ cdef struct BatchCounts:
     int64_t padding_rows
     int64_t refused_full        # atomic
     int64_t refused_late        # atomic
-    int64_t refused_unwanted
+    int64_t refused_unwanted    # atomic
     int64_t run_apart           # atomic: batches that failed and whose members ran again
     int64_t sizes[32]           # batches by the logarithm of their rows, rounded down
 
@@ -171,3 +171,4 @@ cdef void batch_note_alone(
     BatchQueue* queue, int64_t rows, int64_t arrived_ns, int64_t begun_ns, int64_t now) noexcept nogil
 cdef int64_t batch_allowed_rows(const BatchSettings* settings, int64_t rows) noexcept nogil
 cdef void* batch_scratch(Batch* batch, size_t size) noexcept nogil
+cdef dict batch_queue_describe(BatchQueue* queue)

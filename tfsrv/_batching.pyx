@@ -37,10 +37,12 @@ from tfsrv._atomic cimport (
     store_seq_cst_int,
 )
 from tfsrv._batch_tuner cimport (
+    Tuner,
     TunerSettings,
     tuner_arrived,
     tuner_began,
     tuner_choose_arm,
+    tuner_describe,
     tuner_ended,
     tuner_init,
     tuner_latency,
@@ -417,7 +419,7 @@ cdef void sweep(BatchQueue* queue, int64_t now) noexcept nogil:
                 task.next = kept
                 kept = task
             else:
-                queue.counts.refused_unwanted += 1
+                add_relaxed_i64(&queue.counts.refused_unwanted, 1)
                 take_off(queue, task)
                 task.next = unwanted
                 unwanted = task
@@ -895,3 +897,37 @@ cdef void* batch_scratch(Batch* batch, size_t size) noexcept nogil:
         batch.scratch = grown
         batch.scratch_size = size
     return batch.scratch
+
+
+# ---- what Python sees -----------------------------------------------------------------------------
+
+cdef dict batch_queue_describe(BatchQueue* queue):
+    """Counts since the start, and what was learned and chosen. For logs, metrics and tests.
+
+    batches, tasks, rows and padding_rows that were run; refused by reason: full, late, unwanted;
+    run_apart, batches that failed as a whole and were run in parts; sizes, {rows: batches} with the
+    numbers of rows rounded down to powers of two; waiting_rows; and what tuner_describe tells.
+    """
+    cdef BatchCounts counts
+    cdef Tuner tuner
+    cdef int i
+    with nogil:
+        pthread_mutex_lock(&queue.lock)
+        counts = queue.counts
+        tuner = queue.tuner
+        pthread_mutex_unlock(&queue.lock)
+    return {
+        "batches": counts.batches,
+        "tasks": counts.tasks,
+        "rows": counts.rows,
+        "padding_rows": counts.padding_rows,
+        "refused": {
+            "full": load_relaxed_i64(&queue.counts.refused_full),
+            "late": load_relaxed_i64(&queue.counts.refused_late),
+            "unwanted": load_relaxed_i64(&queue.counts.refused_unwanted),
+        },
+        "run_apart": load_relaxed_i64(&queue.counts.run_apart),
+        "sizes": {1 << i: counts.sizes[i] for i in range(32) if counts.sizes[i]},
+        "waiting_rows": load_relaxed_i64(&queue.waiting_rows),
+        **tuner_describe(&tuner),
+    }

@@ -40,5 +40,6 @@ cdef class SavedModelSession(NativeServable):
     cdef readonly int64_t version
     cdef readonly object batching   # BatchingParameters; None: requests are not batched
     cdef readonly str waiting_op    # an op that forbids running in the caller's thread, "" if none
+    cdef object __weakref__
     cdef object _lifecycle          # threading.Lock: one close() or cancel() at a time
     cdef bint _cancelled            # TF_CloseSession was called; under _lifecycle

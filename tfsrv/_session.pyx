@@ -2,6 +2,7 @@
 
 import os
 import threading
+import weakref
 from collections.abc import Sequence
 
 from libc.limits cimport INT_MAX
@@ -10,7 +11,12 @@ from libc.stdlib cimport calloc, free, malloc
 from libc.string cimport memcpy, memset, strcmp, strstr
 
 from tfsrv._atomic cimport load_acquire_int, store_release_int
-from tfsrv._batching cimport MAX_ALLOWED_SIZES, BatchSettings
+from tfsrv._batching cimport (
+    MAX_ALLOWED_SIZES,
+    BatchQueue,
+    BatchSettings,
+    batch_queue_describe,
+)
 from tfsrv._buffer cimport Bytes, buffer_append, bytes_compare
 from tfsrv._counters cimport counters_of
 from tfsrv._meta_graph cimport (
@@ -76,6 +82,8 @@ cdef enum:
     ON_STACK = 32           # outputs whose arrays need no malloc; most signatures have fewer
     OPTIONS_SIZE = 16       # bytes; RunOptions with a time-out and a pool
     BUILT_AT_LOAD = 4       # signatures, see build_signatures
+
+_batched: weakref.WeakSet[SavedModelSession] = weakref.WeakSet()  # to be looked at by batched_sessions
 
 cdef int64_t MAX_BATCH_BYTES = 64 << 20  # of a batch's inputs, unless somebody has set max_batch_size
 
@@ -403,6 +411,7 @@ cdef class SavedModelSession(NativeServable):
         made.batching = batching
         if batching is not None:
             set_batching(&made.session, batching)
+            _batched.add(made)
         made.waiting_op = ""
         made.signature_defs = {}
         load_into(made, list(tags), config)
@@ -432,6 +441,20 @@ cdef class SavedModelSession(NativeServable):
         finally:
             self._lifecycle.release()
 
+    def describe_batching(self) -> dict[str, dict[str, object]]:
+        """What batch_queue_describe tells of each signature that was asked, by name.
+
+        Signatures with the same inputs and outputs share a queue; it is told of the first of them.
+        """
+        cdef int i
+        described = {}
+        with self._lifecycle:  # not while close() frees the queues
+            for i in range(self.session.signatures_size if self.session.is_batched else 0):
+                if self.session.signatures[i].queue != NULL:
+                    described[text_of(self.session.signatures[i].name)] = batch_queue_describe(
+                        <BatchQueue*>self.session.signatures[i].queue)
+        return described
+
     def describe(self) -> dict[str, dict[str, object]]:
         """What is known of each signature, by name, for tests and tools.
 
@@ -446,6 +469,11 @@ cdef class SavedModelSession(NativeServable):
                 signature_description(&self.session.signatures[i])
             for i in range(self.session.signatures_size)
         }
+
+
+def batched_sessions() -> list[SavedModelSession]:
+    """The sessions whose requests are batched, in no order, some of them closed perhaps."""
+    return list(_batched)
 
 
 cdef int set_batching(Session* session, object parameters) except -1:

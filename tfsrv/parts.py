@@ -9,9 +9,12 @@ import time
 
 from tfsrv._budget import set_max_in_flight_bytes
 from tfsrv._call_loop import CallLoop
+from tfsrv._memory import trim
 from tfsrv._opening import Opening
 from tfsrv._serving_map import ServingMap
+from tfsrv._session import batched_sessions
 from tfsrv._workers import WorkerPool
+from tfsrv.batching_log import BatchingLog
 from tfsrv.config import ServerOptions, session_config
 from tfsrv.errors import Code, ServingError
 from tfsrv.frontends.transport import GrpcServer
@@ -21,6 +24,7 @@ from tfsrv.handlers.model_management import ModelManagement
 from tfsrv.handlers.python_threads import PythonThreads
 from tfsrv.handlers.reload import HandleReloadConfigRequest
 from tfsrv.handlers.status import GetModelStatus
+from tfsrv.housekeeping import Housekeeping
 from tfsrv.plugins import load_platforms, load_source
 from tfsrv.server import Parts
 from tfsrv.server_core import ServerCore
@@ -36,6 +40,7 @@ def make_parts(options: ServerOptions, loop: asyncio.AbstractEventLoop) -> Parts
     python_threads = PythonThreads()
     sources = [load_source(options.source)] if options.source else []
     core = ServerCore(options, serving_map, load_platforms(options), sources=sources)
+    housekeeping = Housekeeping([trim, BatchingLog(batched_sessions).look])
     call_loop = CallLoop(loop)
     call_loop.watch(serving_map)
     predict = PredictMethod(
@@ -58,7 +63,7 @@ def make_parts(options: ServerOptions, loop: asyncio.AbstractEventLoop) -> Parts
     )
     return Parts(
         core=core,
-        workers=_AllWorkers(workers, python_threads),
+        workers=_AllWorkers(workers, python_threads, housekeeping),
         call_loop=call_loop,
         grpc_server=make_grpc_server(methods, call_loop, options),
     )
@@ -82,17 +87,22 @@ def model_management(core: ServerCore, options: ServerOptions) -> dict[str, Hand
 
 
 class _AllWorkers:
-    """Whatever runs requests, to be started and stopped as one."""
+    """Whatever runs requests, or looks after those who do, to be started and stopped as one."""
 
-    def __init__(self, workers: WorkerPool, python_threads: PythonThreads) -> None:
+    def __init__(
+        self, workers: WorkerPool, python_threads: PythonThreads, housekeeping: Housekeeping
+    ) -> None:
         self._workers = workers
         self._python_threads = python_threads  # they start when there is work
+        self._housekeeping = housekeeping
 
     def start(self) -> None:
         self._workers.start()
+        self._housekeeping.start()
 
     def stop(self, timeout_seconds: float) -> bool:
         deadline = time.monotonic() + timeout_seconds
+        self._housekeeping.stop(0.0)  # a daemon: nobody waits for its last job
         self._python_threads.stop(0.0)
         ended = self._workers.stop(timeout_seconds)
         return self._python_threads.stop(max(0.0, deadline - time.monotonic())) and ended
