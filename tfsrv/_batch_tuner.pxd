@@ -2,10 +2,11 @@
 
 from libc.stdint cimport int32_t, int64_t
 
-from tfsrv._latency_window cimport LatencyWindow, latency_add
+from tfsrv._latency_window cimport latency_add
 from tfsrv._load_search cimport LoadSearch
 from tfsrv._run_arms cimport ARM_CALLER, ARM_EITHER, ARM_POOL, RunArms
 from tfsrv._run_curve cimport RunCurve
+from tfsrv._target_rows cimport TargetRows
 
 
 cdef struct TunerSettings:
@@ -38,17 +39,6 @@ cdef struct Tuner:
     int32_t drain_batches
     bint was_waiting            # rows waited when the last batch ended
     int64_t ended_ns            # when that was
-    # The feedback of latency, see _target_rows.
-    bint steered                # latency has moved rows_limit away from the model's choice
-    int32_t batches             # since the window of latency was cleared
-    int32_t full_batches        # of them, at the limit
-    int32_t backlogged          # of them, with more rows waiting at the end than the next one takes
-    int64_t cleared_ns          # when
-    int64_t rows_before         # the last move; 0: it has proved good
-    int64_t p99_before
-    bint was_over               # latency was over the target then
-    int64_t hold_until_ns       # no move before
-    int64_t hold_ns             # how long the next hold is
     # What was last counted as a change.
     int64_t told_rows
     int64_t told_wait_ns
@@ -57,7 +47,7 @@ cdef struct Tuner:
     RunCurve curve
     RunArms arms
     LoadSearch search
-    LatencyWindow latencies
+    TargetRows target           # its window of latency fills without a target, too
 
 cdef void tuner_init(Tuner* tuner, const TunerSettings* settings) noexcept nogil
 cdef void tuner_began(Tuner* tuner, int64_t now, int64_t rows, int running) noexcept nogil
@@ -79,7 +69,7 @@ cdef inline void tuner_arrived(Tuner* tuner, int64_t rows) noexcept nogil:
 
 cdef inline void tuner_latency(Tuner* tuner, int64_t ns) noexcept nogil:
     """A request was answered `ns` after it arrived."""
-    latency_add(&tuner.latencies, ns)
+    latency_add(&tuner.target.latencies, ns)
 
 
 cdef class BatchTuner:

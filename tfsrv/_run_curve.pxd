@@ -33,3 +33,5 @@ cdef double curve_ns(const RunCurve* curve, int64_t rows) noexcept nogil
 cdef int64_t curve_rows_within(const RunCurve* curve, double ns, int64_t most) noexcept nogil
 cdef int64_t curve_rows_needed(const RunCurve* curve, double row_ns, int64_t most) noexcept nogil
 cdef int64_t curve_rows_efficient(const RunCurve* curve, double slack, int64_t most) noexcept nogil
+cdef bint curve_is_known(const RunCurve* curve, int64_t rows) noexcept nogil
+cdef int64_t curve_rows_trusted(const RunCurve* curve) noexcept nogil

@@ -17,6 +17,8 @@ from libc.string cimport memset
 cdef extern from *:
     int clz64 "__builtin_clzll"(unsigned long long) noexcept nogil
 
+cdef int64_t FIRST_ROWS = 32        # a run larger than all seen that the curve is asked about, at least
+cdef int64_t FURTHER = 4            # times the largest run seen: as far as the curve is trusted
 cdef double MEMORY = 16.0           # runs; a class follows a drift within about as many
 cdef double FEW = 2.0               # runs of a class that weigh as much as the straight line does
 cdef double CLIP = 3.0              # deviations; a run farther away counts as one at that distance
@@ -27,7 +29,8 @@ cdef double LEAST_WEIGHT = 0.25     # runs; a class once seen is never forgotten
 cdef int FIT_EVERY = 16             # runs; a fit costs about 300 ns
 cdef double FAR = 1.25              # times (or one part in) the expected time begins a streak
 cdef int STREAK = 8                 # runs; by chance one in 100,000 at a probability of 1/4 each
-cdef double KNOWN = 3.0             # runs; a class with fewer says nothing about a streak
+cdef double KNOWN = 3.0             # runs; with fewer a class is no measure for others
+cdef double SCALED = 4.0            # runs that a class stands for at most after a change
 cdef double PRIOR_WEIGHT = 0.5      # runs; gives way as soon as two sizes have been seen
 cdef double PRIOR_FIXED = 0.5       # share of a run's time that does not grow with rows, unless seen
 cdef double SLOW_STEP = 0.04        # of the ratio; 95th percentile: up by 19 parts, down by one
@@ -119,6 +122,16 @@ cdef int64_t curve_rows_efficient(const RunCurve* curve, double slack, int64_t m
     return curve_rows_needed(curve, best * slack, most)
 
 
+cdef bint curve_is_known(const RunCurve* curve, int64_t rows) noexcept nogil:
+    """Runs of this size were seen, and not only once or twice or long ago."""
+    return curve.sizes[class_of(rows)].weight >= KNOWN
+
+
+cdef int64_t curve_rows_trusted(const RunCurve* curve) noexcept nogil:
+    """The largest run that the curve should be asked about: beyond it, it is a guess."""
+    return max(FIRST_ROWS, FURTHER * curve.largest_rows)
+
+
 # ---------------------------------------------------------------------------- learning
 
 cdef void curve_reset(RunCurve* curve) noexcept nogil:
@@ -208,7 +221,7 @@ cdef void curve_scale(RunCurve* curve, double factor) noexcept nogil:
         if runs.weight > 0:
             runs.ns = curve_ns(curve, <int64_t>(runs.rows + 0.5)) * factor
             runs.deviation_ns = max(runs.deviation_ns * factor, LEAST_DEVIATION * runs.ns)
-            runs.weight = min(runs.weight, KNOWN)
+            runs.weight = min(runs.weight, SCALED)
     curve.streak = 0
     fit(curve)
 
@@ -299,7 +312,7 @@ cdef void make_monotone(double* ns, double* weights, int points) noexcept nogil:
     # Spread the pools over their points again, from the end: no pool lies behind its points.
     while pools > 0:
         pools -= 1
-        for index in range(sizes[pools]):
+        for _ in range(sizes[pools]):
             filled -= 1
             ns[filled] = ns[pools]
 
