@@ -95,7 +95,7 @@ cdef struct BatchSettings:
     int64_t wait_ns             # batch_timeout_micros
     int64_t target_ns           # 99th percentile of the time from arrival to completion; 0: none
     int max_runs                # at a time; 0: as many as there are threads
-    int only_arm                # -1: the queue finds out which is faster
+    int arm                     # of _run_arms: the only one, or ARM_EITHER: the queue finds out
     bint splits                 # enable_large_batch_splitting
     bint pads_inner             # pad_variable_length_inputs
     int allowed_size

@@ -47,6 +47,7 @@ from tfsrv._batch_tuner cimport (
     tuner_init,
     tuner_latency,
     tuner_row_ns,
+    tuner_rows_now,
     tuner_run_ns,
     tuner_run_slow_ns,
 )
@@ -103,9 +104,9 @@ cdef BatchQueue* batch_queue_new(
     memset(&tuning, 0, sizeof(tuning))
     tuning.target_ns = settings.target_ns
     tuning.max_rows = settings.max_rows
-    tuning.wait_ns = settings.wait_ns
+    tuning.max_wait_ns = settings.wait_ns
     tuning.max_concurrency = most
-    tuning.only_arm = settings.only_arm
+    tuning.arm = settings.arm
     tuner_init(&queue.tuner, &tuning)
     pthread_mutex_init(&queue.lock, NULL)
     work_queue_begin(&queue.work, pool, take_turn)
@@ -193,7 +194,7 @@ cdef int push_slowly(BatchQueue* queue, BatchTask* task) noexcept nogil:
         store_release_int(&queue.inbox_is_open, 1)  # pairs with load_acquire: the ring is whole
     drain(queue)
     if has_spare_kind(queue):
-        tuner_arrived(&queue.tuner, task.arrived_ns, task.rows)
+        tuner_arrived(&queue.tuner, task.rows)
         put_into_kind(queue, task)
     else:
         take_off(queue, task)
@@ -391,7 +392,7 @@ cdef void drain(BatchQueue* queue) noexcept nogil:
         task = <BatchTask*>queue_pop(&queue.inbox)
         if task == NULL:
             return
-        tuner_arrived(&queue.tuner, task.arrived_ns, task.rows)
+        tuner_arrived(&queue.tuner, task.rows)
         put_into_kind(queue, task)
         left -= 1
 
@@ -468,7 +469,8 @@ cdef int64_t batch_allowed_rows(const BatchSettings* settings, int64_t rows) noe
 
 cdef int64_t rows_limit(const BatchQueue* queue) noexcept nogil:
     """Rows that a batch takes at most now: what was chosen, rounded down to an allowed size."""
-    cdef int64_t limit = max(1, min(queue.tuner.rows_limit, queue.settings.max_rows))
+    cdef int64_t limit = min(
+        tuner_rows_now(&queue.tuner, load_relaxed_i64(&queue.waiting_rows)), queue.settings.max_rows)
     cdef int64_t allowed = 0
     cdef int i
     for i in range(queue.settings.allowed_size):
@@ -480,7 +482,7 @@ cdef int64_t rows_limit(const BatchQueue* queue) noexcept nogil:
 cdef inline bint is_ripe(const BatchQueue* queue, const BatchKind* kind, int64_t limit, int64_t now) noexcept nogil:
     return (
         queue.tuner.wait_ns == 0
-        or kind.rows >= limit
+        or kind.rows >= min(limit, queue.tuner.rows_enough)
         or kind.since_ns + queue.tuner.wait_ns <= now
         or kind_first(kind).alone
     )
@@ -724,7 +726,7 @@ cdef void begin(BatchQueue* queue, Batch* batch, int64_t now) noexcept nogil:
     batch.arm = tuner_choose_arm(&queue.tuner)
     queue.runs += 1
     add_relaxed_i64(&queue.running_rows, batch.rows)
-    tuner_began(&queue.tuner, now, batch.rows + batch.padding_rows, queue.runs)
+    tuner_began(&queue.tuner, now, batch.rows, queue.runs)
 
 
 # ---- running -------------------------------------------------------------------------------------------
@@ -797,25 +799,23 @@ cdef void run_batch(BatchQueue* queue, Batch* batch) noexcept nogil:
 cdef void batch_ended(Batch* batch, int64_t now) noexcept nogil:
     """The batch has run, and its tasks are gone: learn from it, and keep its memory."""
     cdef BatchQueue* queue = batch.queue
-    cdef int64_t rows = batch.rows + batch.padding_rows
     cdef int limit
     cdef int i
     add_relaxed_i64(&queue.running_rows, -batch.rows)
     pthread_mutex_lock(&queue.lock)
     queue.runs -= 1
-    if not batch.strange:
-        tuner_ended(
-            &queue.tuner, now, rows, now - batch.begun_ns, batch.arm, queue.runs,
-            load_relaxed_i64(&queue.waiting_rows))
-        for i in range(batch.size):
-            tuner_latency(&queue.tuner, now - batch.parts[i].arrived_ns)
+    tuner_ended(
+        &queue.tuner, now, batch.rows, 0 if batch.strange else now - batch.begun_ns, batch.arm,
+        queue.runs, load_relaxed_i64(&queue.waiting_rows))
+    for i in range(batch.size):
+        tuner_latency(&queue.tuner, now - batch.parts[i].arrived_ns)
     queue.last_end_ns = now
     queue.counts.batches += 1
     queue.counts.tasks += batch.size
     queue.counts.rows += batch.rows
     queue.counts.padding_rows += batch.padding_rows
     queue.counts.sizes[min(31, 63 - count_leading_zeros(<uint64_t>max(1, batch.rows)))] += 1
-    store_relaxed_i64(&queue.run_ns, tuner_run_slow_ns(&queue.tuner, rows))
+    store_relaxed_i64(&queue.run_ns, tuner_run_slow_ns(&queue.tuner, batch.rows))
     publish(queue)
     limit = queue.tuner.concurrency
     keep_batch(queue, batch)
@@ -825,7 +825,7 @@ cdef void batch_ended(Batch* batch, int64_t now) noexcept nogil:
 
 cdef void publish(BatchQueue* queue) noexcept nogil:
     """What the tuner chose, for those who push."""
-    store_relaxed_i64(&queue.full_rows, rows_limit(queue))
+    store_relaxed_i64(&queue.full_rows, queue.tuner.rows_enough)
     store_relaxed_i64(&queue.wait_ns, queue.tuner.wait_ns)
     store_relaxed_i64(&queue.row_ns, tuner_row_ns(&queue.tuner))
 
@@ -868,7 +868,7 @@ cdef void batch_note_alone(
 ) noexcept nogil:
     """A task ran without having been pushed: learn from it as from a batch of its own."""
     pthread_mutex_lock(&queue.lock)
-    tuner_arrived(&queue.tuner, arrived_ns, rows)
+    tuner_arrived(&queue.tuner, rows)
     tuner_began(&queue.tuner, begun_ns, rows, queue.runs + 1)
     tuner_ended(
         &queue.tuner, now, rows, now - begun_ns, 0, queue.runs, load_relaxed_i64(&queue.waiting_rows))
