@@ -7,8 +7,6 @@ Compiles its loops (_bench_wire.pyx) into a temporary folder first.
 
 from __future__ import annotations
 
-import importlib
-import importlib.util
 import statistics
 import sys
 import tempfile
@@ -18,46 +16,16 @@ from typing import TYPE_CHECKING, Any
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
+from _loops import compile_loops
 from tfsrv._proto import message_class
 from tfsrv._tf import open_library
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-ROOT = Path(__file__).resolve().parents[1]
 RUNS = 9
 SPLICE_FROM = 65536  # bytes
 RUN_NS = 30_000_000  # about as long is one run
-
-
-def compile_loops(folder: str) -> Any:
-    build = importlib.import_module("Cython.Build")
-    setuptools = importlib.import_module("setuptools")
-    extension = setuptools.Extension(
-        "_bench_wire",
-        [str(ROOT / "benchmarks" / "_bench_wire.pyx")],
-        include_dirs=[str(ROOT / "tfsrv")],
-        extra_compile_args=["-O3", "-Wno-discarded-qualifiers"],
-    )
-    modules = build.cythonize(
-        [extension],
-        build_dir=folder,
-        include_path=[str(ROOT)],
-        compiler_directives={"language_level": 3, "boundscheck": False, "wraparound": False},
-        quiet=True,
-    )
-    command = setuptools.Distribution({"ext_modules": modules}).get_command_obj("build_ext")
-    command.build_lib = command.build_temp = folder
-    command.ensure_finalized()
-    command.run()
-    spec = importlib.util.spec_from_file_location(
-        "_bench_wire", command.get_ext_fullpath("_bench_wire")
-    )
-    assert spec is not None
-    assert spec.loader is not None
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
 
 
 def request(inputs: int, floats: int, *, content: bool = False, texts: int = 0) -> bytes:
@@ -81,7 +49,7 @@ def request(inputs: int, floats: int, *, content: bool = False, texts: int = 0) 
 def main() -> None:
     open_library()
     with tempfile.TemporaryDirectory() as folder:
-        loops = compile_loops(folder)
+        loops = compile_loops("_bench_wire", folder)
         requests = {
             "half_plus_two": request(1, 1),
             "4 × 100 floats": request(4, 100),

@@ -9,6 +9,7 @@ import pytest
 from _load import Load, Run, Sample, WrongAnswerError, median_sample, parse_h2load, percentile
 from _report import number, table
 from _workloads import Workload
+from bench_batch_tensors import MEMCPY, report
 
 REPORT = """\
 starting benchmark...
@@ -133,3 +134,13 @@ def test_a_table_is_aligned_markdown() -> None:
     assert table(["load", "µs"], [["1x1", number(1.234)], ["4x16", number(12345)]]) == (
         "| load |     µs |\n| ---- | -----: |\n| 1x1  |   1.23 |\n| 4x16 | 12,345 |"
     )
+
+
+def test_batch_tensors_are_compared_with_the_faster_memcpy() -> None:
+    whole, pieces = MEMCPY
+    text = report({whole: 2_000_000, pieces: 1_000_000, "merge": 1_250_000, "split": 1_300_000})
+    merge, split = text.splitlines()[-2:]
+    assert "80%" in merge
+    assert "reached" in merge
+    assert "77%" in split
+    assert "MISSED" in split

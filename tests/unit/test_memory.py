@@ -166,7 +166,7 @@ def test_pages_of_trimmed_blocks_are_the_systems_again() -> None:
     )
     freed = [int(line) for line in done.stdout.split()]
     assert len(freed) == 3
-    assert min(freed) > 120_000_000
+    assert min(freed) > 100_000_000  # of 134 million
 
 
 def test_what_was_trimmed_leaves_room() -> None:
