@@ -624,8 +624,8 @@ cdef void gather(Running* running, BatchPart* parts, int size) noexcept nogil:
 cdef bint merge(Running* running) noexcept nogil:
     """Make `feeds` of the live parts.
 
-    False: a part was bad, which is through now; the others are to be merged again. Or there is no
-    memory: then the status says so.
+    False: a part was bad, which is through now; the others are to be merged again. Or the status says
+    what is wrong with all of them.
     """
     cdef Signature* signature = running.served.signature
     cdef int i, j, bad, result
@@ -641,7 +641,7 @@ cdef bint merge(Running* running) noexcept nogil:
             else:
                 running.sources[j] = rows_of_wire(
                     &call.view, (<Plan*>call.scratch).views[i], running.live[j].rows)
-        bad = 0
+        bad = -1
         result = rows_merge(
             running.sources, running.live_size, running.padding_rows,
             running.batch.queue.settings.pads_inner, &running.feeds[i], &bad)
@@ -655,9 +655,9 @@ cdef bint merge(Running* running) noexcept nogil:
                 &running.status, INVALID_ARGUMENT, "Got empty tensor in batch of non-empty tensors.")
         else:
             status_set(&running.status, RESOURCE_EXHAUSTED, "out of memory")
-            return False
-        fail(running, running.live[bad])
-        status_clear(&running.status)
+        if bad >= 0 and running.live_size > 1:
+            fail(running, running.live[bad])
+            status_clear(&running.status)
         return False
     return True
 
