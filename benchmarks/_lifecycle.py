@@ -4,15 +4,14 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import grpc
 
 from _client import POLL_SECONDS, Answer, Client, predict_request, predict_response
 from _load import WrongAnswerError
-from _report import number, verdict
+from _report import number
 from _servers import Server, ServerKind, config_file_command, config_text, tfsrv_command
 from _versions import History, Model, VersionDirectories
 from _workloads import Workload
@@ -40,32 +39,6 @@ class Settings:
     large_swaps: int = 50
     stuck_seconds: float = 30.0
     renames: int = 20
-
-
-@dataclass
-class Finding:
-    """A table, figures aimed at, wrong answers, and numbers for JSON."""
-
-    title: str
-    header: list[str]
-    left: int = 1  # columns
-    rows: list[list[str]] = field(default_factory=list)
-    goals: list[list[str]] = field(default_factory=list)  # figure, wanted, measured, verdict
-    failures: list[str] = field(default_factory=list)
-    details: dict[str, Any] = field(default_factory=dict)
-
-    def judge(self, figure: str, wanted: str, measured: str, reached: bool) -> None:
-        self.goals.append([figure, wanted, measured, verdict(reached)])
-
-    def note(self, figure: str, measured: str) -> None:
-        """A figure that nothing is asked of."""
-        self.goals.append([figure, "", measured, ""])
-
-    def fail(self, failures: Sequence[str]) -> None:
-        """Wrong answers; the first few are told."""
-        self.failures += failures[:3]
-        if len(failures) > 3:
-            self.failures.append(f"… and {len(failures) - 3} more like these")
 
 
 def workload(model: Model, name: str, base_path: Path, version: int) -> Workload:

@@ -13,6 +13,7 @@ import statistics
 import subprocess
 import threading
 import time
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from types import TracebackType
@@ -124,6 +125,7 @@ class H2load:
         requests: int = 0,
         seconds: float = 0.0,
         rate: float = 0.0,
+        headers: Sequence[str] = (),
     ) -> None:
         name = f"{target.server.pid}-{time.monotonic_ns()}"
         self._log = directory / f"{name}.log"
@@ -136,6 +138,7 @@ class H2load:
                 *("h2load", "--threads=1", f"--clients={load.connections}"),
                 *(f"--max-concurrent-streams={load.streams}", amount, *pace),
                 *("--header=content-type: application/grpc", "--header=te: trailers"),
+                *(f"--header={header}" for header in headers),
                 *(f"--data={self._body}", f"--log-file={self._log}"),
                 f"http://127.0.0.1:{target.server.port}{PREDICT}",
             ],

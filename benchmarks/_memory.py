@@ -10,7 +10,6 @@ from _lifecycle import (
     FIRST_VERSION,
     MEGABYTE,
     MODEL,
-    Finding,
     Settings,
     checked,
     megabytes,
@@ -18,6 +17,7 @@ from _lifecycle import (
     single_model,
     wait_until,
 )
+from _report import Finding
 from _servers import Server
 from _versions import VersionDirectories
 

@@ -9,14 +9,13 @@ from _client import AVAILABLE, END, Client, connected
 from _lifecycle import (
     FIRST_VERSION,
     MODEL,
-    Finding,
     Settings,
     ask_until,
     milliseconds,
     single_model,
     wait_until,
 )
-from _report import number
+from _report import Finding, number
 from _versions import VersionDirectories
 
 ANSWER_SECONDS = 0.5  # aim

@@ -7,6 +7,7 @@ import os
 import platform
 import subprocess
 from collections.abc import Sequence
+from dataclasses import dataclass, field
 from datetime import datetime, timezone
 from pathlib import Path
 from typing import Any
@@ -92,3 +93,29 @@ def verdict(reached: bool) -> str:
 
 def write_json(path: str, document: dict[str, Any]) -> None:
     Path(path).write_text(json.dumps(document, indent=1) + "\n")
+
+
+@dataclass
+class Finding:
+    """A table, figures aimed at, wrong answers, and numbers for JSON."""
+
+    title: str
+    header: list[str]
+    left: int = 1  # columns
+    rows: list[list[str]] = field(default_factory=list)
+    goals: list[list[str]] = field(default_factory=list)  # figure, wanted, measured, verdict
+    failures: list[str] = field(default_factory=list)
+    details: dict[str, Any] = field(default_factory=dict)
+
+    def judge(self, figure: str, wanted: str, measured: str, reached: bool) -> None:
+        self.goals.append([figure, wanted, measured, verdict(reached)])
+
+    def note(self, figure: str, measured: str) -> None:
+        """A figure that nothing is asked of."""
+        self.goals.append([figure, "", measured, ""])
+
+    def fail(self, failures: Sequence[str]) -> None:
+        """Wrong answers; the first few are told."""
+        self.failures += failures[:3]
+        if len(failures) > 3:
+            self.failures.append(f"… and {len(failures) - 3} more like these")

@@ -13,7 +13,6 @@ import grpc
 from _client import AVAILABLE, END, LOADING, POLL_SECONDS, Client, connected
 from _lifecycle import (
     GIVE_UP_SECONDS,
-    Finding,
     Settings,
     X,
     milliseconds,
@@ -22,7 +21,7 @@ from _lifecycle import (
     workload,
 )
 from _load import WrongAnswerError
-from _report import number
+from _report import Finding, number
 from _versions import Model
 from _workloads import Workload
 from tests.graphs import gated_graph

@@ -18,7 +18,6 @@ from types import TracebackType
 from _client import Client, connected
 from _lifecycle import (
     FIRST_VERSION,
-    Finding,
     Settings,
     ask_until,
     checked,
@@ -37,7 +36,7 @@ from _load import (
     Sample,
     median_sample,
 )
-from _report import number
+from _report import Finding, number
 from _servers import BenchmarkError, Server, Target
 from _versions import VersionDirectories
 from _workloads import PREFIX_SIZE

@@ -12,7 +12,6 @@ from pathlib import Path
 from _client import AVAILABLE, END, Client, connected
 from _lifecycle import (
     MEGABYTE,
-    Finding,
     Settings,
     milliseconds,
     settled_memory,
@@ -20,7 +19,7 @@ from _lifecycle import (
     workload,
 )
 from _load import WrongAnswerError
-from _report import number
+from _report import Finding, number
 from _servers import Server
 
 ALL_SECONDS = 60.0  # aim

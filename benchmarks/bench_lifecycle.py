@@ -27,8 +27,8 @@ import _rename
 import _stuck
 import _swaps
 import _thousand
-from _lifecycle import FIRST_VERSION, Finding, Settings
-from _report import machine, machine_line, table, write_json
+from _lifecycle import FIRST_VERSION, Settings
+from _report import Finding, machine, machine_line, table, write_json
 from _servers import BenchmarkError, require_tools
 from _versions import Model
 

@@ -32,6 +32,10 @@ DEFAULT_SIGNATURE = "serving_default"
 LONG_SECONDS = 30.0  # what the request to spinner asks for
 LARGE_VARIABLES = 10
 LARGE_SHAPE = (1250, 1000)  # of floats: 5 MB each
+# On one core at some 30 GFLOPS:
+CALIBRATED_SIDE = 256
+CALIBRATED_ONCE = 12  # products of squares: 2 ms
+CALIBRATED_EACH = 110  # products with each row: 0.05 ms
 
 Inputs = dict[str, np.ndarray[Any, Any]]
 
@@ -54,6 +58,7 @@ def requests() -> dict[str, tuple[Inputs, Inputs]]:
         "string_identity": ({"x": words}, {"y": words}),
         "identity_image": ({"x": pixels}, {"y": pixels}),
         "slow": ({"x": floats(1)}, {"y": floats(1)}),
+        "calibrated": ({"x": floats(1)}, {"y": floats(2.5)}),
         "spinner": ({"seconds": floats(LONG_SECONDS)}, {"y": np.float32(LONG_SECONDS)}),
     }
 
@@ -74,6 +79,9 @@ class Writer:
         sys.path.insert(0, str(ROOT))
         tests_models = importlib.import_module("tests.models")
         for name in names:
+            if name == "calibrated":
+                tests_models.save(self.models / name / "1", calibrated(tests_models))
+                continue
             getattr(tests_models, name)(self.models / name)
             for version in (self.models / name).iterdir():
                 if version.name != "1":
@@ -132,6 +140,30 @@ def tensor_in_typed_fields(array: np.ndarray[Any, Any]) -> Any:
         del tensor.float_val[:]
         tensor.float_val.extend(array.flatten().tolist())
     return tensor
+
+
+def calibrated(tests_models: Any) -> Any:
+    """y = x / 2 + 2 after loops of products that take some 2 ms, and 0.05 ms more for each row."""
+
+    def loop(times: int, matrix: Any) -> Any:
+        factor = tf.fill([CALIBRATED_SIDE, CALIBRATED_SIDE], 1.0 / CALIBRATED_SIDE)
+        return tf.while_loop(
+            lambda done, _: done < times,
+            lambda done, product: (done + 1, tf.matmul(product, factor)),
+            [0, matrix],
+            shape_invariants=[tf.TensorShape([]), tf.TensorShape([None, CALIBRATED_SIDE])],
+        )[1]
+
+    @tests_models.function(tests_models.spec("x"))
+    def predict(x: Any) -> dict[str, Any]:
+        side = CALIBRATED_SIDE
+        once = loop(CALIBRATED_ONCE, tf.fill([side, side], tf.reduce_max(x)))
+        each = loop(CALIBRATED_EACH, tf.repeat(x[:, None], side, axis=1))
+        # Always 0, which the graph's optimizer does not know.
+        nothing = tf.minimum(tf.abs(once[0, 0]), 0.0) + tf.minimum(tf.abs(each[:, 0]), 0.0)
+        return {"y": x * 0.5 + 2.0 + nothing}
+
+    return predict
 
 
 def large_module(tests_models: Any, value: float) -> Any:

@@ -691,7 +691,7 @@ cdef Batch* batch_form(
         if kind == NULL:
             break
         fill(
-            queue, kind, batch, limit, tuner_run_ns(&queue.tuner, min(limit, kind.rows)), now, refused)
+            queue, kind, batch, limit, tuner_run_slow_ns(&queue.tuner, min(limit, kind.rows)), now, refused)
         kind.since_ns = now
         if kind_first(kind) != NULL:
             kind.since_ns = kind_first(kind).arrived_ns

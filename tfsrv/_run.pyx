@@ -15,7 +15,7 @@ from tfsrv._predict_request cimport (
     wire_read_predict,
 )
 from tfsrv._predict_response cimport TensorData, wire_write_predict
-from tfsrv._session cimport SavedModelSession, Session, session_find, session_run
+from tfsrv._session cimport IN_CALLERS_THREAD, ON_RUN_POOL, SavedModelSession, Session, session_find, session_run
 from tfsrv._signature cimport Signature, text_of, zeroed
 from tfsrv._status cimport (
     FAILED_PRECONDITION,
@@ -116,7 +116,8 @@ cdef class _Run:
         with nogil:
             session_run(
                 session, signature, self.inputs, self.wanted, self.view.output_filter_size,
-                self.outputs, in_callers_thread, timeout_ms, &self.status)
+                self.outputs, IN_CALLERS_THREAD if in_callers_thread else ON_RUN_POOL, timeout_ms,
+                &self.status)
         if self.status.code != 0:
             raise status_error(&self.status)
         for i in range(count):

@@ -11,6 +11,11 @@ from tfsrv._tf cimport TF_Graph, TF_Session, TF_Tensor
 from tfsrv._workers cimport Share
 
 
+cdef enum RunPlace:
+    IN_CALLERS_THREAD = 0
+    ON_RUN_POOL = 1         # a pool with one thread that no other run has
+    ON_SHARED_POOL = 2      # the pool of all sessions, with a thread for each processor
+
 cdef struct Session:
     TF_Session* session     # owned; NULL once closed
     TF_Graph* graph         # owned; outlives `session`
@@ -28,8 +33,7 @@ cdef int session_plan(
 ) noexcept nogil
 cdef int session_run(
     Session* session, Signature* signature, TF_Tensor* const* inputs, const int* wanted,
-    int wanted_size, TF_Tensor** outputs, bint in_callers_thread, int64_t timeout_ms,
-    Status* status) noexcept nogil
+    int wanted_size, TF_Tensor** outputs, int place, int64_t timeout_ms, Status* status) noexcept nogil
 
 
 cdef class SavedModelSession(NativeServable):

@@ -90,7 +90,7 @@ cdef int64_t MAX_BATCH_BYTES = 64 << 20  # of a batch's inputs, unless somebody 
 
 # RunOptions (tensorflow/core/protobuf/config.proto), serialized.
 # inter_op_thread_pool: -1, that is run the graph in the thread that calls:
-cdef const char* IN_CALLERS_THREAD = b"\x18\xff\xff\xff\xff\xff\xff\xff\xff\xff\x01"
+cdef const char* THIS_THREAD = b"\x18\xff\xff\xff\xff\xff\xff\xff\xff\xff\x01"
 # inter_op_thread_pool: -2, which no session has:
 cdef const char* IN_NO_THREAD = b"\x18\xfe\xff\xff\xff\xff\xff\xff\xff\xff\x01"
 cdef size_t THREAD_OPTIONS_SIZE = 11  # bytes of each of them
@@ -137,13 +137,13 @@ cdef int session_plan(
 # ---------------------------------------------------------------------------------------- running
 
 cdef size_t write_options(
-    char* target, bint in_callers_thread, int64_t timeout_ms, int pool
+    char* target, int place, int64_t timeout_ms, int pool
 ) noexcept nogil:
     """A serialized RunOptions of at most OPTIONS_SIZE bytes; its size."""
     cdef uint64_t left
     cdef size_t size = 1
-    if in_callers_thread:
-        memcpy(target, IN_CALLERS_THREAD, THREAD_OPTIONS_SIZE)
+    if place == IN_CALLERS_THREAD:
+        memcpy(target, THIS_THREAD, THREAD_OPTIONS_SIZE)
         return THREAD_OPTIONS_SIZE
     if timeout_ms <= 0:
         return 0
@@ -161,8 +161,7 @@ cdef size_t write_options(
 
 cdef int session_run(
     Session* session, Signature* signature, TF_Tensor* const* inputs, const int* wanted,
-    int wanted_size, TF_Tensor** outputs, bint in_callers_thread, int64_t timeout_ms,
-    Status* status
+    int wanted_size, TF_Tensor** outputs, int place, int64_t timeout_ms, Status* status
 ) noexcept nogil:
     """Run a signature. Returns the code; `status` says more when it is not OK.
 
@@ -170,9 +169,9 @@ cdef int session_run(
     for session_plan. `outputs` receives the tensors, the caller's from then on, in the order of
     `wanted`, or of the signature's outputs when all are wanted; all NULL after an error.
 
-    TensorFlow heeds `timeout_ms` (0: none) only on its own pools, so not with
-    `in_callers_thread`; such a run has a pool to itself (see _run_pools), unless the session's
-    config has other ones or there is a GPU. Any number of threads may run at once.
+    `place` is a RunPlace. TensorFlow heeds `timeout_ms` (0: none) only on its own pools, so not in
+    the caller's thread. ON_RUN_POOL (see _run_pools) is the shared one where the session's config has
+    other pools, or there is a GPU, or no time-out. Any number of threads may run at once.
     """
     cdef TF_Status* tf_status
     cdef TF_Buffer run_options
@@ -219,10 +218,10 @@ cdef int session_run(
         if chosen != FULL_SET:
             bits = signature.sets[chosen].bits
         fetches_size = signature_fetches(signature, bits, fetches)
-    if session.has_run_pools and timeout_ms > 0 and not in_callers_thread:
+    if session.has_run_pools and timeout_ms > 0 and place == ON_RUN_POOL:
         pool = run_pool_take()
     run_options.data = options
-    run_options.length = write_options(options, in_callers_thread, timeout_ms, pool)
+    run_options.length = write_options(options, place, timeout_ms, pool)
     run_options.data_deallocator = NULL
     api.SessionRun(
         session.session, &run_options if run_options.length else NULL,

@@ -72,6 +72,7 @@ from tfsrv._clock cimport NS_PER_MS, NS_PER_US, now_ns
 from tfsrv._method cimport STARTED_DONE, STARTED_RUNNING
 from tfsrv._predict_request cimport PredictView, TensorView
 from tfsrv._predict_response cimport TensorData, wire_splices
+from tfsrv._run_arms cimport ARM_POOL
 from tfsrv._run_queue cimport run_record_is_fast, run_record_note
 from tfsrv._servable cimport Servable, servable_hold, servable_release
 from tfsrv._session cimport Session, session_plan, session_run
@@ -102,6 +103,7 @@ from tfsrv.handlers._predict_run cimport (
     SPLICE_FROM,
     run_call,
     run_is_wanted,
+    run_place,
     run_timeout_ms,
     run_write_outputs,
 )
@@ -685,7 +687,7 @@ cdef void run_session(Running* running, int64_t now) noexcept nogil:
         timeout_ms = run_timeout_ms(session, running.served.signature, running.batch.deadline_ns, now)
     session_run(
         session, running.served.signature, running.feeds, running.wanted, running.wanted_size, running.fetched,
-        not (session.uses_gpu or running.batch.arm or timeout_ms), timeout_ms, &running.status)
+        run_place(session, running.batch.arm == ARM_POOL, timeout_ms), timeout_ms, &running.status)
 
 
 cdef bint look_at_outputs(Running* running) noexcept nogil:
@@ -797,7 +799,7 @@ cdef void run_single(Running* running, BatchPart* part) noexcept nogil:
     """A call by itself, without padding, just as without batching."""
     cdef Call* call = call_of(part)
     if run_is_wanted(call):
-        run_call(call, running.batch.in_place, running.batch.arm == 1)
+        run_call(call, running.batch.in_place, running.batch.arm == ARM_POOL)
         if call.status.code != OK:
             running.batch.strange = True
     part.task = NULL

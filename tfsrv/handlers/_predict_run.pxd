@@ -15,6 +15,7 @@ cdef int run_make_feeds(Call* call, Plan* plan) noexcept nogil
 cdef void run_drop_feeds(Call* call, Plan* plan) noexcept nogil
 cdef int64_t run_timeout_ms(
     Session* session, Signature* signature, int64_t deadline_ns, int64_t now) noexcept nogil
+cdef int run_place(const Session* session, bint on_pool, int64_t timeout_ms) noexcept nogil
 cdef void run_call(Call* call, bint in_place, bint on_pool) noexcept nogil
 cdef void run_write(Call* call, Plan* plan) noexcept nogil
 cdef void run_write_outputs(Call* call, Plan* plan) noexcept nogil
