@@ -38,7 +38,7 @@ class Settings:
 
 
 def server(settings: Settings, name: str, parameters: str = "") -> Server:
-    """A server of the model with batching, not yet started; with BatchingParameters in text form."""
+    """A server with batching, not yet started; with BatchingParameters in text form or none."""
     flags = ["--enable_batching"]
     if parameters:
         file = settings.directory / f"{name}.txt"
@@ -68,7 +68,9 @@ def measure_sweep(settings: Settings) -> Finding:
     with ExitStack() as stack:
         servers = {"none": stack.enter_context(server(settings, "none"))}
         for name, parameters in pairs():
-            servers[name] = stack.enter_context(server(settings, name.replace(" ", "_"), parameters))
+            servers[name] = stack.enter_context(
+                server(settings, name.replace(" ", "_"), parameters)
+            )
         loaders = {}
         for name, started in servers.items():
             target = started.wait_until_ready()
@@ -92,8 +94,12 @@ def measure_sweep(settings: Settings) -> Finding:
             [name, number(rate), f"{rate / best:.2f}", number(p50 / 1000), number(p99 / 1000)]
         )
     ratio = medians["none"][0] / best
-    finding.judge("model, no parameters, of the best fixed pair", "≥ 0.90", f"{ratio:.2f}", ratio >= 0.9)
-    finding.details = {"requests_per_second": {name: rate for name, (rate, _, _) in medians.items()}}
+    finding.judge(
+        "model, no parameters, of the best fixed pair", "≥ 0.90", f"{ratio:.2f}", ratio >= 0.9
+    )
+    finding.details = {
+        "requests_per_second": {name: rate for name, (rate, _, _) in medians.items()}
+    }
     return finding
 
 
@@ -101,7 +107,15 @@ def measure_overload(settings: Settings) -> Finding:
     """Right answers per second at three times the capacity, all with a deadline."""
     finding = Finding(
         f"Overload: {OVERLOAD:g} times the capacity, deadlines of {DEADLINE_MS} ms",
-        ["round", "capacity /s", "asked /s", "right answers /s", "of capacity", "p99 ms of those", "memory MB"],
+        [
+            "round",
+            "capacity /s",
+            "asked /s",
+            "right answers /s",
+            "of capacity",
+            "p99 ms of those",
+            "memory MB",
+        ],
     )
     shares = []
     p99s = []
@@ -114,7 +128,9 @@ def measure_overload(settings: Settings) -> Finding:
             capacity = loader.measure().requests_per_second
             before = started.memory_bytes()["VmRSS"]
             overload(target, OVERLOAD * capacity, SETTLE_SECONDS, settings)
-            good, asked, latencies = overload(target, OVERLOAD * capacity, settings.seconds, settings)
+            good, asked, latencies = overload(
+                target, OVERLOAD * capacity, settings.seconds, settings
+            )
             after = started.memory_bytes()["VmRSS"]
             shares.append(good / capacity)
             p99s.append(percentile(latencies, 99) / 1000)
@@ -132,7 +148,9 @@ def measure_overload(settings: Settings) -> Finding:
     share = statistics.median(shares)
     p99 = statistics.median(p99s)
     finding.judge("overload, right answers of capacity", "≥ 0.90", f"{share:.2f}", share >= 0.9)
-    finding.judge("overload, p99 of right answers, ms", f"≤ {DEADLINE_MS}", number(p99), p99 <= DEADLINE_MS)
+    finding.judge(
+        "overload, p99 of right answers, ms", f"≤ {DEADLINE_MS}", number(p99), p99 <= DEADLINE_MS
+    )
     return finding
 
 

@@ -1,11 +1,11 @@
-"""Batching: a model's throughput against fixed sizes and waits, overload, and the parts by themselves.
+"""Batching: throughput against fixed sizes and waits, overload, and the parts by themselves.
 
     python benchmarks/bench_batching.py
     python benchmarks/bench_batching.py sweep overload --rounds=5
 
 What whole requests cost with batching is in bench_server.py, whose server `batching` has it on.
-Each measurement prints a table; the figures aimed at come at the end. Exit status 1 means that a server
-is missing or answered wrongly.
+Each measurement prints a table; the figures aimed at come at the end. Exit status 1 means that a
+server is missing or answered wrongly.
 """
 
 from __future__ import annotations

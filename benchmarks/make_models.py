@@ -154,7 +154,6 @@ def calibrated(tests_models: Any) -> Any:
             shape_invariants=[tf.TensorShape([]), tf.TensorShape([None, CALIBRATED_SIDE])],
         )[1]
 
-    @tests_models.function(tests_models.spec("x"))
     def predict(x: Any) -> dict[str, Any]:
         side = CALIBRATED_SIDE
         once = loop(CALIBRATED_ONCE, tf.fill([side, side], tf.reduce_max(x)))
@@ -163,7 +162,7 @@ def calibrated(tests_models: Any) -> Any:
         nothing = tf.minimum(tf.abs(once[0, 0]), 0.0) + tf.minimum(tf.abs(each[:, 0]), 0.0)
         return {"y": x * 0.5 + 2.0 + nothing}
 
-    return predict
+    return tests_models.function(tests_models.spec("x"))(predict)
 
 
 def large_module(tests_models: Any, value: float) -> Any:

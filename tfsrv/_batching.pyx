@@ -634,7 +634,9 @@ cdef void fill(
             break
 
 
-cdef void fill_gaps(BatchQueue* queue, const BatchKind* kind, Batch* batch, int64_t now, BatchTask** refused) noexcept nogil:
+cdef void fill_gaps(
+    BatchQueue* queue, const BatchKind* kind, Batch* batch, int64_t now, BatchTask** refused
+) noexcept nogil:
     """Low tasks of the same kind in place of padding."""
     cdef BatchKind* low = queue.kinds
     cdef int64_t allowed = batch_allowed_rows(&queue.settings, batch.rows)

@@ -26,7 +26,6 @@ from libc.stdlib cimport calloc, free
 from libc.string cimport memcpy, memset
 
 from tfsrv._atomic cimport (
-    load_relaxed_i64,
     load_relaxed_int,
     store_relaxed_i64,
     store_relaxed_int,

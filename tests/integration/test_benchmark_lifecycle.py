@@ -14,7 +14,8 @@ import _rename
 import _stuck
 import _swaps
 import _thousand
-from _lifecycle import FIRST_VERSION, Finding, Settings, single_model
+from _lifecycle import FIRST_VERSION, Settings, single_model
+from _report import Finding
 from _swaps import Ticker
 from _versions import Model, VersionDirectories
 from tests.unit.waiting import eventually

@@ -9,8 +9,9 @@ import pytest
 
 import bench_lifecycle
 from _client import Answer, model_server_config, predict_response
-from _lifecycle import Finding, Settings, workload
+from _lifecycle import Settings, workload
 from _load import H2loadResult, WrongAnswerError
+from _report import Finding
 from _swaps import failed_requests
 from _thousand import memory_of_each
 from _versions import History, Model, VersionDirectories

@@ -22,7 +22,7 @@ LAYERS = [
     {"server", "checking"},
     {"frontends"},
     {"handlers"},
-    {"plugins"},
+    {"batching_log", "housekeeping", "plugins"},
     {"server_core"},
     {"further_sources", "model_config_poller", "model_listing", "reloading", "version_labels"},
     {"servables", "sources"},

@@ -102,7 +102,10 @@ cdef int start(void* context_pointer, Call* call) noexcept nogil:
         return STARTED_PARKED
     if result == FOUND and call.servable.impl == NULL:
         return start_in_python(context.python, call)
-    if result != FOUND or find_signature(context, call) != OK or plan_make(call, context.as_content, context.max_message_bytes) != OK:
+    if (
+        result != FOUND or find_signature(context, call) != OK
+        or plan_make(call, context.as_content, context.max_message_bytes) != OK
+    ):
         call_release_servable(call)
         return STARTED_DONE
     return run_or_queue(context, call)
