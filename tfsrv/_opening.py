@@ -66,7 +66,9 @@ class Opening:
             if not self._xla_enabled:
                 disable_xla_compilation()
             load_op_libraries(libraries)
-            prime_pools(self._session_config)
+            devices: list[str] = []
+            prime_pools(self._session_config, devices)
+            logger.info("TensorFlow %s runs on %s", self._version, ", ".join(devices) or "nothing")
         except ServingError as error:
             self.error = error
         except Exception as error:

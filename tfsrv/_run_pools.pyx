@@ -16,7 +16,16 @@ from tfsrv._atomic cimport cas_weak_u64, load_relaxed_u64
 
 from google.protobuf.message import DecodeError
 
-from tfsrv._tf cimport TF_Graph, TF_Session, TF_SessionOptions, TF_Status, api, thread_status
+from tfsrv._status cimport Status, status_add, status_free, status_init
+from tfsrv._tf cimport (
+    TF_DeviceList,
+    TF_Graph,
+    TF_Session,
+    TF_SessionOptions,
+    TF_Status,
+    api,
+    thread_status,
+)
 
 from tfsrv import _tf
 from tfsrv._proto import message_class
@@ -99,25 +108,50 @@ def pools_are_shared(config: bytes) -> bool:
     )
 
 
-def prime_pools(config: bytes) -> bool:
+def prime_pools(config: bytes, devices: list[str] | None = None) -> bool:
     """Have TensorFlow make its shared pools now, by an empty session with this ConfigProto.
 
     Threads inherit the niceness of the thread that starts them. A thread that loads models at a
     lower priority must not be the first to make a session: every model would run at that
     priority ever after. Returns whether the threads of all sessions are there now; never raises:
-    what is wrong with the config is told by the first model's load.
+    what is wrong with the config is told by the first model's load. The names of the devices that
+    sessions have, such as "CPU:0", are added to `devices`.
     """
+    cdef Status names
     _tf.open_library()
     whole, _ = add_run_pools(config)
     cdef const char* c_config = whole
     cdef size_t size = len(whole)
     cdef bint made
+    status_init(&names)
     with nogil:
-        made = make_and_delete_session(c_config, size)
+        made = make_and_delete_session(c_config, size, &names)
+    if devices is not None and names.message.size:
+        text = names.message.data[: names.message.size].decode("utf-8", "replace")
+        devices += [name.rpartition("device:")[2] for name in text.split()]
+    status_free(&names)
     return made and pools_are_shared(config)
 
 
-cdef bint make_and_delete_session(const char* config, size_t config_size) noexcept nogil:
+cdef void list_devices(TF_Session* session, Status* names) noexcept nogil:
+    """Add the names of the session's devices, with spaces between them."""
+    cdef TF_Status* status = thread_status()
+    cdef TF_DeviceList* devices = api.SessionListDevices(session, status)
+    cdef const char* name
+    cdef int i
+    if devices == NULL:
+        return
+    for i in range(api.DeviceListCount(devices)):
+        name = api.DeviceListName(devices, i, status)
+        if name != NULL:
+            status_add(names, name)
+            status_add(names, " ")
+    api.DeleteDeviceList(devices)
+
+
+cdef bint make_and_delete_session(
+    const char* config, size_t config_size, Status* names
+) noexcept nogil:
     cdef TF_Status* status = thread_status()
     cdef TF_SessionOptions* options
     cdef TF_Graph* graph
@@ -130,6 +164,7 @@ cdef bint make_and_delete_session(const char* config, size_t config_size) noexce
     if api.GetCode(status) == 0:
         session = api.NewSession(graph, options, status)
     if session != NULL:
+        list_devices(session, names)
         api.CloseSession(session, status)
         api.DeleteSession(session, status)
     api.DeleteGraph(graph)
