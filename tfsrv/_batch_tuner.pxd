@@ -33,6 +33,7 @@ cdef struct Tuner:
     double mean_rows            # of recent batches
     double gathered_rows        # of a batch, and those that waited at its end; recent mean
     int64_t reviewed_ns         # when
+    int32_t doubts              # reviews in a row that would have another limit
     # The drain: how fast rows leave while others wait.
     int64_t drain_ns
     int64_t drain_rows

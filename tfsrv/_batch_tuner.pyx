@@ -58,6 +58,8 @@ cdef int64_t FEW_SAMPLES = 8                # runs; the curve is not asked befor
 cdef double FLAT = 1.03                     # times the least cost of a row: no reason for a larger run
 cdef int64_t LONG_RUN_NS = 20_000_000       # shorter runs are never cut: nobody feels them
 
+cdef int DOUBTS = 20                        # reviews in a row, a second, that say the limit is wrong
+
 cdef double MATERIAL = 1.25                 # times what was last told, or one part in, counts as a change
 
 
@@ -245,9 +247,11 @@ cdef void choose_for_throughput(Tuner* tuner) noexcept nogil:
                             curve_rows_within(&tuner.curve, LONG_RUN_NS, seen))
     if rows * MATERIAL > seen:
         rows = most
-    # A limit that is in force stays until it is clearly wrong; so it does not follow noise.
-    if differs(rows, tuner.rows_limit, MATERIAL):
+    # A limit that is in force stays until it has been clearly wrong for a while.
+    tuner.doubts = tuner.doubts + 1 if differs(rows, tuner.rows_limit, MATERIAL) else 0
+    if tuner.doubts >= DOUBTS:
         tuner.rows_limit = rows
+        tuner.doubts = 0
 
 
 cdef void choose_for_target(Tuner* tuner, int64_t now) noexcept nogil:

@@ -23,7 +23,8 @@ cdef struct LoadWindow:
     int64_t active_ns           # with some run active
     double running_ns           # the same, times the runs
     int64_t rows                # completed
-    int64_t run_ns              # of all batches together
+    double run_ns               # of all batches together
+    double run_squares          # of the time of each batch, summed
     int32_t batches
     int32_t waited              # batches at whose end rows were waiting
 
@@ -32,6 +33,7 @@ cdef struct LoadDone:
     # What one or two windows have completed.
     int64_t rows
     int64_t ns
+    double variance             # of the rate, relative
 
 
 cdef struct LoadSearch:
