@@ -1,7 +1,8 @@
-from typing import TypedDict
+from typing import TypedDict, type_check_only
 
 from typing_extensions import disjoint_base
 
+@type_check_only
 class TunerFacts(TypedDict):
     rows_limit: int
     rows_enough: int

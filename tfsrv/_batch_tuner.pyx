@@ -34,6 +34,7 @@ from tfsrv._run_curve cimport (
     curve_ns,
     curve_reset,
     curve_rows_efficient,
+    curve_rows_needed,
     curve_rows_trusted,
     curve_rows_within,
     curve_scale,
@@ -49,6 +50,7 @@ from tfsrv._target_rows cimport (
 
 cdef int64_t REVIEW_NS = 50_000_000         # between two reviews of the choices
 cdef int64_t LARGEST = 1 << 40              # rows; beyond any use, and safe to multiply
+cdef double LONGEST_NS = 1e18               # thirty years; some can be added without overflow
 cdef double GAIN = 1 / 16.0                 # of one batch, in means over recent batches
 cdef double ARRIVAL_GAIN = 0.3              # of one review, in the rate of arrival
 cdef int64_t DRAIN_NS = 500_000_000         # of drain are remembered in full …
@@ -56,6 +58,7 @@ cdef int DRAIN_BATCHES = 16                 # … if they are so many batches; t
 cdef int FEW_DRAINED = 4                    # batches say nothing yet of the drain
 cdef int64_t FEW_SAMPLES = 8                # runs; the curve is not asked before
 cdef double FLAT = 1.03                     # times the least cost of a row: no reason for a larger run
+cdef double HEADROOM = 1.1                  # times the rate of arrival: what a limit has to be able to serve
 cdef int64_t LONG_RUN_NS = 20_000_000       # shorter runs are never cut: nobody feels them
 
 cdef int DOUBTS = 20                        # reviews in a row, a second, that say the limit is wrong
@@ -148,12 +151,12 @@ cdef void take_choices(Tuner* tuner) noexcept nogil:
 
 cdef int64_t tuner_run_ns(const Tuner* tuner, int64_t rows) noexcept nogil:
     """The expected time of a run of so many rows; 0 while nothing is known."""
-    return <int64_t>curve_ns(&tuner.curve, rows)
+    return <int64_t>min(curve_ns(&tuner.curve, rows), LONGEST_NS)
 
 
 cdef int64_t tuner_run_slow_ns(const Tuner* tuner, int64_t rows) noexcept nogil:
     """A time that 19 of 20 runs of so many rows keep; 0 while nothing is known."""
-    return <int64_t>(curve_ns(&tuner.curve, rows) * tuner.curve.slow_ratio)
+    return <int64_t>min(curve_ns(&tuner.curve, rows) * tuner.curve.slow_ratio, LONGEST_NS)
 
 
 cdef int64_t tuner_row_ns(const Tuner* tuner) noexcept nogil:
@@ -245,6 +248,10 @@ cdef void choose_for_throughput(Tuner* tuner) noexcept nogil:
     cdef int64_t seen = min(most, tuner.curve.largest_rows)
     cdef int64_t rows = max(curve_rows_efficient(&tuner.curve, FLAT, seen),
                             curve_rows_within(&tuner.curve, LONG_RUN_NS, seen))
+    cdef double rate = HEADROOM * tuner.arrival_rate / tuner.search.base.concurrency
+    # A load that no size can serve is no reason either: some of it is refused, late or not.
+    if 0 < rate * curve_ns(&tuner.curve, seen) <= HEADROOM * seen:
+        rows = max(rows, curve_rows_needed(&tuner.curve, 1 / rate, seen))
     if rows * MATERIAL > seen:
         rows = most
     # A limit that is in force stays until it has been clearly wrong for a while.

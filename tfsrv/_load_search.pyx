@@ -76,8 +76,7 @@ cdef void search_ended(LoadSearch* search, int64_t now, int64_t rows, int64_t ru
         return
     if active_part(search, elapsed) < SATURATED:
         unsaturated(search, now, active_part(search, elapsed) < IDLE)
-    elif window.batches >= WINDOW_BATCHES and (
-            elapsed >= LONG_WINDOW_NS or variance_of(window) <= ERROR * ERROR):
+    elif window.batches >= WINDOW_BATCHES and tells_enough(search, elapsed):
         if is_full(search, elapsed):
             saturated(search, now, elapsed)
         else:
@@ -95,6 +94,12 @@ cdef bint is_full(const LoadSearch* search, int64_t elapsed) noexcept nogil:
     cdef double waited = <double>search.now.wait_ns * search.window.batches
     return (search.window.waited * 2 >= search.window.batches
             or search.window.running_ns + waited >= FULL * search.now.concurrency * elapsed)
+
+
+cdef bint tells_enough(const LoadSearch* search, int64_t elapsed) noexcept nogil:
+    """The window's rate is precise, or as good as it gets. Where none is asked for, any will do."""
+    return (search.state == SEARCH_FREE or elapsed >= LONG_WINDOW_NS
+            or variance_of(&search.window) <= ERROR * ERROR)
 
 
 cdef double variance_of(const LoadWindow* window) noexcept nogil:

@@ -38,7 +38,8 @@ cdef int FOLLOW_DOUBLINGS = 9           # 51 s
 cdef double OTHER_LOAD = 2.0            # times the rate of arrival, or one part in: start anew
 cdef int FULL_PART = 20                 # one batch in so many at the limit, or smaller ones change nothing
 cdef double WAIT_PAYS = 0.92            # times the cost of a row at twice the rows: a wait is tried
-cdef int64_t WAIT_PART = 4              # a wait is at most one part in so many of the target
+cdef int64_t WAIT_PART = 4              # a wait is at most one part in so many of the target,
+cdef int64_t SHORT_WAIT_PART = 16       # and a short one, one part in so many
 
 
 cdef void target_init(TargetRows* choice, int64_t target_ns, int64_t max_rows, int64_t max_wait_ns) noexcept nogil:
@@ -88,7 +89,8 @@ cdef bint target_review(TargetRows* choice, int64_t now, const RunCurve* curve, 
         choice.began_rate = load.arrival_rate
     if not choice.steered and now >= choice.follow_again_ns:
         follow_model(choice, now, curve, load, target, fits)
-    choice.rows_limit = max(choice.rows_limit, rows_to_keep_up(curve, load, fits))
+    if choice.rows_limit < rows_to_keep_up(curve, load, 1, fits):
+        choice.rows_limit = max(choice.rows_limit, rows_to_keep_up(curve, load, HEADROOM, fits))
     choose_most_wait(choice, curve, load)
     return may_step(choice, now) and step(choice, now, curve, load, fits)
 
@@ -100,9 +102,11 @@ cdef int64_t rows_in_time(const RunCurve* curve, double ns, int64_t most) noexce
     return max(curve_rows_within(curve, ns / curve.slow_ratio, most), 1)
 
 
-cdef int64_t rows_to_keep_up(const RunCurve* curve, const TargetLoad* load, int64_t most) noexcept nogil:
-    """The smallest limit with which the rows that arrive can be served."""
-    cdef double rate = HEADROOM * load.arrival_rate / load.concurrency
+cdef int64_t rows_to_keep_up(
+    const RunCurve* curve, const TargetLoad* load, double headroom, int64_t most,
+) noexcept nogil:
+    """The smallest limit with which the rows that arrive, and some more, can be served."""
+    cdef double rate = headroom * load.arrival_rate / load.concurrency
     return curve_rows_needed(curve, 1 / rate, most) if rate > 0 else 1
 
 
@@ -112,7 +116,7 @@ cdef void follow_model(
     cdef double runs = 1 + 1.0 / load.concurrency       # until a worker is free, and the own one
     cdef int64_t rows = rows_in_time(curve, RUN_PART * target / runs, fits)
     cdef bint is_idle
-    rows = max(rows, rows_to_keep_up(curve, load, fits))
+    rows = max(rows, rows_to_keep_up(curve, load, HEADROOM, fits))
     is_idle = min(rows, choice.rows_limit) > IDLE * load.mean_rows
     if is_news(rows, choice.rows_limit, IDLE_NEWS if is_idle else NEWS):
         choice.rows_limit = rows
@@ -126,15 +130,20 @@ cdef bint is_news(double rows, double limit, double times) noexcept nogil:
 
 
 cdef void choose_most_wait(TargetRows* choice, const RunCurve* curve, const TargetLoad* load) noexcept nogil:
-    """A wait is tried only where larger batches are cheaper, and where there is time for it."""
+    """A wait is tried only where larger batches are cheaper, and where there is time for it.
+
+    A short one is always tried: it is kept if more rows are completed, and clients that wait for
+    their answers are then answered sooner (Little's law).
+    """
     cdef int64_t rows = max(<int64_t>load.mean_rows, 1)
     cdef double cost = curve_ns(curve, rows) / rows
     cdef double cost_at_twice = curve_ns(curve, 2 * rows) / (2 * rows)
     cdef int64_t spare = choice.target_ns - latency_p99(&choice.latencies)
     cdef bint is_full = rows * 10 >= choice.rows_limit * 9
     choice.most_wait_ns = 0
-    if is_full or cost_at_twice > WAIT_PAYS * cost or spare <= 0:
+    if is_full or cost_at_twice > WAIT_PAYS * cost:
         return
+    spare = max(spare, choice.target_ns // SHORT_WAIT_PART)
     choice.most_wait_ns = min(spare + load.base_wait_ns, choice.target_ns // WAIT_PART)
     if choice.max_wait_ns > 0:
         choice.most_wait_ns = min(choice.most_wait_ns, choice.max_wait_ns)
@@ -205,7 +214,7 @@ cdef void shrink(
 ) noexcept nogil:
     """It is the runs that take long, not the queue. Never below what keeps up."""
     cdef int64_t rows = max(<int64_t>(SHRINK * choice.rows_limit), 1)
-    rows = max(rows, rows_to_keep_up(curve, load, choice.rows_limit))
+    rows = max(rows, rows_to_keep_up(curve, load, HEADROOM, choice.rows_limit))
     if rows < choice.rows_limit:
         move(choice, now, p99, rows)
 

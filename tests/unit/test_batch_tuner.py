@@ -209,9 +209,13 @@ def test_follows_a_change_of_the_model_within_a_second_at_all_sizes(times: float
 
 def test_follows_a_slow_drift() -> None:
     tuner = BatchTuner(64)
-    now = 0
+    step = now = 0
+
+    def run_ns(rows: int) -> int:
+        return MS * (200 + step) // 200 * rows
+
     for step in range(200):
-        now = teach(tuner, [8, 16], lambda rows, step=step: MS * (200 + step) // 200 * rows, now)
+        now = teach(tuner, [8, 16], run_ns, now)
     assert tuner.run_ns(8) == pytest.approx(8 * MS * 1.99, rel=0.15)
 
 
@@ -229,6 +233,37 @@ def test_without_a_backlog_the_drain_is_the_curve_s() -> None:
     tuner = BatchTuner(32, max_concurrency=2)
     teach(tuner, [1, 8, 32] * 10, lambda rows: int(MODEL(rows, CALLER, 1)))
     assert tuner.row_ns() == pytest.approx(MODEL(32, CALLER, 1) / 32 / 2, rel=0.15)
+
+
+# ------------------------------------------------------------------------------------- latency
+
+
+@pytest.mark.parametrize("p99_ns", [3 * US, 100 * US, 20 * MS, 3 * S])
+def test_tells_the_slowest_hundredth_of_latencies(p99_ns: int) -> None:
+    tuner = BatchTuner(64)
+    for _ in range(985):
+        tuner.latency(p99_ns // 10)
+    for _ in range(15):
+        tuner.latency(p99_ns)
+    assert tuner.p99_ns() == pytest.approx(p99_ns, rel=0.125, abs=2 * US)
+
+
+def test_latency_of_some_seconds_ago_is_forgotten() -> None:
+    tuner = BatchTuner(64)
+    simulation = opened(tuner, 2000)
+    simulation.run(S)
+    for _ in range(1000):
+        tuner.latency(S)
+    assert tuner.p99_ns() > 800 * MS
+    simulation.run(3 * S)
+    assert tuner.p99_ns() < 20 * MS
+
+
+@pytest.mark.parametrize("ns", [-5, 0, 1, 1 << 62])
+def test_any_latency_is_counted(ns: int) -> None:
+    tuner = BatchTuner(64)
+    tuner.latency(ns)
+    assert 0 <= tuner.p99_ns() <= 10 * S
 
 
 # ------------------------------------------------------------------------------------- no target
@@ -346,14 +381,17 @@ def test_as_many_runs_as_may_be_where_they_do_not(workers: int) -> None:
     assert tuner.describe()["saturated"]
     assert tuner.concurrency == workers
     best = best_fixed(
-        lambda choices: closed(choices, 256, MODEL, workers), (64, 85, 128), (0,), concurrency=workers
+        lambda choices: closed(choices, 256, MODEL, workers),
+        (64, 85, 128),
+        (0,),
+        concurrency=workers,
     )
     assert simulation.rows_per_second() >= 0.9 * best
 
 
 def test_runs_at_once_share_what_is_there() -> None:
     tuner = BatchTuner(1024, max_concurrency=2)
-    simulation = settled(closed(tuner, 256, MODEL, workers=2), S, S)
+    simulation = settled(closed(tuner, 256, MODEL, workers=2), 5 * S, S)
     assert simulation.mean_rows() > 60
     assert max(simulation.batches) < 160
 
