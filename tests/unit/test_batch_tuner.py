@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Callable
+from functools import partial
+from operator import mul
 
 import pytest
 
@@ -209,13 +211,9 @@ def test_follows_a_change_of_the_model_within_a_second_at_all_sizes(times: float
 
 def test_follows_a_slow_drift() -> None:
     tuner = BatchTuner(64)
-    step = now = 0
-
-    def run_ns(rows: int) -> int:
-        return MS * (200 + step) // 200 * rows
-
-    for step in range(200):
-        now = teach(tuner, [8, 16], run_ns, now)
+    now = 0
+    for row_us in range(1000, 2000, 5):
+        now = teach(tuner, [8, 16], partial(mul, row_us * US), now)
     assert tuner.run_ns(8) == pytest.approx(8 * MS * 1.99, rel=0.15)
 
 
