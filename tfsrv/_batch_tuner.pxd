@@ -15,6 +15,7 @@ cdef struct TunerSettings:
     int64_t target_ns           # for the 99th percentile of latency; 0: none
     int32_t max_concurrency     # runs of this queue at once
     int32_t arm                 # ARM_EITHER, or the only one that is allowed
+    bint may_gather             # with neither target nor wait: short waits are tried under saturation
 
 
 cdef struct Tuner:

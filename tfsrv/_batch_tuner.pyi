@@ -29,6 +29,7 @@ class BatchTuner:
         target_ns: int = 0,
         max_wait_ns: int = 0,
         arm: int = -1,
+        may_gather: bool = False,
     ) -> BatchTuner: ...
     @property
     def rows_limit(self) -> int: ...

@@ -61,6 +61,8 @@ cdef double FLAT = 1.03                     # times the least cost of a row: no 
 cdef double HEADROOM = 1.1                  # times the rate of arrival: what a limit has to be able to serve
 cdef int64_t LONG_RUN_NS = 20_000_000       # shorter runs are never cut: nobody feels them
 
+cdef double GATHER_PART = 0.125             # of a run: the longest wait where latency is not asked for
+cdef double GATHER_PAYS = 0.92              # times the cost of a row, or less, at twice the rows: it is tried
 cdef int DOUBTS = 20                        # reviews in a row, a second, that say the limit is wrong
 
 cdef double MATERIAL = 1.25                 # times what was last told, or one part in, counts as a change
@@ -133,10 +135,15 @@ cdef int64_t tuner_rows_now(const Tuner* tuner, int64_t rows_waiting) noexcept n
     return min(max((rows_waiting + tuner.in_flight + runs - 1) // runs, 1), tuner.rows_limit)
 
 
+cdef bint searches_wait(const Tuner* tuner) noexcept nogil:
+    """The wait is what proves good; else it is the user's, or none."""
+    return tuner.settings.target_ns > 0 or (tuner.settings.may_gather and tuner.settings.max_wait_ns <= 0)
+
+
 cdef void take_choices(Tuner* tuner) noexcept nogil:
     """Put what the search says into the fields that the scheduler reads."""
     tuner.concurrency = tuner.search.now.concurrency
-    if tuner.settings.target_ns <= 0:
+    if not searches_wait(tuner):
         tuner.wait_ns = tuner.settings.max_wait_ns
         tuner.rows_enough = tuner.rows_limit if tuner.wait_ns > 0 else 1
         return
@@ -236,6 +243,7 @@ cdef void review(Tuner* tuner, int64_t now) noexcept nogil:
             choose_for_target(tuner, now)
         else:
             choose_for_throughput(tuner)
+            choose_gathering(tuner)
     count_changes(tuner)
 
 
@@ -261,6 +269,14 @@ cdef void choose_for_throughput(Tuner* tuner) noexcept nogil:
         tuner.doubts = 0
 
 
+cdef void choose_gathering(Tuner* tuner) noexcept nogil:
+    """Allow waits that are short beside a run, where larger batches are cheaper."""
+    cdef int64_t rows = max(<int64_t>tuner.mean_rows, 1)
+    cdef double run_ns = curve_ns(&tuner.curve, rows)
+    cdef bint pays = curve_ns(&tuner.curve, 2 * rows) <= GATHER_PAYS * 2 * run_ns
+    tuner.search.most_wait_ns = <int64_t>(GATHER_PART * run_ns) if pays and searches_wait(tuner) else 0
+
+
 cdef void choose_for_target(Tuner* tuner, int64_t now) noexcept nogil:
     cdef TargetLoad load
     load.arrival_rate = tuner.arrival_rate
@@ -277,7 +293,7 @@ cdef void choose_for_target(Tuner* tuner, int64_t now) noexcept nogil:
 cdef void count_changes(Tuner* tuner) noexcept nogil:
     """Tell materially different choices. What the search only tries is none."""
     cdef int64_t wait_ns = tuner.search.base.wait_ns
-    if tuner.settings.target_ns <= 0:
+    if not searches_wait(tuner):
         wait_ns = tuner.settings.max_wait_ns
     if (tuner.told_concurrency == tuner.search.base.concurrency and tuner.told_arm == tuner.arms.current
             and not differs(tuner.told_rows, tuner.rows_limit, MATERIAL)
@@ -340,6 +356,7 @@ cdef class BatchTuner:
         target_ns: int = 0,
         max_wait_ns: int = 0,
         arm: int = ARM_EITHER,
+        may_gather: bool = False,
     ) -> None:
         cdef TunerSettings settings
         settings.max_rows = max_rows
@@ -347,6 +364,7 @@ cdef class BatchTuner:
         settings.target_ns = target_ns
         settings.max_wait_ns = max_wait_ns
         settings.arm = arm
+        settings.may_gather = may_gather
         tuner_init(&self.tuner, &settings)
 
     @property

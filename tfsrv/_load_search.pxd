@@ -50,6 +50,8 @@ cdef struct LoadSearch:
     int32_t settling            # batches to pass before the window begins
     int32_t in_a_row            # windows that spoke for a change of state
     int32_t next_candidate
+    int32_t worse               # candidates of this base that were worse; one bit each
+    int32_t looks               # searches since the last of those was tried
     bint found                  # since the search began
     LoadDone base_done
     LoadDone trial_done

@@ -31,6 +31,7 @@ cdef int IN_A_ROW = 2                           # windows have to agree before t
 cdef double RATE_GAIN = 0.1                     # of one window, in the settled rate
 cdef int64_t FIRST_PAUSE_NS = 10_000_000_000    # from a search to the next …
 cdef int64_t LONGEST_PAUSE_NS = 60_000_000_000  # … doubled up to this while nothing better is found
+cdef int FORGIVE = 4                            # searches; what was worse is tried again in each so many
 cdef int CANDIDATES = 8                         # see candidate_of
 
 
@@ -169,6 +170,8 @@ cdef void saturated(LoadSearch* search, int64_t now, int64_t elapsed) noexcept n
     elif search.state == SEARCH_TRIAL:
         take_first(&search.trial_done, &search.window, elapsed)
         search.state = SEARCH_BASE_AGAIN if is_better(search, SURE / 2) else SEARCH_BASE
+        if rate_of(search.trial_done) < rate_of(search.base_done):
+            search.worse |= 1 << (search.next_candidate - 1)
         use(search, now, search.base)
     elif search.state == SEARCH_BASE_AGAIN:
         take_second(&search.base_done, &search.window, elapsed)
@@ -179,6 +182,7 @@ cdef void saturated(LoadSearch* search, int64_t now, int64_t elapsed) noexcept n
         if is_better(search, SURE):
             search.base = search.candidate
             search.next_candidate = 0
+            search.worse = 0
             search.found = True
         search.state = SEARCH_BASE
         use(search, now, search.base)
@@ -212,7 +216,11 @@ cdef double rate_of(LoadDone done) noexcept nogil:
 
 
 cdef void look(LoadSearch* search, int64_t now) noexcept nogil:
-    """Begin a search around the base."""
+    """Begin a search around the base. What costs clients their latency is not tried each time."""
+    search.looks += 1
+    if search.looks >= FORGIVE:
+        search.looks = 0
+        search.worse = 0
     search.next_candidate = 0
     search.found = False
     search.in_a_row = 0
@@ -227,7 +235,7 @@ cdef void try_next(LoadSearch* search, int64_t now) noexcept nogil:
     while search.next_candidate < CANDIDATES:
         index = search.next_candidate
         search.next_candidate += 1
-        if candidate_of(search, index, run_ns):
+        if not search.worse >> index & 1 and candidate_of(search, index, run_ns):
             search.state = SEARCH_TRIAL
             use(search, now, search.candidate)
             return
@@ -284,6 +292,7 @@ cdef void watch(LoadSearch* search, int64_t now, double rate) noexcept nogil:
         search.settled_rate += RATE_GAIN * (rate - search.settled_rate)
     if -search.in_a_row >= IN_A_ROW:
         search.pause_ns = FIRST_PAUSE_NS // 2
+        search.worse = 0
         look(search, now)
     elif now >= search.look_again_ns:
         look(search, now)
@@ -297,6 +306,7 @@ cdef void search_cut_wait(LoadSearch* search, int64_t now) noexcept nogil:
     if search.window.batches > 0 and wait_ns * 32 < search.window.run_ns / search.window.batches:
         wait_ns = 0
     search.base.wait_ns = wait_ns
+    search.worse = 0
     search.pause_ns = min(2 * search.pause_ns, LONGEST_PAUSE_NS)
     search.look_again_ns = now + search.pause_ns
     settle(search, now)

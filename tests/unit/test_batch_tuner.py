@@ -19,6 +19,7 @@ from tests.unit.batching_simulator import (
     Fixed,
     Noise,
     S,
+    SharedCores,
     Simulation,
     affine,
     best_fixed,
@@ -281,6 +282,14 @@ def test_without_a_target_the_user_s_wait_is_fixed() -> None:
     assert (tuner.wait_ns, tuner.rows_enough, tuner.changes) == (3 * MS, 64, 0)
 
 
+def test_gathers_all_clients_where_that_is_allowed() -> None:
+    tuner = BatchTuner(1024, may_gather=True)
+    simulation = settled(closed(tuner, 256), 8 * S, S)
+    at_will = settled(closed(Fixed(1024), 256), S, S)
+    assert simulation.mean_rows() > 250
+    assert simulation.rows_per_second() > 1.08 * at_will.rows_per_second()
+
+
 def test_rows_that_only_make_a_long_run_longer_are_cut() -> None:
     tuner = BatchTuner(4096)
     opened(tuner, 2100, affine(2 * MS, 500 * US)).run(20 * S)
@@ -370,6 +379,21 @@ def test_one_run_at_a_time_where_runs_slow_each_other_down(workers: int) -> None
     simulation = settled(closed(tuner, 256, contended(MODEL), workers), 8 * S, S)
     assert tuner.concurrency == 1
     assert simulation.mean_rows() == pytest.approx(128, rel=0.1)
+
+
+@pytest.mark.parametrize("target_ms", [0, 20])
+@pytest.mark.parametrize("cores", [1, 2, 4])
+def test_as_many_runs_as_there_are_cores(cores: int, target_ms: int) -> None:
+    tuner = BatchTuner(1024, max_concurrency=4, target_ns=target_ms * MS)
+    simulation = SharedCores(tuner, MODEL, workers=4, cores=cores)
+    simulation.closed_loop(256)
+    settled(simulation, 20 * S, 4 * S)
+    assert tuner.describe()["concurrency"] == cores
+    # The best that all 256 clients can get is one batch a core, with all of them waiting for it.
+    best = 256 * S / MODEL(256 // cores, CALLER, 1)
+    assert simulation.rows_per_second() >= 0.8 * best
+    if target_ms:
+        assert simulation.p99_ns() <= target_ms * MS
 
 
 @pytest.mark.parametrize("workers", [2, 4])
