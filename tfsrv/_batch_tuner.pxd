@@ -15,6 +15,7 @@ cdef struct TunerSettings:
     int64_t target_ns           # for the 99th percentile of latency; 0: none
     int32_t max_concurrency     # runs of this queue at once
     int32_t arm                 # ARM_EITHER, or the only one that is allowed
+    bint may_gather             # with neither target nor wait: short waits are tried under saturation
 
 
 cdef struct Tuner:
@@ -33,6 +34,7 @@ cdef struct Tuner:
     double mean_rows            # of recent batches
     double gathered_rows        # of a batch, and those that waited at its end; recent mean
     int64_t reviewed_ns         # when
+    int32_t doubts              # reviews in a row that would have another limit
     # The drain: how fast rows leave while others wait.
     int64_t drain_ns
     int64_t drain_rows

@@ -1,7 +1,8 @@
-from typing import TypedDict
+from typing import TypedDict, type_check_only
 
 from typing_extensions import disjoint_base
 
+@type_check_only
 class TunerFacts(TypedDict):
     rows_limit: int
     rows_enough: int
@@ -28,6 +29,7 @@ class BatchTuner:
         target_ns: int = 0,
         max_wait_ns: int = 0,
         arm: int = -1,
+        may_gather: bool = False,
     ) -> BatchTuner: ...
     @property
     def rows_limit(self) -> int: ...

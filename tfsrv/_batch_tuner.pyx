@@ -34,6 +34,7 @@ from tfsrv._run_curve cimport (
     curve_ns,
     curve_reset,
     curve_rows_efficient,
+    curve_rows_needed,
     curve_rows_trusted,
     curve_rows_within,
     curve_scale,
@@ -49,6 +50,7 @@ from tfsrv._target_rows cimport (
 
 cdef int64_t REVIEW_NS = 50_000_000         # between two reviews of the choices
 cdef int64_t LARGEST = 1 << 40              # rows; beyond any use, and safe to multiply
+cdef double LONGEST_NS = 1e18               # thirty years; some can be added without overflow
 cdef double GAIN = 1 / 16.0                 # of one batch, in means over recent batches
 cdef double ARRIVAL_GAIN = 0.3              # of one review, in the rate of arrival
 cdef int64_t DRAIN_NS = 500_000_000         # of drain are remembered in full …
@@ -56,7 +58,12 @@ cdef int DRAIN_BATCHES = 16                 # … if they are so many batches; t
 cdef int FEW_DRAINED = 4                    # batches say nothing yet of the drain
 cdef int64_t FEW_SAMPLES = 8                # runs; the curve is not asked before
 cdef double FLAT = 1.03                     # times the least cost of a row: no reason for a larger run
+cdef double HEADROOM = 1.1                  # times the rate of arrival: what a limit has to be able to serve
 cdef int64_t LONG_RUN_NS = 20_000_000       # shorter runs are never cut: nobody feels them
+
+cdef double GATHER_PART = 0.125             # of a run: the longest wait where latency is not asked for
+cdef double GATHER_PAYS = 0.92              # times the cost of a row, or less, at twice the rows: it is tried
+cdef int DOUBTS = 20                        # reviews in a row, a second, that say the limit is wrong
 
 cdef double MATERIAL = 1.25                 # times what was last told, or one part in, counts as a change
 
@@ -128,10 +135,15 @@ cdef int64_t tuner_rows_now(const Tuner* tuner, int64_t rows_waiting) noexcept n
     return min(max((rows_waiting + tuner.in_flight + runs - 1) // runs, 1), tuner.rows_limit)
 
 
+cdef bint searches_wait(const Tuner* tuner) noexcept nogil:
+    """The wait is what proves good; else it is the user's, or none."""
+    return tuner.settings.target_ns > 0 or (tuner.settings.may_gather and tuner.settings.max_wait_ns <= 0)
+
+
 cdef void take_choices(Tuner* tuner) noexcept nogil:
     """Put what the search says into the fields that the scheduler reads."""
     tuner.concurrency = tuner.search.now.concurrency
-    if tuner.settings.target_ns <= 0:
+    if not searches_wait(tuner):
         tuner.wait_ns = tuner.settings.max_wait_ns
         tuner.rows_enough = tuner.rows_limit if tuner.wait_ns > 0 else 1
         return
@@ -146,12 +158,12 @@ cdef void take_choices(Tuner* tuner) noexcept nogil:
 
 cdef int64_t tuner_run_ns(const Tuner* tuner, int64_t rows) noexcept nogil:
     """The expected time of a run of so many rows; 0 while nothing is known."""
-    return <int64_t>curve_ns(&tuner.curve, rows)
+    return <int64_t>min(curve_ns(&tuner.curve, rows), LONGEST_NS)
 
 
 cdef int64_t tuner_run_slow_ns(const Tuner* tuner, int64_t rows) noexcept nogil:
     """A time that 19 of 20 runs of so many rows keep; 0 while nothing is known."""
-    return <int64_t>(curve_ns(&tuner.curve, rows) * tuner.curve.slow_ratio)
+    return <int64_t>min(curve_ns(&tuner.curve, rows) * tuner.curve.slow_ratio, LONGEST_NS)
 
 
 cdef int64_t tuner_row_ns(const Tuner* tuner) noexcept nogil:
@@ -231,6 +243,7 @@ cdef void review(Tuner* tuner, int64_t now) noexcept nogil:
             choose_for_target(tuner, now)
         else:
             choose_for_throughput(tuner)
+            choose_gathering(tuner)
     count_changes(tuner)
 
 
@@ -243,11 +256,25 @@ cdef void choose_for_throughput(Tuner* tuner) noexcept nogil:
     cdef int64_t seen = min(most, tuner.curve.largest_rows)
     cdef int64_t rows = max(curve_rows_efficient(&tuner.curve, FLAT, seen),
                             curve_rows_within(&tuner.curve, LONG_RUN_NS, seen))
+    cdef double rate = HEADROOM * tuner.arrival_rate / tuner.search.base.concurrency
+    # A load that no size can serve is no reason either: some of it is refused, late or not.
+    if 0 < rate * curve_ns(&tuner.curve, seen) <= HEADROOM * seen:
+        rows = max(rows, curve_rows_needed(&tuner.curve, 1 / rate, seen))
     if rows * MATERIAL > seen:
         rows = most
-    # A limit that is in force stays until it is clearly wrong; so it does not follow noise.
-    if differs(rows, tuner.rows_limit, MATERIAL):
+    # A limit that is in force stays until it has been clearly wrong for a while.
+    tuner.doubts = tuner.doubts + 1 if differs(rows, tuner.rows_limit, MATERIAL) else 0
+    if tuner.doubts >= DOUBTS:
         tuner.rows_limit = rows
+        tuner.doubts = 0
+
+
+cdef void choose_gathering(Tuner* tuner) noexcept nogil:
+    """Allow waits that are short beside a run, where larger batches are cheaper."""
+    cdef int64_t rows = max(<int64_t>tuner.mean_rows, 1)
+    cdef double run_ns = curve_ns(&tuner.curve, rows)
+    cdef bint pays = curve_ns(&tuner.curve, 2 * rows) <= GATHER_PAYS * 2 * run_ns
+    tuner.search.most_wait_ns = <int64_t>(GATHER_PART * run_ns) if pays and searches_wait(tuner) else 0
 
 
 cdef void choose_for_target(Tuner* tuner, int64_t now) noexcept nogil:
@@ -266,7 +293,7 @@ cdef void choose_for_target(Tuner* tuner, int64_t now) noexcept nogil:
 cdef void count_changes(Tuner* tuner) noexcept nogil:
     """Tell materially different choices. What the search only tries is none."""
     cdef int64_t wait_ns = tuner.search.base.wait_ns
-    if tuner.settings.target_ns <= 0:
+    if not searches_wait(tuner):
         wait_ns = tuner.settings.max_wait_ns
     if (tuner.told_concurrency == tuner.search.base.concurrency and tuner.told_arm == tuner.arms.current
             and not differs(tuner.told_rows, tuner.rows_limit, MATERIAL)
@@ -329,6 +356,7 @@ cdef class BatchTuner:
         target_ns: int = 0,
         max_wait_ns: int = 0,
         arm: int = ARM_EITHER,
+        may_gather: bool = False,
     ) -> None:
         cdef TunerSettings settings
         settings.max_rows = max_rows
@@ -336,6 +364,7 @@ cdef class BatchTuner:
         settings.target_ns = target_ns
         settings.max_wait_ns = max_wait_ns
         settings.arm = arm
+        settings.may_gather = may_gather
         tuner_init(&self.tuner, &settings)
 
     @property

@@ -23,7 +23,8 @@ cdef struct LoadWindow:
     int64_t active_ns           # with some run active
     double running_ns           # the same, times the runs
     int64_t rows                # completed
-    int64_t run_ns              # of all batches together
+    double run_ns               # of all batches together
+    double run_squares          # of the time of each batch, summed
     int32_t batches
     int32_t waited              # batches at whose end rows were waiting
 
@@ -32,6 +33,7 @@ cdef struct LoadDone:
     # What one or two windows have completed.
     int64_t rows
     int64_t ns
+    double variance             # of the rate, relative
 
 
 cdef struct LoadSearch:
@@ -48,6 +50,8 @@ cdef struct LoadSearch:
     int32_t settling            # batches to pass before the window begins
     int32_t in_a_row            # windows that spoke for a change of state
     int32_t next_candidate
+    int32_t worse               # candidates of this base that were worse; one bit each
+    int32_t looks               # searches since the last of those was tried
     bint found                  # since the search began
     LoadDone base_done
     LoadDone trial_done

@@ -18,8 +18,8 @@ from libc.string cimport memset
 
 cdef int64_t WINDOW_NS = 100_000_000            # at least: time slices of the system average out
 cdef int WINDOW_BATCHES = 20                    # at least: noise of 20 % a batch becomes 4 %
-cdef int64_t WINDOW_ROWS = 2000                 # at least, that the chance of who comes when averages out …
-cdef int64_t LONG_WINDOW_NS = 500_000_000       # … unless the window is so long; then gains have to be larger
+cdef double ERROR = 0.025                       # of its rate: a window is longer if the load is less steady …
+cdef int64_t LONG_WINDOW_NS = 1_000_000_000     # … up to this; then a gain has to be larger to be believed
 cdef double SATURATED = 0.9                     # of the time some run is active
 cdef double FULL = 0.8                          # of the runs there may be at once are active, on average
 cdef double IDLE = 0.5                          # of the time a run is active: light load, beyond doubt
@@ -31,6 +31,7 @@ cdef int IN_A_ROW = 2                           # windows have to agree before t
 cdef double RATE_GAIN = 0.1                     # of one window, in the settled rate
 cdef int64_t FIRST_PAUSE_NS = 10_000_000_000    # from a search to the next …
 cdef int64_t LONGEST_PAUSE_NS = 60_000_000_000  # … doubled up to this while nothing better is found
+cdef int FORGIVE = 4                            # searches; what was worse is tried again in each so many
 cdef int CANDIDATES = 8                         # see candidate_of
 
 
@@ -68,6 +69,7 @@ cdef void search_ended(LoadSearch* search, int64_t now, int64_t rows, int64_t ru
         return
     window.rows += rows
     window.run_ns += run_ns
+    window.run_squares += <double>run_ns * run_ns
     window.batches += 1
     window.waited += rows_waiting > 0
     elapsed = now - window.since_ns
@@ -75,7 +77,7 @@ cdef void search_ended(LoadSearch* search, int64_t now, int64_t rows, int64_t ru
         return
     if active_part(search, elapsed) < SATURATED:
         unsaturated(search, now, active_part(search, elapsed) < IDLE)
-    elif window.batches >= WINDOW_BATCHES and (window.rows >= WINDOW_ROWS or elapsed >= LONG_WINDOW_NS):
+    elif window.batches >= WINDOW_BATCHES and tells_enough(search, elapsed):
         if is_full(search, elapsed):
             saturated(search, now, elapsed)
         else:
@@ -93,6 +95,19 @@ cdef bint is_full(const LoadSearch* search, int64_t elapsed) noexcept nogil:
     cdef double waited = <double>search.now.wait_ns * search.window.batches
     return (search.window.waited * 2 >= search.window.batches
             or search.window.running_ns + waited >= FULL * search.now.concurrency * elapsed)
+
+
+cdef bint tells_enough(const LoadSearch* search, int64_t elapsed) noexcept nogil:
+    """The window's rate is precise, or as good as it gets. Where none is asked for, any will do."""
+    return (search.state == SEARCH_FREE or elapsed >= LONG_WINDOW_NS
+            or variance_of(&search.window) <= ERROR * ERROR)
+
+
+cdef double variance_of(const LoadWindow* window) noexcept nogil:
+    """The relative variance of the window's rate: from chance in who comes, and in the times of runs."""
+    cdef double mean = window.run_ns / window.batches
+    cdef double spread = window.run_squares / window.batches / (mean * mean) - 1 if mean > 0 else 0
+    return 1.0 / max(window.rows, 1) + max(spread, 0.0) / window.batches
 
 
 cdef void begin_window(LoadSearch* search, int64_t now) noexcept nogil:
@@ -150,25 +165,24 @@ cdef void saturated(LoadSearch* search, int64_t now, int64_t elapsed) noexcept n
         return
     search.in_a_row = 0
     if search.state == SEARCH_BASE:
-        search.base_done.rows = search.window.rows
-        search.base_done.ns = elapsed
+        take_first(&search.base_done, &search.window, elapsed)
         try_next(search, now)
     elif search.state == SEARCH_TRIAL:
-        search.trial_done.rows = search.window.rows
-        search.trial_done.ns = elapsed
+        take_first(&search.trial_done, &search.window, elapsed)
         search.state = SEARCH_BASE_AGAIN if is_better(search, SURE / 2) else SEARCH_BASE
+        if rate_of(search.trial_done) < rate_of(search.base_done):
+            search.worse |= 1 << (search.next_candidate - 1)
         use(search, now, search.base)
     elif search.state == SEARCH_BASE_AGAIN:
-        search.base_done.rows += search.window.rows
-        search.base_done.ns += elapsed
+        take_second(&search.base_done, &search.window, elapsed)
         search.state = SEARCH_TRIAL_AGAIN
         use(search, now, search.candidate)
     else:
-        search.trial_done.rows += search.window.rows
-        search.trial_done.ns += elapsed
+        take_second(&search.trial_done, &search.window, elapsed)
         if is_better(search, SURE):
             search.base = search.candidate
             search.next_candidate = 0
+            search.worse = 0
             search.found = True
         search.state = SEARCH_BASE
         use(search, now, search.base)
@@ -176,11 +190,23 @@ cdef void saturated(LoadSearch* search, int64_t now, int64_t elapsed) noexcept n
 
 # ---------------------------------------------------------------------------- the search
 
+cdef void take_first(LoadDone* done, const LoadWindow* window, int64_t elapsed) noexcept nogil:
+    done.rows = window.rows
+    done.ns = elapsed
+    done.variance = variance_of(window)
+
+
+cdef void take_second(LoadDone* done, const LoadWindow* window, int64_t elapsed) noexcept nogil:
+    done.rows += window.rows
+    done.ns += elapsed
+    done.variance = (done.variance + variance_of(window)) / 4
+
+
 cdef bint is_better(const LoadSearch* search, double errors) noexcept nogil:
     """The candidate completes more rows in the same time, by more than the chance of arrivals."""
     cdef double base = rate_of(search.base_done)
     cdef double gain = rate_of(search.trial_done) / base - 1
-    cdef double error = sqrt(1.0 / search.base_done.rows + 1.0 / search.trial_done.rows)
+    cdef double error = sqrt(search.base_done.variance + search.trial_done.variance)
     return gain > max(BETTER - 1, errors * error)
 
 
@@ -190,7 +216,11 @@ cdef double rate_of(LoadDone done) noexcept nogil:
 
 
 cdef void look(LoadSearch* search, int64_t now) noexcept nogil:
-    """Begin a search around the base."""
+    """Begin a search around the base. What costs clients their latency is not tried each time."""
+    search.looks += 1
+    if search.looks >= FORGIVE:
+        search.looks = 0
+        search.worse = 0
     search.next_candidate = 0
     search.found = False
     search.in_a_row = 0
@@ -200,12 +230,12 @@ cdef void look(LoadSearch* search, int64_t now) noexcept nogil:
 
 cdef void try_next(LoadSearch* search, int64_t now) noexcept nogil:
     """Try the next neighbour of the base, or settle for it."""
-    cdef int64_t run_ns = search.window.run_ns // max(search.window.batches, 1)
+    cdef int64_t run_ns = <int64_t>(search.window.run_ns / max(search.window.batches, 1))
     cdef int index
     while search.next_candidate < CANDIDATES:
         index = search.next_candidate
         search.next_candidate += 1
-        if candidate_of(search, index, run_ns):
+        if not search.worse >> index & 1 and candidate_of(search, index, run_ns):
             search.state = SEARCH_TRIAL
             use(search, now, search.candidate)
             return
@@ -262,6 +292,7 @@ cdef void watch(LoadSearch* search, int64_t now, double rate) noexcept nogil:
         search.settled_rate += RATE_GAIN * (rate - search.settled_rate)
     if -search.in_a_row >= IN_A_ROW:
         search.pause_ns = FIRST_PAUSE_NS // 2
+        search.worse = 0
         look(search, now)
     elif now >= search.look_again_ns:
         look(search, now)
@@ -272,8 +303,10 @@ cdef void watch(LoadSearch* search, int64_t now, double rate) noexcept nogil:
 cdef void search_cut_wait(LoadSearch* search, int64_t now) noexcept nogil:
     """Latency is too high with this wait: go on with half of it, or without one if it is short."""
     cdef int64_t wait_ns = search.base.wait_ns // 2
-    if search.window.batches > 0 and wait_ns * 32 < search.window.run_ns // search.window.batches:
+    if search.window.batches > 0 and wait_ns * 32 < search.window.run_ns / search.window.batches:
         wait_ns = 0
     search.base.wait_ns = wait_ns
+    search.worse = 0
+    search.pause_ns = min(2 * search.pause_ns, LONGEST_PAUSE_NS)
     search.look_again_ns = now + search.pause_ns
     settle(search, now)

@@ -19,7 +19,8 @@ cdef extern from *:
 
 cdef double WORTH_NS = 100_000          # below, the hand-over to the pool eats what it could gain
 cdef double NOT_WORTH_NS = 80_000       # hysteresis to the above
-cdef double WARM_RATIO = 4.0            # times the mean; a run farther off counts as one there
+cdef double WARM = 4.0                  # times shorter than the mean: what was before only warmed up
+cdef double CLIP = 2.0                  # times the mean; a run farther off counts as one there
 cdef int FIRST_RUNS = 4                 # before anything is tried: the first ones compile, load, touch memory
 cdef int LEAST = 8                      # runs in each arm before they are compared
 cdef int MOST = 48                      # runs in each arm; then it is as good as equal
@@ -115,10 +116,10 @@ cdef void arms_explore(RunArms* arms) noexcept nogil:
 
 
 cdef void learn_recent(RunArms* arms, int64_t run_ns) noexcept nogil:
-    if arms.recent_ns == 0 or run_ns * WARM_RATIO < arms.recent_ns:
+    if arms.recent_ns == 0 or run_ns * WARM < arms.recent_ns:
         arms.recent_ns = run_ns     # what was before were runs that warmed up
     else:
-        arms.recent_ns += RECENT_GAIN * (min(run_ns, WARM_RATIO * arms.recent_ns) - arms.recent_ns)
+        arms.recent_ns += RECENT_GAIN * (min(run_ns, CLIP * arms.recent_ns) - arms.recent_ns)
 
 
 cdef void learn_arm(ArmRuns* runs, double ratio, double least_gain) noexcept nogil:
@@ -129,12 +130,12 @@ cdef void learn_arm(ArmRuns* runs, double ratio, double least_gain) noexcept nog
     runs.count = min(runs.count + 1, 1000)      # far above MOST; never overflows
     if runs.count <= 0:
         return
-    if runs.count == 1 or ratio * WARM_RATIO < runs.ratio:
+    if runs.count == 1 or ratio * WARM < runs.ratio:
         runs.ratio = ratio
         runs.deviation = 0
         return
     gain = max(1.0 / runs.count, least_gain)
-    ratio = min(ratio, WARM_RATIO * runs.ratio)
+    ratio = min(ratio, CLIP * runs.ratio)
     runs.deviation += gain * (abs(ratio - runs.ratio) - runs.deviation)
     runs.ratio += gain * (ratio - runs.ratio)
 

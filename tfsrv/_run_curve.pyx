@@ -33,7 +33,7 @@ cdef double KNOWN = 3.0             # runs; with fewer a class is no measure for
 cdef double SCALED = 4.0            # runs that a class stands for at most after a change
 cdef double PRIOR_WEIGHT = 0.5      # runs; gives way as soon as two sizes have been seen
 cdef double PRIOR_FIXED = 0.5       # share of a run's time that does not grow with rows, unless seen
-cdef double SLOW_STEP = 0.04        # of the ratio; 95th percentile: up by 19 parts, down by one
+cdef double SLOW_STEP = 0.02        # of the ratio; 95th percentile: up by 19 parts, down by one
 cdef double MOST_SLOW = 10.0        # times; a ratio beyond it tells of outliers only
 
 

@@ -30,8 +30,11 @@ cdef struct TargetRows:
     int64_t rows_before         # the last step; 0: it has proved good
     int64_t p99_before
     bint was_over               # latency was over the target then
-    int64_t hold_until_ns       # no step before
-    int64_t hold_ns             # how long the next hold is
+    double began_rate           # of arrival, when the model was last followed from the start
+    int32_t follows             # of the model since then
+    int32_t steps               # since then
+    int64_t follow_again_ns     # not before
+    int64_t step_again_ns       # not before
     LatencyWindow latencies
 
 cdef void target_init(TargetRows* choice, int64_t target_ns, int64_t max_rows, int64_t max_wait_ns) noexcept nogil

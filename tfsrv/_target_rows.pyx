@@ -2,7 +2,7 @@
 
 A request that comes just after a run has begun waits for a worker, and then for its own run: the
 curve gives the largest run with which both fit. From there measured latency steers, one step at a
-time; a step that proves bad is taken back, and nothing moves for a while.
+time, and each next one later; a step that proves bad is taken back.
 
     over the target, rows pile up           larger runs: they cost less a row
     over the target, no rows pile up        smaller runs, but never too small to keep up
@@ -31,10 +31,15 @@ cdef double IDLE_NEWS = 2.0             # … and when batches are far from eith
 cdef double IDLE = 4.0                  # times below it
 cdef int64_t ENOUGH_LATENCIES = 200     # requests, and
 cdef int64_t SETTLE_NS = 500_000_000    # time, before latency is believed after a step
-cdef int64_t HOLD_NS = 10_000_000_000   # no step after one that proved bad …
-cdef int64_t LONGEST_HOLD_NS = 60_000_000_000   # … doubled up to this
+cdef int FAST_STEPS = 4                 # the pause after each further one is doubled,
+cdef int DOUBLINGS = 6                  # so many times: 32 s; a target that cannot be met stops no work
+cdef int64_t FOLLOW_NS = 100_000_000    # pause before the model is followed again, doubled each time
+cdef int FOLLOW_DOUBLINGS = 9           # 51 s
+cdef double OTHER_LOAD = 2.0            # times the rate of arrival, or one part in: start anew
+cdef int FULL_PART = 20                 # one batch in so many at the limit, or smaller ones change nothing
 cdef double WAIT_PAYS = 0.92            # times the cost of a row at twice the rows: a wait is tried
-cdef int64_t WAIT_PART = 4              # a wait is at most one part in so many of the target
+cdef int64_t WAIT_PART = 4              # a wait is at most one part in so many of the target,
+cdef int64_t SHORT_WAIT_PART = 16       # and a short one, one part in so many
 
 
 cdef void target_init(TargetRows* choice, int64_t target_ns, int64_t max_rows, int64_t max_wait_ns) noexcept nogil:
@@ -43,7 +48,6 @@ cdef void target_init(TargetRows* choice, int64_t target_ns, int64_t max_rows, i
     choice.max_rows = max_rows
     choice.max_wait_ns = max_wait_ns
     choice.rows_limit = min(max_rows, FIRST_ROWS)
-    choice.hold_ns = HOLD_NS
 
 
 cdef void target_clear(TargetRows* choice, int64_t now) noexcept nogil:
@@ -63,11 +67,14 @@ cdef void target_ended(TargetRows* choice, int64_t rows, int64_t rows_waiting) n
 
 
 cdef void target_restart(TargetRows* choice) noexcept nogil:
-    """The model behaves differently: follow the curve again."""
+    """The model behaves differently, or the load: follow the curve again."""
     choice.steered = False
     choice.rows_before = 0
-    choice.hold_until_ns = 0
-    choice.hold_ns = HOLD_NS
+    choice.follows = 0
+    choice.steps = 0
+    choice.follow_again_ns = 0
+    choice.step_again_ns = 0
+    choice.began_rate = 0
 
 
 cdef bint target_review(TargetRows* choice, int64_t now, const RunCurve* curve, const TargetLoad* load) noexcept nogil:
@@ -75,10 +82,15 @@ cdef bint target_review(TargetRows* choice, int64_t now, const RunCurve* curve, 
     cdef double target = max(<double>choice.target_ns, LEAST_RUNS * curve_ns(curve, 1))
     cdef int64_t most = min(choice.max_rows, curve_rows_trusted(curve))
     cdef int64_t fits = rows_in_time(curve, RUN_PART * target, most)
-    if not choice.steered:
+    if choice.began_rate == 0:
+        choice.began_rate = load.arrival_rate
+    elif is_news(load.arrival_rate, choice.began_rate, OTHER_LOAD):
+        target_restart(choice)
+        choice.began_rate = load.arrival_rate
+    if not choice.steered and now >= choice.follow_again_ns:
         follow_model(choice, now, curve, load, target, fits)
-    elif choice.rows_limit > fits:
-        choice.rows_limit = fits
+    if choice.rows_limit < rows_to_keep_up(curve, load, 1, fits):
+        choice.rows_limit = max(choice.rows_limit, rows_to_keep_up(curve, load, HEADROOM, fits))
     choose_most_wait(choice, curve, load)
     return may_step(choice, now) and step(choice, now, curve, load, fits)
 
@@ -90,9 +102,11 @@ cdef int64_t rows_in_time(const RunCurve* curve, double ns, int64_t most) noexce
     return max(curve_rows_within(curve, ns / curve.slow_ratio, most), 1)
 
 
-cdef int64_t rows_to_keep_up(const RunCurve* curve, const TargetLoad* load, int64_t most) noexcept nogil:
-    """The smallest limit with which the rows that arrive can be served."""
-    cdef double rate = HEADROOM * load.arrival_rate / load.concurrency
+cdef int64_t rows_to_keep_up(
+    const RunCurve* curve, const TargetLoad* load, double headroom, int64_t most,
+) noexcept nogil:
+    """The smallest limit with which the rows that arrive, and some more, can be served."""
+    cdef double rate = headroom * load.arrival_rate / load.concurrency
     return curve_rows_needed(curve, 1 / rate, most) if rate > 0 else 1
 
 
@@ -102,10 +116,12 @@ cdef void follow_model(
     cdef double runs = 1 + 1.0 / load.concurrency       # until a worker is free, and the own one
     cdef int64_t rows = rows_in_time(curve, RUN_PART * target / runs, fits)
     cdef bint is_idle
-    rows = max(rows, rows_to_keep_up(curve, load, fits))
+    rows = max(rows, rows_to_keep_up(curve, load, HEADROOM, fits))
     is_idle = min(rows, choice.rows_limit) > IDLE * load.mean_rows
     if is_news(rows, choice.rows_limit, IDLE_NEWS if is_idle else NEWS):
         choice.rows_limit = rows
+        choice.follow_again_ns = now + (FOLLOW_NS << min(choice.follows, FOLLOW_DOUBLINGS))
+        choice.follows += 1
         target_clear(choice, now)
 
 
@@ -114,15 +130,20 @@ cdef bint is_news(double rows, double limit, double times) noexcept nogil:
 
 
 cdef void choose_most_wait(TargetRows* choice, const RunCurve* curve, const TargetLoad* load) noexcept nogil:
-    """A wait is tried only where larger batches are cheaper, and where there is time for it."""
+    """A wait is tried only where larger batches are cheaper, and where there is time for it.
+
+    A short one is always tried: it is kept if more rows are completed, and clients that wait for
+    their answers are then answered sooner (Little's law).
+    """
     cdef int64_t rows = max(<int64_t>load.mean_rows, 1)
     cdef double cost = curve_ns(curve, rows) / rows
     cdef double cost_at_twice = curve_ns(curve, 2 * rows) / (2 * rows)
     cdef int64_t spare = choice.target_ns - latency_p99(&choice.latencies)
     cdef bint is_full = rows * 10 >= choice.rows_limit * 9
     choice.most_wait_ns = 0
-    if is_full or cost_at_twice > WAIT_PAYS * cost or spare <= 0:
+    if is_full or cost_at_twice > WAIT_PAYS * cost:
         return
+    spare = max(spare, choice.target_ns // SHORT_WAIT_PART)
     choice.most_wait_ns = min(spare + load.base_wait_ns, choice.target_ns // WAIT_PART)
     if choice.max_wait_ns > 0:
         choice.most_wait_ns = min(choice.most_wait_ns, choice.max_wait_ns)
@@ -145,18 +166,16 @@ cdef bint step(
     if has_proved_bad(choice, p99):
         take_back(choice, now)
         return False
-    if choice.rows_before > 0:      # has proved good
-        choice.rows_before = 0
-        choice.hold_ns = HOLD_NS
-    if is_over and load.wait_ns > 0:
+    choice.rows_before = 0      # the last step has proved good
+    if is_over and p99 - load.wait_ns <= choice.target_ns:
         target_clear(choice, now)
         return True
-    if now < choice.hold_until_ns:
+    if now < choice.step_again_ns:
         return False
     if rows_pile_up(choice):
         if is_over or p99 < RELAXED * choice.target_ns:
             grow(choice, now, p99, curve, fits)
-    elif is_over:
+    elif is_over and choice.full_batches * FULL_PART > choice.batches:
         shrink(choice, now, p99, curve, load)
     return False
 
@@ -177,8 +196,8 @@ cdef bint has_proved_bad(const TargetRows* choice, int64_t p99) noexcept nogil:
 cdef void take_back(TargetRows* choice, int64_t now) noexcept nogil:
     choice.rows_limit = choice.rows_before
     choice.rows_before = 0
-    choice.hold_until_ns = now + choice.hold_ns
-    choice.hold_ns = min(2 * choice.hold_ns, LONGEST_HOLD_NS)
+    choice.steps = max(choice.steps + 1, FAST_STEPS + 3)
+    pause(choice, now)
     target_clear(choice, now)
 
 
@@ -194,8 +213,8 @@ cdef void shrink(
     TargetRows* choice, int64_t now, int64_t p99, const RunCurve* curve, const TargetLoad* load,
 ) noexcept nogil:
     """It is the runs that take long, not the queue. Never below what keeps up."""
-    cdef int64_t used = min(choice.rows_limit, <int64_t>(2 * load.mean_rows) + 1)
-    cdef int64_t rows = max(<int64_t>(SHRINK * used), rows_to_keep_up(curve, load, choice.rows_limit), 1)
+    cdef int64_t rows = max(<int64_t>(SHRINK * choice.rows_limit), 1)
+    rows = max(rows, rows_to_keep_up(curve, load, HEADROOM, choice.rows_limit))
     if rows < choice.rows_limit:
         move(choice, now, p99, rows)
 
@@ -206,4 +225,12 @@ cdef void move(TargetRows* choice, int64_t now, int64_t p99, int64_t rows) noexc
     choice.p99_before = p99
     choice.was_over = p99 > choice.target_ns
     choice.rows_limit = rows
+    choice.steps += 1
+    pause(choice, now)
     target_clear(choice, now)
+
+
+cdef void pause(TargetRows* choice, int64_t now) noexcept nogil:
+    """The more steps there were, the longer until the next one: no load makes this restless."""
+    cdef int doublings = min(max(choice.steps - FAST_STEPS, 0), DOUBLINGS)
+    choice.step_again_ns = now + (SETTLE_NS << doublings)

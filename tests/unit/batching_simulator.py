@@ -224,6 +224,61 @@ class Simulation:
         return sum(self.batches) / len(self.batches)
 
 
+@dataclass
+class SharedCores(Simulation):
+    """Runs share some cores: with more runs than cores all of them go on more slowly."""
+
+    cores: int = 1
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        self.work: list[tuple[float, int, Callable[[int], None]]] = []  # ends at that much work
+        self.done = 0.0  # work that each run since the begin would have got
+        self.worked_until = 0
+        self.plan = 0
+
+    def speed(self) -> float:
+        return min(1.0, self.cores / len(self.work)) if self.work else 1.0
+
+    def advance(self) -> None:
+        self.done += (self.now - self.worked_until) * self.speed()
+        self.worked_until = self.now
+
+    def begin(self, rows: int) -> None:
+        self.open_until = None
+        batch = [self.waiting.popleft() for _ in range(rows)]
+        self.running += 1
+        self.tuner.began(self.now, rows, self.running)
+        arm = self.tuner.choose_arm()
+        self.arms.append(arm)
+        began = self.now
+        self.advance()
+        self.serial += 1
+        work = self.done + self.cost(rows, arm, 1) * self.factor()
+        heapq.heappush(
+            self.work, (work, self.serial, lambda now: self.end(batch, max(now - began, 1), arm))
+        )
+        self.plan_end()
+
+    def plan_end(self) -> None:
+        """The next run ends when its work is done, unless another one begins before."""
+        self.plan += 1
+        plan = self.plan
+        if not self.work:
+            return
+
+        def end_first() -> None:
+            if plan != self.plan:
+                return
+            self.advance()
+            _, _, end = heapq.heappop(self.work)
+            self.plan_end()
+            end(self.now)
+
+        left = (self.work[0][0] - self.done) / self.speed()
+        self.at(self.now + max(int(left), 1), end_first)
+
+
 def best_fixed(
     make: Callable[[Choices], Simulation],
     sizes: tuple[int, ...],
