@@ -483,9 +483,20 @@ cdef inline bint is_ripe(const BatchQueue* queue, const BatchKind* kind, int64_t
     return (
         queue.tuner.wait_ns == 0
         or kind.rows >= min(limit, queue.tuner.rows_enough)
-        or kind.since_ns + queue.tuner.wait_ns <= now
+        or ripe_at(queue, kind) <= now
         or kind_first(kind).alone
     )
+
+
+cdef inline int64_t ripe_at(const BatchQueue* queue, const BatchKind* kind) noexcept nogil:
+    """When a batch has waited long enough.
+
+    A wait that was set counts from the batch's first task on; one that was learned from when there was
+    a worker as well, since it is for those whom the last batch has just answered.
+    """
+    if queue.settings.target_ns > 0:
+        return max(kind.since_ns, queue.last_end_ns) + queue.tuner.wait_ns
+    return kind.since_ns + queue.tuner.wait_ns
 
 
 cdef BatchKind* choose_kind(
@@ -507,7 +518,7 @@ cdef BatchKind* choose_kind(
             due_ns[0] = 0
         if kind.low == only_low[0]:
             if not is_ripe(queue, kind, limit, now):
-                ripe_ns = kind.since_ns + queue.tuner.wait_ns
+                ripe_ns = ripe_at(queue, kind)
                 if due_ns[0] == 0 or ripe_ns < due_ns[0]:
                     due_ns[0] = ripe_ns
             elif best == NULL or kind_first(kind).due_ns < kind_first(best).due_ns:
