@@ -75,7 +75,7 @@ cdef struct Call:
 cdef struct Deferred:
     Deferred* next
     void* loop              # LoopState; NULL: not deferred
-    void (*run)(Deferred* deferred) noexcept
+    void (*run)(Deferred* deferred, int64_t since_ns) noexcept  # since when the loop is at such things
 
 
 # What native code sees of a CallLoop; owned by it, outlives every call of it.

@@ -531,13 +531,14 @@ cdef class CallLoop:
         cdef Deferred* deferred = self.state.deferred
         cdef Deferred* following
         cdef Call* finished
+        cdef int64_t since_ns = now_ns()
         self.state.deferral_armed = False
         self.state.deferred = NULL
         while deferred != NULL:
             following = deferred.next
             deferred.next = NULL
             deferred.loop = NULL
-            deferred.run(deferred)
+            deferred.run(deferred, since_ns)
             deferred = following
         finished = self.state.finished
         self.state.finished = NULL

@@ -119,7 +119,7 @@ from tfsrv.handlers._predict_split cimport (
 )
 
 cdef int64_t IN_PLACE_NS = 200 * NS_PER_US       # longer batches go to workers
-cdef int64_t IN_PLACE_SLICE_NS = 2 * NS_PER_MS   # of one look at a queue; then the other connections' turn
+cdef int64_t IN_PLACE_SLICE_NS = 2 * NS_PER_MS   # of one look at all queues; then the connections' turn
 cdef int64_t IN_PLACE_BYTES = 65536              # of one call; copying takes time too
 cdef int64_t IN_PLACE_BATCH_BYTES = 1 << 20      # of all that came together
 cdef int MOST_SKIPS = 64                         # calls that do not look for company after one found none
@@ -340,11 +340,10 @@ cdef void tell_full(BatchQueue* queue, Call* call) noexcept nogil:
     status_add(status, ")")
 
 
-cdef void look(Deferred* deferred) noexcept:
+cdef void look(Deferred* deferred, int64_t since_ns) noexcept:
     """All requests that are here have been read: run those that were gathered, or wake a worker."""
     cdef Served* served = <Served*>deferred
     cdef Servable* held = served.held
-    cdef int64_t now = now_ns()
     served.held = NULL
     if served.gathered == 1:
         served.next_skips = min(MOST_SKIPS, max(1, served.next_skips * 2))
@@ -352,9 +351,9 @@ cdef void look(Deferred* deferred) noexcept:
     else:
         served.next_skips = 0
     if served.must_not_run_here or served.gathered_bytes > IN_PLACE_BATCH_BYTES:
-        batch_queue_kick(served.queue, now)
+        batch_queue_kick(served.queue, now_ns())
     else:
-        batch_queue_serve(served.queue, now + IN_PLACE_SLICE_NS, IN_PLACE_NS)
+        batch_queue_serve(served.queue, since_ns + IN_PLACE_SLICE_NS, IN_PLACE_NS)
     # The queue may be freed from here on, though not before this thread gives the GIL away.
     servable_release(held)
 
