@@ -68,7 +68,7 @@ cdef struct Pool:
     int idle
     int running             # workers in a run
     int doubled             # of these, runs that a spare stands in for
-    bint has_timekeeper     # an idle worker sleeps until the first queue is due
+    int64_t kept_ns         # until when an idle worker sleeps that keeps the time; 0: none does
     int watching            # atomic: 0 while the watcher sleeps for good
     bint watcher_alive
     bint stop

@@ -249,7 +249,7 @@ cdef void* work(void* argument) noexcept nogil:
             queue = take_queue(pool, &due_ns)  # a signal and the end of the wait may have met
             if queue == NULL:
                 break  # a spare that nobody needs any more
-        if due_ns != 0 and not pool.has_timekeeper:
+        if keeps_time(pool, due_ns):
             wake_one(pool)  # this one kept the time; another has to
         begin_run(pool, self, queue)
         pthread_mutex_unlock(&pool.mutex)
@@ -266,17 +266,24 @@ cdef void* work(void* argument) noexcept nogil:
 cdef int wait_for_work(Pool* pool, int64_t due_ns) noexcept nogil:
     """Sleep until there may be work; not 0 when a spare has slept for `spare_idle_ns`.
 
-    One worker at a time keeps the time: it sleeps no longer than until `due_ns`, if that is not 0.
+    One worker keeps the time: it sleeps no longer than until `due_ns`, if that is not 0. A worker that
+    finds an earlier time, for a queue that came later, keeps that one as well.
     """
-    if due_ns != 0 and not pool.has_timekeeper:
-        pool.has_timekeeper = True
+    if keeps_time(pool, due_ns):
+        pool.kept_ns = due_ns
         wait_until(&pool.work, pool, due_ns)
-        pool.has_timekeeper = False
+        if pool.kept_ns == due_ns:
+            pool.kept_ns = 0
         return 0
     if pool.threads <= pool.base + pool.doubled:
         pthread_cond_wait(&pool.work, &pool.mutex)
         return 0
     return wait_for(&pool.work, pool, pool.spare_idle_ns)
+
+
+cdef inline bint keeps_time(const Pool* pool, int64_t due_ns) noexcept nogil:
+    """Whether somebody has to watch for `due_ns` that nobody watches for yet; 0: there is nothing due."""
+    return due_ns != 0 and (pool.kept_ns == 0 or due_ns < pool.kept_ns)
 
 
 cdef int wait_for(pthread_cond_t* condition, Pool* pool, int64_t nanoseconds) noexcept nogil:
