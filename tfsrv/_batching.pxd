@@ -154,6 +154,7 @@ cdef struct BatchQueue:
     int64_t row_ns              # by which each waiting row delays those behind it
     int64_t latest_due_ns       # of what waits, about
     int64_t swept_ns
+    int64_t unripe_rows         # that were to wait for more when a worker last looked
 
 
 cdef BatchQueue* batch_queue_new(

@@ -109,6 +109,7 @@ cdef BatchQueue* batch_queue_new(
     work_queue_begin(&queue.work, pool, take_turn)
     if share != NULL:
         queue.work.share = share
+    work_queue_set_limit(&queue.work, queue.tuner.concurrency)
     publish(queue)
     return queue
 
@@ -512,6 +513,16 @@ cdef BatchKind* choose_kind(
     return best
 
 
+cdef int64_t rows_in_order(const BatchQueue* queue) noexcept nogil:
+    """Rows that wait and were seen by batch_form."""
+    cdef const BatchKind* kind = queue.kinds
+    cdef int64_t rows = 0
+    while kind != NULL:
+        rows += kind.rows
+        kind = kind.next
+    return rows
+
+
 cdef Batch* new_batch(BatchQueue* queue) noexcept nogil:
     cdef Batch* batch = queue.free_batches
     if batch != NULL:
@@ -680,7 +691,7 @@ cdef Batch* batch_form(
     drain(queue)
     batch = new_batch(queue)
     if batch == NULL:
-        due_ns[0] = now + NO_MEMORY_NS
+        look_later(queue, now, due_ns)
         return NULL
     while True:
         kind = choose_kind(queue, limit, now, &ripe_ns, &only_low)
@@ -695,7 +706,7 @@ cdef Batch* batch_form(
             fill_gaps(queue, kind, batch, now, refused)
             break
         if kind_first(kind) != NULL:
-            due_ns[0] = now + NO_MEMORY_NS
+            look_later(queue, now, due_ns)
             keep_batch(queue, batch)
             return NULL
         drop_empty_kinds(queue)
@@ -709,10 +720,17 @@ cdef Batch* batch_form(
         due_ns[0] = -2 if only_low else 0
     elif ripe_ns != 0:
         due_ns[0] = ripe_ns
+        store_relaxed_i64(&queue.unripe_rows, rows_in_order(queue))
     else:
         due_ns[0] = -1
         store_relaxed_i64(&queue.latest_due_ns, 0)
     return batch
+
+
+cdef void look_later(BatchQueue* queue, int64_t now, int64_t* due_ns) noexcept nogil:
+    """There is no memory for a batch."""
+    due_ns[0] = now + NO_MEMORY_NS
+    store_relaxed_i64(&queue.unripe_rows, load_relaxed_i64(&queue.waiting_rows))
 
 
 cdef void begin(BatchQueue* queue, Batch* batch, int64_t now) noexcept nogil:
@@ -750,9 +768,18 @@ cdef void schedule_again(BatchQueue* queue, int64_t due_ns) noexcept nogil:
     work_queue_schedule(&queue.work, max(due_ns, 0), due_ns == -2)
     fence()  # pairs with the fence in batch_queue_kick()
     if (due_ns == -2 and load_relaxed_i64(&queue.waiting_normal) > 0) or (
-        due_ns > 0 and load_relaxed_i64(&queue.waiting_rows) >= load_relaxed_i64(&queue.full_rows)
+        due_ns > 0 and has_filled_up(queue)
     ):
         bring_forward(queue)
+
+
+cdef bint has_filled_up(const BatchQueue* queue) noexcept nogil:
+    """There may be a full batch now among what was to wait at the last look.
+
+    Kinds that are full only together wait on, or the queue would be looked at all the time.
+    """
+    cdef int64_t waiting = load_relaxed_i64(&queue.waiting_rows)
+    return waiting >= load_relaxed_i64(&queue.full_rows) and waiting > load_relaxed_i64(&queue.unripe_rows)
 
 
 cdef void bring_forward(BatchQueue* queue) noexcept nogil:
@@ -764,11 +791,8 @@ cdef void release(BatchQueue* queue) noexcept nogil:
     """Nothing waits: the next who pushes schedules the queue."""
     store_seq_cst_int(&queue.work.scheduled, 0)
     fence()  # pairs with the fence in batch_queue_kick()
-    if (
-        load_acquire_int(&queue.inbox_is_open) != 0
-        and queue_size(&queue.inbox) != 0
-        and exchange_int(&queue.work.scheduled, 1) == 0
-    ):
+    # Not the inbox: who found it or the queue full may have brought its tasks into order meanwhile.
+    if load_relaxed_i64(&queue.waiting_rows) > 0 and exchange_int(&queue.work.scheduled, 1) == 0:
         work_queue_schedule(&queue.work, 0, False)
 
 
