@@ -34,6 +34,7 @@ cdef struct WorkQueue:
     # under the pool's mutex
     WorkQueue* next         # in the ready list
     bint in_list
+    bint ended              # it is about to be freed
     int low                 # atomic; in the list: only if a worker stays free for others
     int64_t due_ns          # atomic; in the list: not before; 0: at once
     int running             # workers in turn(); the loop reads it without the mutex

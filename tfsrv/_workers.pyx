@@ -26,7 +26,6 @@ from libc.stdlib cimport calloc, free
 from libc.string cimport memcpy, memset
 
 from tfsrv._atomic cimport (
-    load_relaxed_i64,
     load_relaxed_int,
     store_relaxed_i64,
     store_relaxed_int,
@@ -90,9 +89,10 @@ cdef void work_queue_end(WorkQueue* queue) noexcept nogil:
     """
     cdef Pool* pool = queue.pool
     pthread_mutex_lock(&pool.mutex)
+    queue.ended = True  # its workers put it into the list no more, or it would run all that waits
+    unlink_queue(pool, queue)
     while queue.running > 0:
         pthread_cond_wait(&pool.ended, &pool.mutex)
-    unlink_queue(pool, queue)
     pool.queues -= 1
     pthread_mutex_unlock(&pool.mutex)
 
@@ -109,6 +109,9 @@ cdef void work_queue_schedule(WorkQueue* queue, int64_t due_ns, bint low) noexce
     """
     cdef Pool* pool = queue.pool
     pthread_mutex_lock(&pool.mutex)
+    if queue.ended:
+        pthread_mutex_unlock(&pool.mutex)
+        return
     if not queue.in_list:
         store_relaxed_i64(&queue.due_ns, due_ns)
         store_relaxed_int(&queue.low, low)
