@@ -122,7 +122,7 @@ cdef struct BatchCounts:
     int64_t padding_rows
     int64_t refused_full        # atomic
     int64_t refused_late        # atomic
-    int64_t refused_unwanted
+    int64_t refused_unwanted    # atomic
     int64_t run_apart           # atomic: batches that failed and whose members ran again
     int64_t sizes[32]           # batches by the logarithm of their rows, rounded down
 
@@ -146,7 +146,7 @@ cdef struct BatchQueue:
     int runs                    # batches that are running
     # atomic: what those who push read without the lock
     int64_t waiting_rows        # in the inbox and in kinds
-    int64_t waiting_normal      # tasks of these that are not low
+    int64_t waiting_normal      # of these, rows of tasks that are not low
     int64_t running_rows
     int64_t full_rows           # that make a batch that waits for no more
     int64_t wait_ns             # how long a batch with fewer may wait
@@ -155,6 +155,7 @@ cdef struct BatchQueue:
     int64_t latest_due_ns       # of what waits, about
     int64_t swept_ns
     int64_t unripe_rows         # that were to wait for more when a worker last looked
+    int has_alone               # a task that waits for no others came since then
 
 
 cdef BatchQueue* batch_queue_new(
