@@ -29,6 +29,7 @@ from tfsrv._batching cimport (
 from tfsrv._batching_probe cimport Probe, ProbeTask, probe_handler
 from tfsrv._clock cimport NS_PER_MS, NS_PER_S, clock_gettime, clockid_t, now_ns, timespec
 from tfsrv._stress cimport gate_wait, run_together
+from tfsrv._thread cimport pthread_mutex_lock, pthread_mutex_unlock
 from tfsrv._workers cimport WorkerPool
 
 cdef extern from "<unistd.h>" nogil:
@@ -72,6 +73,7 @@ cdef struct Producer:
     StressRun* run
     int64_t number
     uint64_t random         # a state of xorshift
+    bint untold             # something was pushed and no worker told
     int64_t full
     int64_t late
     int64_t other           # answers to a push that there is no reason for
@@ -109,6 +111,7 @@ cdef void* produce(void* argument) noexcept nogil:
             batch_queue_serve(run.queue, now_ns() + NS_PER_MS, NS_PER_S)
         else:
             batch_queue_kick(run.queue, now_ns())
+        self.untold = False
         if chance(self, run.mix.abandoned_percent):
             store_relaxed_int(&run.probe.tasks[first + <int64_t>draw(self, <uint64_t>(at - first))].wanted, 0)
         if run.mix.closed and not burst_is_done(self, begun, at):
@@ -140,12 +143,15 @@ cdef void push_one(Producer* self, ProbeTask* task) noexcept nogil:
         add_relaxed_i64(&run.taken_rows, task.task.rows)
         pushed = batch_queue_push(run.queue, &task.task)
         if pushed == PUSHED:
+            self.untold = True
             return
         add_relaxed_i64(&run.taken_rows, -task.task.rows)
         if pushed != PUSHED_FULL or now_ns() > run.give_up_ns:
             break
         self.full += 1
-        batch_queue_kick(run.queue, now_ns())
+        if self.untold:     # only then: the scheduler is to see by itself to what others pushed
+            batch_queue_kick(run.queue, now_ns())
+            self.untold = False
         sched_yield()
     task.task.rows = 0
     if pushed == PUSHED_LATE:
@@ -181,10 +187,13 @@ cdef dict account(StressRun* run, int64_t size):
         lost += max(0, task.task.rows - rows_of(task))
         repeated += max(0, rows_of(task) - task.task.rows)
         refused_twice += load_relaxed_int(&task.refusals) > 1
+    pthread_mutex_lock(&run.queue.lock)
+    counts = run.queue.counts
+    pthread_mutex_unlock(&run.queue.lock)
     return {
         "lost": lost, "repeated": repeated, "refused_twice": refused_twice,
-        "ran": run.queue.counts.rows, "late": run.probe.rows_late,
-        "unwanted": run.probe.rows_unwanted, "batches": run.queue.counts.batches,
+        "ran": counts.rows, "late": load_relaxed_i64(&run.probe.rows_late),
+        "unwanted": load_relaxed_i64(&run.probe.rows_unwanted), "batches": counts.batches,
         "waiting_rows": load_relaxed_i64(&run.queue.waiting_rows),
         "waiting_normal": load_relaxed_i64(&run.queue.waiting_normal),
         "running_rows": load_relaxed_i64(&run.queue.running_rows),

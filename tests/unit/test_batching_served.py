@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import threading
 import time
 from collections.abc import Callable
 from contextlib import ExitStack
@@ -254,6 +255,21 @@ def test_serve_waits_for_no_timeout() -> None:
         queue.serve()
         eventually(lambda: queue.rows_done == 1)
         assert queue.in_place == 0
+
+
+def test_a_task_that_a_full_queue_brought_into_order_is_not_forgotten() -> None:
+    """Who finds the queue full empties the inbox, maybe while somebody is about to let go of it."""
+    with pool() as workers, served(workers, max_waiting_rows=1) as queue:
+        add(queue, 1)
+        queue.hold()
+        serving = threading.Thread(target=queue.serve)
+        serving.start()
+        eventually(lambda: queue.running == 1)
+        push(queue, 1)
+        assert queue.push(1) == "full"
+        queue.let_go()
+        serving.join()
+        eventually(lambda: queue.rows_done == 2)
 
 
 # ---- several queues ------------------------------------------------------------------------------
