@@ -28,6 +28,9 @@ SUPPRESSIONS = ROOT / "tests" / "sanitizers"
 
 TESTS = (
     "tests/unit/test_arrays.py",
+    "tests/unit/test_batching.py",
+    "tests/unit/test_batching_model.py",
+    "tests/unit/test_batching_served.py",
     "tests/unit/test_budget.py",
     "tests/unit/test_buffer.py",
     "tests/unit/test_call.py",

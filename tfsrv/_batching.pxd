@@ -146,7 +146,7 @@ cdef struct BatchQueue:
     int runs                    # batches that are running
     # atomic: what those who push read without the lock
     int64_t waiting_rows        # in the inbox and in kinds
-    int64_t waiting_normal      # tasks of these that are not low
+    int64_t waiting_normal      # of these, rows of tasks that are not low
     int64_t running_rows
     int64_t full_rows           # that make a batch that waits for no more
     int64_t wait_ns             # how long a batch with fewer may wait
@@ -154,6 +154,8 @@ cdef struct BatchQueue:
     int64_t row_ns              # by which each waiting row delays those behind it
     int64_t latest_due_ns       # of what waits, about
     int64_t swept_ns
+    int64_t unripe_rows         # that were to wait for more when a worker last looked
+    int has_alone               # a task that waits for no others came since then
 
 
 cdef BatchQueue* batch_queue_new(

@@ -112,6 +112,7 @@ cdef BatchQueue* batch_queue_new(
     work_queue_begin(&queue.work, pool, take_turn)
     if share != NULL:
         queue.work.share = share
+    work_queue_set_limit(&queue.work, queue.tuner.concurrency)
     publish(queue)
     return queue
 
@@ -157,12 +158,14 @@ cdef int batch_queue_push(BatchQueue* queue, BatchTask* task) noexcept nogil:
 
     Nobody runs it before batch_queue_kick or batch_queue_serve, which may follow many pushes.
     """
-    cdef int64_t waiting = load_relaxed_i64(&queue.waiting_rows)
+    cdef int64_t waiting = rows_before(queue, task)
+    cdef bint alone = task.alone    # it may be gone once it is pushed
+    cdef int pushed = PUSHED
     if task.rows > queue.settings.max_request_rows:
         return PUSHED_TOO_LARGE
     if waiting + task.rows > queue.settings.max_waiting_rows:
         sweep(queue, task.arrived_ns)
-        waiting = load_relaxed_i64(&queue.waiting_rows)
+        waiting = rows_before(queue, task)
         if waiting + task.rows > queue.settings.max_waiting_rows:
             add_relaxed_i64(&queue.counts.refused_full, 1)
             return PUSHED_FULL
@@ -180,10 +183,17 @@ cdef int batch_queue_push(BatchQueue* queue, BatchTask* task) noexcept nogil:
     # Counted first: a worker that takes the task at once takes it off again.
     add_relaxed_i64(&queue.waiting_rows, task.rows)
     if not task.low:
-        add_relaxed_i64(&queue.waiting_normal, 1)
-    if load_acquire_int(&queue.inbox_is_open) != 0 and queue_push(&queue.inbox, task):
-        return PUSHED
-    return push_slowly(queue, task)
+        add_relaxed_i64(&queue.waiting_normal, task.rows)
+    if load_acquire_int(&queue.inbox_is_open) == 0 or not queue_push(&queue.inbox, task):
+        pushed = push_slowly(queue, task)
+    if alone and pushed == PUSHED:
+        store_release_int(&queue.has_alone, 1)  # after the push: the look that clears it finds the task
+    return pushed
+
+
+cdef inline int64_t rows_before(const BatchQueue* queue, const BatchTask* task) noexcept nogil:
+    """Rows that wait and count against the task: low ones only against each other."""
+    return load_relaxed_i64(&queue.waiting_rows if task.low else &queue.waiting_normal)
 
 
 cdef int push_slowly(BatchQueue* queue, BatchTask* task) noexcept nogil:
@@ -226,15 +236,22 @@ cdef bint comes_too_late(BatchQueue* queue, const BatchTask* task, int64_t waiti
 
 cdef void take_off(BatchQueue* queue, const BatchTask* task) noexcept nogil:
     """A task, or what is left of one that was begun, does not wait any more."""
-    add_relaxed_i64(&queue.waiting_rows, task.rows_begun - task.rows)
+    take_off_rows(queue, task, task.rows - task.rows_begun)
+
+
+cdef inline void take_off_rows(BatchQueue* queue, const BatchTask* task, int64_t rows) noexcept nogil:
+    add_relaxed_i64(&queue.waiting_rows, -rows)
     if not task.low:
-        add_relaxed_i64(&queue.waiting_normal, -1)
+        add_relaxed_i64(&queue.waiting_normal, -rows)
 
 
 cdef void batch_queue_kick(BatchQueue* queue, int64_t now) noexcept nogil:
     """Have a worker look at the queue, if none is about to. Any thread, after a push."""
     cdef int64_t wait_ns = load_relaxed_i64(&queue.wait_ns)
-    cdef bint full = load_relaxed_i64(&queue.waiting_rows) >= load_relaxed_i64(&queue.full_rows)
+    cdef bint full = (
+        load_relaxed_i64(&queue.waiting_rows) >= load_relaxed_i64(&queue.full_rows)
+        or load_relaxed_int(&queue.has_alone) != 0
+    )
     cdef bint low = load_relaxed_i64(&queue.waiting_normal) <= 0
     fence()  # pairs with the fence in release(): the task is seen there, or `scheduled` is 0 here
     if exchange_int(&queue.work.scheduled, 1) == 0:
@@ -257,7 +274,7 @@ cdef BatchTask* heap_meld(BatchTask* one, BatchTask* other) noexcept nogil:
         return other
     if other == NULL:
         return one
-    if other.due_ns < one.due_ns:
+    if other.due_ns < one.due_ns or (other.due_ns == one.due_ns and other.arrived_ns < one.arrived_ns):
         swapped = one
         one = other
         other = swapped
@@ -324,6 +341,12 @@ cdef void kind_put(BatchKind* kind, BatchTask* task) noexcept nogil:
         kind.last = task
     else:
         kind.heap = heap_meld(kind.heap, task)
+
+
+cdef void begin_wait(BatchKind* kind, int64_t now) noexcept nogil:
+    """A batch went: the next one waits from its own first task on."""
+    cdef const BatchTask* first = kind_first(kind)
+    kind.since_ns = now if first == NULL else first.arrived_ns
 
 
 cdef bint has_spare_kind(BatchQueue* queue) noexcept nogil:
@@ -527,6 +550,16 @@ cdef BatchKind* choose_kind(
     return best
 
 
+cdef int64_t rows_in_order(const BatchQueue* queue) noexcept nogil:
+    """Rows that wait and were seen by batch_form."""
+    cdef const BatchKind* kind = queue.kinds
+    cdef int64_t rows = 0
+    while kind != NULL:
+        rows += kind.rows
+        kind = kind.next
+    return rows
+
+
 cdef Batch* new_batch(BatchQueue* queue) noexcept nogil:
     cdef Batch* batch = queue.free_batches
     if batch != NULL:
@@ -631,7 +664,7 @@ cdef void fill(
                 add_part(batch, task, left)
                 task.rows_begun += left
                 kind.rows -= left
-                add_relaxed_i64(&queue.waiting_rows, -left)
+                take_off_rows(queue, task, left)
                 break
             if batch.size:
                 break
@@ -652,8 +685,10 @@ cdef void fill_gaps(
     cdef BatchKind* low = queue.kinds
     cdef int64_t allowed = batch_allowed_rows(&queue.settings, batch.rows)
     cdef int64_t deadline_ns = batch.deadline_ns
+    cdef int64_t bytes = 0
     cdef int64_t left
     cdef BatchTask* task
+    cdef int i
     if kind.low or allowed == batch.rows or batch.parts[0].task.alone:
         return
     while low != NULL and not (
@@ -661,7 +696,11 @@ cdef void fill_gaps(
         and queue.handler.shares(batch.parts[0].task, kind_first(low))
     ):
         low = low.next
-    while low != NULL and has_room(batch):
+    if low == NULL:
+        return
+    for i in range(batch.size):
+        bytes += batch.parts[i].task.bytes
+    while has_room(batch):
         task = kind_first(low)
         if task == NULL or task.alone:
             break
@@ -672,13 +711,15 @@ cdef void fill_gaps(
             task.next = refused[0]
             refused[0] = task
             continue
-        if left > allowed - batch.rows:
+        if left > allowed - batch.rows or bytes + task.bytes > queue.settings.max_bytes:
             break
         kind_pop(low, task)
         take_off(queue, task)
         add_part(batch, task, left)
         task.rows_begun = task.rows
+        bytes += task.bytes
     batch.deadline_ns = deadline_ns  # theirs change nothing
+    begin_wait(low, now)
 
 
 cdef Batch* batch_form(
@@ -694,10 +735,12 @@ cdef Batch* batch_form(
     cdef int64_t limit = rows_limit(queue)
     cdef int64_t ripe_ns
     cdef bint only_low
+    if load_relaxed_int(&queue.has_alone) != 0:
+        exchange_int(&queue.has_alone, 0)   # pairs with store_release in batch_queue_push()
     drain(queue)
     batch = new_batch(queue)
     if batch == NULL:
-        due_ns[0] = now + NO_MEMORY_NS
+        look_later(queue, now, due_ns)
         return NULL
     while True:
         kind = choose_kind(queue, limit, now, &ripe_ns, &only_low)
@@ -705,14 +748,12 @@ cdef Batch* batch_form(
             break
         fill(
             queue, kind, batch, limit, tuner_run_slow_ns(&queue.tuner, min(limit, kind.rows)), now, refused)
-        kind.since_ns = now
-        if kind_first(kind) != NULL:
-            kind.since_ns = kind_first(kind).arrived_ns
+        begin_wait(kind, now)
         if batch.size:
             fill_gaps(queue, kind, batch, now, refused)
             break
         if kind_first(kind) != NULL:
-            due_ns[0] = now + NO_MEMORY_NS
+            look_later(queue, now, due_ns)
             keep_batch(queue, batch)
             return NULL
         drop_empty_kinds(queue)
@@ -726,10 +767,17 @@ cdef Batch* batch_form(
         due_ns[0] = -2 if only_low else 0
     elif ripe_ns != 0:
         due_ns[0] = ripe_ns
+        store_relaxed_i64(&queue.unripe_rows, rows_in_order(queue))
     else:
         due_ns[0] = -1
         store_relaxed_i64(&queue.latest_due_ns, 0)
     return batch
+
+
+cdef void look_later(BatchQueue* queue, int64_t now, int64_t* due_ns) noexcept nogil:
+    """There is no memory for a batch."""
+    due_ns[0] = now + NO_MEMORY_NS
+    store_relaxed_i64(&queue.unripe_rows, load_relaxed_i64(&queue.waiting_rows))
 
 
 cdef void begin(BatchQueue* queue, Batch* batch, int64_t now) noexcept nogil:
@@ -761,15 +809,25 @@ cdef void take_turn(WorkQueue* work) noexcept nogil:
 
 cdef void schedule_again(BatchQueue* queue, int64_t due_ns) noexcept nogil:
     """After a look at the queue, by whoever made `scheduled` 1: care for what is left."""
+    cdef bint low = due_ns == -2 or (due_ns > 0 and load_relaxed_i64(&queue.waiting_normal) <= 0)
     if due_ns == -1:
         release(queue)
         return
-    work_queue_schedule(&queue.work, max(due_ns, 0), due_ns == -2)
+    work_queue_schedule(&queue.work, max(due_ns, 0), low)
     fence()  # pairs with the fence in batch_queue_kick()
-    if (due_ns == -2 and load_relaxed_i64(&queue.waiting_normal) > 0) or (
-        due_ns > 0 and load_relaxed_i64(&queue.waiting_rows) >= load_relaxed_i64(&queue.full_rows)
-    ):
+    if (low and load_relaxed_i64(&queue.waiting_normal) > 0) or (due_ns > 0 and has_filled_up(queue)):
         bring_forward(queue)
+
+
+cdef bint has_filled_up(const BatchQueue* queue) noexcept nogil:
+    """There may be a full batch now among what was to wait at the last look.
+
+    Kinds that are full only together wait on, or the queue would be looked at all the time.
+    """
+    cdef int64_t waiting = load_relaxed_i64(&queue.waiting_rows)
+    if load_relaxed_int(&queue.has_alone) != 0:
+        return True
+    return waiting >= load_relaxed_i64(&queue.full_rows) and waiting > load_relaxed_i64(&queue.unripe_rows)
 
 
 cdef void bring_forward(BatchQueue* queue) noexcept nogil:
@@ -781,11 +839,8 @@ cdef void release(BatchQueue* queue) noexcept nogil:
     """Nothing waits: the next who pushes schedules the queue."""
     store_seq_cst_int(&queue.work.scheduled, 0)
     fence()  # pairs with the fence in batch_queue_kick()
-    if (
-        load_acquire_int(&queue.inbox_is_open) != 0
-        and queue_size(&queue.inbox) != 0
-        and exchange_int(&queue.work.scheduled, 1) == 0
-    ):
+    # Not the inbox: who found it or the queue full may have brought its tasks into order meanwhile.
+    if load_relaxed_i64(&queue.waiting_rows) > 0 and exchange_int(&queue.work.scheduled, 1) == 0:
         work_queue_schedule(&queue.work, 0, False)
 
 

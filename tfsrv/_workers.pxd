@@ -34,6 +34,7 @@ cdef struct WorkQueue:
     # under the pool's mutex
     WorkQueue* next         # in the ready list
     bint in_list
+    bint ended              # it is about to be freed
     int low                 # atomic; in the list: only if a worker stays free for others
     int64_t due_ns          # atomic; in the list: not before; 0: at once
     int running             # workers in turn(); the loop reads it without the mutex
@@ -68,7 +69,7 @@ cdef struct Pool:
     int idle
     int running             # workers in a run
     int doubled             # of these, runs that a spare stands in for
-    bint has_timekeeper     # an idle worker sleeps until the first queue is due
+    int64_t kept_ns         # until when an idle worker sleeps that keeps the time; 0: none does
     int watching            # atomic: 0 while the watcher sleeps for good
     bint watcher_alive
     bint stop

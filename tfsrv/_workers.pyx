@@ -89,9 +89,10 @@ cdef void work_queue_end(WorkQueue* queue) noexcept nogil:
     """
     cdef Pool* pool = queue.pool
     pthread_mutex_lock(&pool.mutex)
+    queue.ended = True  # its workers put it into the list no more, or it would run all that waits
+    unlink_queue(pool, queue)
     while queue.running > 0:
         pthread_cond_wait(&pool.ended, &pool.mutex)
-    unlink_queue(pool, queue)
     pool.queues -= 1
     pthread_mutex_unlock(&pool.mutex)
 
@@ -108,6 +109,9 @@ cdef void work_queue_schedule(WorkQueue* queue, int64_t due_ns, bint low) noexce
     """
     cdef Pool* pool = queue.pool
     pthread_mutex_lock(&pool.mutex)
+    if queue.ended:
+        pthread_mutex_unlock(&pool.mutex)
+        return
     if not queue.in_list:
         store_relaxed_i64(&queue.due_ns, due_ns)
         store_relaxed_int(&queue.low, low)
@@ -248,7 +252,7 @@ cdef void* work(void* argument) noexcept nogil:
             queue = take_queue(pool, &due_ns)  # a signal and the end of the wait may have met
             if queue == NULL:
                 break  # a spare that nobody needs any more
-        if due_ns != 0 and not pool.has_timekeeper:
+        if keeps_time(pool, due_ns):
             wake_one(pool)  # this one kept the time; another has to
         begin_run(pool, self, queue)
         pthread_mutex_unlock(&pool.mutex)
@@ -265,17 +269,24 @@ cdef void* work(void* argument) noexcept nogil:
 cdef int wait_for_work(Pool* pool, int64_t due_ns) noexcept nogil:
     """Sleep until there may be work; not 0 when a spare has slept for `spare_idle_ns`.
 
-    One worker at a time keeps the time: it sleeps no longer than until `due_ns`, if that is not 0.
+    One worker keeps the time: it sleeps no longer than until `due_ns`, if that is not 0. A worker that
+    finds an earlier time, for a queue that came later, keeps that one as well.
     """
-    if due_ns != 0 and not pool.has_timekeeper:
-        pool.has_timekeeper = True
+    if keeps_time(pool, due_ns):
+        pool.kept_ns = due_ns
         wait_until(&pool.work, pool, due_ns)
-        pool.has_timekeeper = False
+        if pool.kept_ns == due_ns:
+            pool.kept_ns = 0
         return 0
     if pool.threads <= pool.base + pool.doubled:
         pthread_cond_wait(&pool.work, &pool.mutex)
         return 0
     return wait_for(&pool.work, pool, pool.spare_idle_ns)
+
+
+cdef inline bint keeps_time(const Pool* pool, int64_t due_ns) noexcept nogil:
+    """Whether somebody has to watch for `due_ns` that nobody watches for yet; 0: there is nothing due."""
+    return due_ns != 0 and (pool.kept_ns == 0 or due_ns < pool.kept_ns)
 
 
 cdef int wait_for(pthread_cond_t* condition, Pool* pool, int64_t nanoseconds) noexcept nogil:

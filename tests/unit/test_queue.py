@@ -9,7 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from tfsrv._queue import PointerQueue
-from tfsrv._queue_stress import stress
+from tfsrv._queue_stress import flow, stress
 
 
 @pytest.mark.parametrize(
@@ -96,3 +96,8 @@ def test_each_item_arrives_once_and_in_its_producers_order(
     seen = stress(producers, consumers, items, capacity)
     assert seen["popped"] == producers * items
     assert (seen["duplicates"], seen["strangers"], seen["misordered"]) == (0, 0, 0)
+
+
+@pytest.mark.parametrize("threads", [(1, 1), (2, 2), (4, 2)])
+def test_all_items_flow_through(threads: tuple[int, int]) -> None:
+    assert flow(*threads, 20_000, 64)["popped"] == threads[0] * 20_000
