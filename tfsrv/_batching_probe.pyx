@@ -42,6 +42,7 @@ from tfsrv._batching cimport (
 )
 from tfsrv._clock cimport NS_PER_S, NS_PER_US, now_ns
 from tfsrv._thread cimport pthread_mutex_lock, pthread_mutex_unlock
+from tfsrv._run_arms cimport ARM_EITHER
 from tfsrv._workers cimport Share, WorkerPool, WorkQueue
 
 cdef extern from "<unistd.h>" nogil:
@@ -194,7 +195,7 @@ cdef class BatchProbe:
         settings.wait_ns = wait_ns
         settings.splits = splits
         settings.max_runs = max_runs
-        settings.only_arm = -1
+        settings.arm = ARM_EITHER
         settings.allowed_size = len(allowed)
         for i in range(settings.allowed_size):
             settings.allowed[i] = allowed[i]

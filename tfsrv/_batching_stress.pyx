@@ -28,6 +28,7 @@ from tfsrv._batching cimport (
 )
 from tfsrv._batching_probe cimport Probe, ProbeTask, probe_handler
 from tfsrv._clock cimport NS_PER_MS, NS_PER_S, clock_gettime, clockid_t, now_ns, timespec
+from tfsrv._run_arms cimport ARM_EITHER
 from tfsrv._stress cimport gate_wait, run_together
 from tfsrv._thread cimport pthread_mutex_lock, pthread_mutex_unlock
 from tfsrv._workers cimport WorkerPool
@@ -235,7 +236,7 @@ def stress(
     settings.wait_ns = wait_ns
     settings.splits = splits
     settings.max_runs = max_runs
-    settings.only_arm = -1
+    settings.arm = ARM_EITHER
     settings.allowed_size = len(allowed)
     for i, rows in enumerate(allowed):
         settings.allowed[i] = rows
@@ -348,7 +349,7 @@ def load(
     settings.max_rows = settings.max_request_rows = max_rows
     settings.max_waiting_rows = max(window, 10 * max_rows)
     settings.max_bytes = 1 << 40
-    settings.only_arm = -1
+    settings.arm = ARM_EITHER
     probe.size = tasks
     run.probe = &probe
     run.burst = burst
