@@ -122,7 +122,7 @@ cdef struct BatchCounts:
     int64_t padding_rows
     int64_t refused_full        # atomic
     int64_t refused_late        # atomic
-    int64_t refused_unwanted
+    int64_t refused_unwanted    # atomic
     int64_t run_apart           # atomic: batches that failed and whose members ran again
     int64_t sizes[32]           # batches by the logarithm of their rows, rounded down
 
@@ -144,6 +144,7 @@ cdef struct BatchQueue:
     int64_t last_end_ns         # when a run last ended
     BatchCounts counts
     int runs                    # batches that are running
+    int stirred                 # atomic: tasks came into kinds without a turn since the last one
     # atomic: what those who push read without the lock
     int64_t waiting_rows        # in the inbox and in kinds
     int64_t waiting_normal      # tasks of these that are not low

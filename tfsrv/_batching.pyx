@@ -33,6 +33,7 @@ from tfsrv._atomic cimport (
     load_relaxed_i64,
     load_relaxed_int,
     store_relaxed_i64,
+    store_relaxed_int,
     store_release_int,
     store_seq_cst_int,
 )
@@ -109,6 +110,7 @@ cdef BatchQueue* batch_queue_new(
     work_queue_begin(&queue.work, pool, take_turn)
     if share != NULL:
         queue.work.share = share
+    work_queue_set_limit(&queue.work, queue.tuner.concurrency)
     publish(queue)
     return queue
 
@@ -189,7 +191,7 @@ cdef int push_slowly(BatchQueue* queue, BatchTask* task) noexcept nogil:
     pthread_mutex_lock(&queue.lock)
     if load_relaxed_int(&queue.inbox_is_open) == 0 and queue_open(&queue.inbox, INBOX) == 0:
         store_release_int(&queue.inbox_is_open, 1)  # pairs with load_acquire: the ring is whole
-    drain(queue)
+    stir(queue)
     if has_spare_kind(queue):
         tuner_arrived(&queue.tuner, task.arrived_ns, task.rows)
         put_into_kind(queue, task)
@@ -233,7 +235,7 @@ cdef void batch_queue_kick(BatchQueue* queue, int64_t now) noexcept nogil:
     cdef int64_t wait_ns = load_relaxed_i64(&queue.wait_ns)
     cdef bint full = load_relaxed_i64(&queue.waiting_rows) >= load_relaxed_i64(&queue.full_rows)
     cdef bint low = load_relaxed_i64(&queue.waiting_normal) <= 0
-    fence()  # pairs with the fence in release(): the task is seen there, or `scheduled` is 0 here
+    fence()  # pairs with the first fence in release(): the task is seen there, or `scheduled` is 0 here
     if exchange_int(&queue.work.scheduled, 1) == 0:
         work_queue_schedule(&queue.work, now + wait_ns if wait_ns and not full else 0, low)
     elif (full and load_relaxed_i64(&queue.work.due_ns) != 0) or (
@@ -394,6 +396,17 @@ cdef void drain(BatchQueue* queue) noexcept nogil:
         left -= 1
 
 
+cdef void stir(BatchQueue* queue) noexcept nogil:
+    """drain() by somebody who has no turn at the queue.
+
+    A worker at the end of its turn finds the inbox empty then, and is told by `stirred` of what was in
+    it: who pushed that has left it to this worker.
+    """
+    store_relaxed_int(&queue.stirred, 1)
+    fence()  # pairs with the second fence in release(): who sees the inbox empty sees `stirred`
+    drain(queue)
+
+
 cdef void sweep(BatchQueue* queue, int64_t now) noexcept nogil:
     """The queue is full: let go of tasks that nobody waits for any more."""
     cdef BatchKind* kind
@@ -404,7 +417,7 @@ cdef void sweep(BatchQueue* queue, int64_t now) noexcept nogil:
         return
     store_relaxed_i64(&queue.swept_ns, now)
     pthread_mutex_lock(&queue.lock)
-    drain(queue)
+    stir(queue)
     kind = queue.kinds
     while kind != NULL:
         kept = NULL  # newest first
@@ -417,7 +430,7 @@ cdef void sweep(BatchQueue* queue, int64_t now) noexcept nogil:
                 task.next = kept
                 kept = task
             else:
-                queue.counts.refused_unwanted += 1
+                add_relaxed_i64(&queue.counts.refused_unwanted, 1)
                 take_off(queue, task)
                 task.next = unwanted
                 unwanted = task
@@ -677,6 +690,7 @@ cdef Batch* batch_form(
     cdef int64_t limit = rows_limit(queue)
     cdef int64_t ripe_ns
     cdef bint only_low
+    store_relaxed_int(&queue.stirred, 0)
     drain(queue)
     batch = new_batch(queue)
     if batch == NULL:
@@ -762,11 +776,13 @@ cdef void bring_forward(BatchQueue* queue) noexcept nogil:
 
 cdef void release(BatchQueue* queue) noexcept nogil:
     """Nothing waits: the next who pushes schedules the queue."""
+    cdef bint has_more
     store_seq_cst_int(&queue.work.scheduled, 0)
     fence()  # pairs with the fence in batch_queue_kick()
+    has_more = load_acquire_int(&queue.inbox_is_open) != 0 and queue_size(&queue.inbox) != 0
+    fence()  # pairs with the fence in stir()
     if (
-        load_acquire_int(&queue.inbox_is_open) != 0
-        and queue_size(&queue.inbox) != 0
+        (has_more or load_relaxed_int(&queue.stirred) != 0)
         and exchange_int(&queue.work.scheduled, 1) == 0
     ):
         work_queue_schedule(&queue.work, 0, False)
