@@ -246,6 +246,15 @@ cdef void batch_queue_kick(BatchQueue* queue, int64_t now) noexcept nogil:
         work_queue_schedule(&queue.work, 0 if full or wait_ns == 0 else now + wait_ns, low)
 
 
+cdef void batch_queue_hurry(BatchQueue* queue) noexcept nogil:
+    """Nobody will push any more: what is there runs as soon as workers are free, in any case."""
+    pthread_mutex_lock(&queue.lock)
+    queue.hurries = True
+    pthread_mutex_unlock(&queue.lock)
+    exchange_int(&queue.work.scheduled, 1)
+    work_queue_schedule(&queue.work, 0, False)  # as in bring_forward()
+
+
 # ---- order -------------------------------------------------------------------------------------------
 # All of this under the lock.
 
@@ -491,6 +500,7 @@ cdef int64_t rows_limit(const BatchQueue* queue) noexcept nogil:
 cdef inline bint is_ripe(const BatchQueue* queue, const BatchKind* kind, int64_t limit, int64_t now) noexcept nogil:
     return (
         queue.tuner.wait_ns == 0
+        or queue.hurries
         or kind.rows >= limit
         or kind.since_ns + queue.tuner.wait_ns <= now
         or kind_first(kind).alone

@@ -20,6 +20,7 @@ cdef struct Share:
     int running             # workers at its queues
     int limit               # of those; 0: none but the queues' own
     int stuck               # runs of more than STUCK_NS, which do not count against the limit
+    bint strict             # they do, here and in the queues' own
 
 
 # What waits for workers: the first member of each kind of queue. Owned by who made it; ended by
