@@ -44,6 +44,7 @@ from tfsrv._batching cimport (
     batch_queue_kick,
     batch_queue_new,
     batch_queue_push,
+    batch_queue_sweep,
     batch_scratch,
 )
 from tfsrv._clock cimport NS_PER_S, now_ns
@@ -513,6 +514,8 @@ cdef class ArrayQueue:
             elif request.answer(None, cancelled()):
                 told.append(request)
         tell(told)
+        if self.queue != NULL:
+            batch_queue_sweep(self.queue)  # there may be no workers any more
 
     def disown(self, text: str) -> None:
         """In a process that was forked: the workers are the parent's, so nothing can run any more."""

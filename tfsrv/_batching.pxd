@@ -165,6 +165,7 @@ cdef void batch_queue_free(void* queue) noexcept nogil
 cdef int batch_queue_push(BatchQueue* queue, BatchTask* task) noexcept nogil
 cdef void batch_queue_kick(BatchQueue* queue, int64_t now) noexcept nogil
 cdef void batch_queue_hurry(BatchQueue* queue) noexcept nogil
+cdef void batch_queue_sweep(BatchQueue* queue) noexcept nogil
 cdef void batch_queue_serve(
     BatchQueue* queue, int64_t until_ns, int64_t longest_ns) noexcept nogil
 cdef Batch* batch_form(

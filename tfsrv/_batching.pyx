@@ -417,14 +417,18 @@ cdef void stir(BatchQueue* queue) noexcept nogil:
 
 
 cdef void sweep(BatchQueue* queue, int64_t now) noexcept nogil:
-    """The queue is full: let go of tasks that nobody waits for any more."""
+    """The queue is full: look whether tasks in it may go."""
+    if now - load_relaxed_i64(&queue.swept_ns) >= SWEEP_NS:
+        store_relaxed_i64(&queue.swept_ns, now)
+        batch_queue_sweep(queue)
+
+
+cdef void batch_queue_sweep(BatchQueue* queue) noexcept nogil:
+    """Let go of tasks that nobody waits for any more, in the caller's thread."""
     cdef BatchKind* kind
     cdef BatchTask* task
     cdef BatchTask* kept
     cdef BatchTask* unwanted = NULL
-    if now - load_relaxed_i64(&queue.swept_ns) < SWEEP_NS:
-        return
-    store_relaxed_i64(&queue.swept_ns, now)
     pthread_mutex_lock(&queue.lock)
     stir(queue)
     kind = queue.kinds
