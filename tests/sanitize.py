@@ -28,6 +28,8 @@ SUPPRESSIONS = ROOT / "tests" / "sanitizers"
 
 TESTS = (
     "tests/unit/test_arrays.py",
+    "tests/unit/test_batching_library.py",
+    "tests/unit/test_batching_library_load.py",
     "tests/unit/test_budget.py",
     "tests/unit/test_buffer.py",
     "tests/unit/test_call.py",

@@ -64,7 +64,7 @@ import weakref
 from collections.abc import Callable
 from concurrent.futures import Future
 from types import TracebackType
-from typing import Any, Generic, Literal, TypeVar
+from typing import Any, Generic, Literal, TypeAlias, TypeVar
 
 from tfsrv._array_batches import ArrayQueue, ArrayRequest
 from tfsrv._deadlines import Deadlines
@@ -86,7 +86,7 @@ __all__ = [
 
 Inputs = TypeVar("Inputs")
 Outputs = TypeVar("Outputs")
-Priority = Literal["normal", "low"]
+Priority: TypeAlias = Literal["normal", "low"]
 
 EXIT_SECONDS = 5.0  # that runs may take at the end of the interpreter
 MOST_SECONDS = 1e9  # a longer time-out is none
