@@ -48,7 +48,7 @@ from tfsrv._batching cimport (
     batch_scratch,
 )
 from tfsrv._clock cimport NS_PER_S, now_ns
-from tfsrv._workers cimport work_queue_is_idle
+from tfsrv._workers cimport work_queue_is_idle, work_queue_wait
 
 from tfsrv.batching_parameters import BatchingParameters
 from tfsrv.errors import Code, ServingError
@@ -492,6 +492,9 @@ cdef class ArrayQueue:
         if queue != NULL:
             self.last_counts = batch_counts(queue)
             self.queue = NULL
+            with nogil:
+                work_queue_wait(&queue.work)
+            self.last_counts = batch_counts(queue)  # the last batch is counted now, too
             with nogil:
                 batch_queue_free(queue)
         return True

@@ -77,6 +77,7 @@ cdef struct Pool:
     char name[16]           # of the threads
 
 cdef void work_queue_begin(WorkQueue* queue, Pool* pool, turn_fn turn) noexcept nogil
+cdef void work_queue_wait(WorkQueue* queue) noexcept nogil
 cdef void work_queue_end(WorkQueue* queue) noexcept nogil
 cdef void work_queue_schedule(WorkQueue* queue, int64_t due_ns, bint low) noexcept nogil
 cdef void work_queue_set_limit(WorkQueue* queue, int limit) noexcept nogil

@@ -83,6 +83,15 @@ cdef void work_queue_begin(WorkQueue* queue, Pool* pool, turn_fn turn) noexcept 
     pthread_mutex_unlock(&pool.mutex)
 
 
+cdef void work_queue_wait(WorkQueue* queue) noexcept nogil:
+    """Wait for workers that are on their way out of the last run; nobody schedules it any more."""
+    cdef Pool* pool = queue.pool
+    pthread_mutex_lock(&pool.mutex)
+    while queue.running > 0:
+        pthread_cond_wait(&pool.ended, &pool.mutex)
+    pthread_mutex_unlock(&pool.mutex)
+
+
 cdef void work_queue_end(WorkQueue* queue) noexcept nogil:
     """Take a queue away from the pool; nobody schedules it any more, and what waits in it is lost.
 

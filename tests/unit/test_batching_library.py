@@ -1002,6 +1002,7 @@ def test_a_callable_that_hangs_does_not_keep_the_process() -> None:
     )
 
 
+@pytest.mark.skipif("TSAN_OPTIONS" in os.environ, reason="it allows no threads after a fork")
 @pytest.mark.filterwarnings("ignore:.*fork.*:DeprecationWarning")
 def test_a_child_process_is_told_to_make_its_own() -> None:
     with BatchingSession(doubled) as session:
