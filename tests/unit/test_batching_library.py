@@ -23,6 +23,7 @@ from numpy.typing import NDArray
 
 from tests.conftest import ROOT
 from tests.unit.waiting import DEADLINE_SECONDS, eventually
+from tfsrv._deadlines import FEWEST_KEPT, Deadlines
 from tfsrv.batching import (
     BatchFuture,
     BatchingParameters,
@@ -950,6 +951,39 @@ def test_what_was_submitted_outlives_the_session_and_its_scheduler() -> None:
     gc.collect()
     puppet.let_go()
     assert answers([future])[0].tolist() == [2]
+
+
+def test_little_is_kept_of_requests_whose_deadline_is_far() -> None:
+    with BatchingSession(doubled) as session:
+        for _ in range(1000):
+            session.submit(rows(1), timeout=1e6).result(DEADLINE_SECONDS)
+        assert len(session._scheduler._deadlines._heap) <= 2 * FEWEST_KEPT
+
+
+def test_deadlines_are_kept_in_order_and_their_thread_ends() -> None:
+    told: list[int] = []
+
+    class Request:
+        done = False
+
+        def __init__(self, number: int) -> None:
+            self.number = number
+
+        def expire(self) -> None:
+            told.append(self.number)
+
+    deadlines = Deadlines()
+    requests: Any = [Request(number) for number in range(4)]
+    requests[1].done = True
+    for seconds, number in ((1000, 0), (0.001, 1), (0.03, 2), (0.01, 3)):
+        deadlines.add(seconds, requests[number])
+    eventually(lambda: told[-1:] == [2])
+    assert [number for number in told if number != 1] == [3, 2]
+    requests[0].done = True
+    deadlines.add(0.001, requests[3])
+    eventually(lambda: not deadlines._is_running)
+    deadlines.add(0.001, requests[3])
+    eventually(lambda: told.count(3) == 3)
 
 
 def test_each_request_takes_and_gives_back_one_reference() -> None:

@@ -166,6 +166,24 @@ def test_each_request_is_accounted_for_exactly_once(timeout_micros: int) -> None
     assert outcomes.total() - outcomes["cancelled"] <= run_or_refused <= outcomes.total()
 
 
+def test_more_callers_than_an_inbox_holds_are_all_served() -> None:
+    # Who finds the inbox full empties it into the lists, while workers look whether it is empty.
+    callers, times = 700, 20
+
+    async def caller(session: BatchingSession[Array, Array], number: int) -> None:
+        for _ in range(times):
+            answer = await session.run_async(numpy.full(1, number))
+            assert answer.tolist() == [number * 3]
+
+    async def all_callers() -> None:
+        parameters = BatchingParameters(max_batch_size=64, max_enqueued_batches=1000)
+        with BatchingSession[Array, Array](lambda rows: rows * 3, parameters=parameters) as session:
+            await asyncio.gather(*(caller(session, number) for number in range(callers)))
+            eventually(lambda: session.describe()["rows"] == callers * times)
+
+    asyncio.run(all_callers())
+
+
 def test_a_queue_that_is_closed_under_load_answers_everybody() -> None:
     for seed in range(20):
         account = Account()
