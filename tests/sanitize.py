@@ -29,6 +29,8 @@ SUPPRESSIONS = ROOT / "tests" / "sanitizers"
 TESTS = (
     "tests/unit/test_arrays.py",
     "tests/unit/test_batching.py",
+    "tests/unit/test_batching_library.py",
+    "tests/unit/test_batching_library_load.py",
     "tests/unit/test_batching_model.py",
     "tests/unit/test_batching_served.py",
     "tests/unit/test_budget.py",

@@ -141,6 +141,7 @@ cdef struct BatchQueue:
     Batch* free_batches
     int free_batches_size
     Tuner tuner
+    bint hurries                # nothing waits for more rows any more
     int64_t last_end_ns         # when a run last ended
     BatchCounts counts
     int runs                    # batches that are running
@@ -164,6 +165,8 @@ cdef BatchQueue* batch_queue_new(
 cdef void batch_queue_free(void* queue) noexcept nogil
 cdef int batch_queue_push(BatchQueue* queue, BatchTask* task) noexcept nogil
 cdef void batch_queue_kick(BatchQueue* queue, int64_t now) noexcept nogil
+cdef void batch_queue_hurry(BatchQueue* queue) noexcept nogil
+cdef void batch_queue_sweep(BatchQueue* queue) noexcept nogil
 cdef void batch_queue_serve(
     BatchQueue* queue, int64_t until_ns, int64_t longest_ns) noexcept nogil
 cdef Batch* batch_form(

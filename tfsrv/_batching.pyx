@@ -264,6 +264,15 @@ cdef void batch_queue_kick(BatchQueue* queue, int64_t now) noexcept nogil:
         work_queue_schedule(&queue.work, 0 if full or wait_ns == 0 else now + wait_ns, low)
 
 
+cdef void batch_queue_hurry(BatchQueue* queue) noexcept nogil:
+    """Nobody will push any more: what is there runs as soon as workers are free, in any case."""
+    pthread_mutex_lock(&queue.lock)
+    queue.hurries = True
+    pthread_mutex_unlock(&queue.lock)
+    exchange_int(&queue.work.scheduled, 1)
+    work_queue_schedule(&queue.work, 0, False)  # as in bring_forward()
+
+
 # ---- order -------------------------------------------------------------------------------------------
 # All of this under the lock.
 
@@ -421,14 +430,18 @@ cdef void drain(BatchQueue* queue) noexcept nogil:
 
 
 cdef void sweep(BatchQueue* queue, int64_t now) noexcept nogil:
-    """The queue is full: let go of tasks that nobody waits for any more."""
+    """The queue is full: look whether tasks in it may go."""
+    if now - load_relaxed_i64(&queue.swept_ns) >= SWEEP_NS:
+        store_relaxed_i64(&queue.swept_ns, now)
+        batch_queue_sweep(queue)
+
+
+cdef void batch_queue_sweep(BatchQueue* queue) noexcept nogil:
+    """Let go of tasks that nobody waits for any more, in the caller's thread."""
     cdef BatchKind* kind
     cdef BatchTask* task
     cdef BatchTask* kept
     cdef BatchTask* unwanted = NULL
-    if now - load_relaxed_i64(&queue.swept_ns) < SWEEP_NS:
-        return
-    store_relaxed_i64(&queue.swept_ns, now)
     pthread_mutex_lock(&queue.lock)
     drain(queue)
     kind = queue.kinds
@@ -505,6 +518,7 @@ cdef int64_t rows_limit(const BatchQueue* queue) noexcept nogil:
 cdef inline bint is_ripe(const BatchQueue* queue, const BatchKind* kind, int64_t limit, int64_t now) noexcept nogil:
     return (
         queue.tuner.wait_ns == 0
+        or queue.hurries
         or kind.rows >= min(limit, queue.tuner.rows_enough)
         or ripe_at(queue, kind) <= now
         or kind_first(kind).alone

@@ -5,18 +5,13 @@ import threading
 import weakref
 from collections.abc import Sequence
 
-from libc.limits cimport INT_MAX
-from libc.stdint cimport INT64_MAX, int64_t, uint64_t
+from libc.stdint cimport int64_t, uint64_t
 from libc.stdlib cimport calloc, free, malloc
 from libc.string cimport memcpy, memset, strcmp, strstr
 
 from tfsrv._atomic cimport load_acquire_int, store_release_int
-from tfsrv._batching cimport (
-    MAX_ALLOWED_SIZES,
-    BatchQueue,
-    BatchSettings,
-    batch_queue_describe,
-)
+from tfsrv._batch_settings cimport batch_settings_read
+from tfsrv._batching cimport BatchQueue, batch_queue_describe
 from tfsrv._buffer cimport Bytes, buffer_append, bytes_compare
 from tfsrv._counters cimport counters_of
 from tfsrv._meta_graph cimport (
@@ -26,7 +21,7 @@ from tfsrv._meta_graph cimport (
     meta_graph_view_free,
     meta_graph_view_init,
 )
-from tfsrv._run_arms cimport ARM_EITHER, ARM_POOL
+from tfsrv._run_arms cimport ARM_POOL
 from tfsrv._run_pools cimport run_pool_give, run_pool_take
 from tfsrv._servable cimport NativeServable
 from tfsrv._signature cimport (
@@ -85,8 +80,6 @@ cdef enum:
     BUILT_AT_LOAD = 4       # signatures, see build_signatures
 
 _batched: weakref.WeakSet[SavedModelSession] = weakref.WeakSet()  # to be looked at by batched_sessions
-
-cdef int64_t MAX_BATCH_BYTES = 64 << 20  # of a batch's inputs, unless somebody has set max_batch_size
 
 # RunOptions (tensorflow/core/protobuf/config.proto), serialized.
 # inter_op_thread_pool: -1, that is run the graph in the thread that calls:
@@ -478,29 +471,11 @@ def batched_sessions() -> list[SavedModelSession]:
 
 cdef int set_batching(Session* session, object parameters) except -1:
     """Requests go through queues: BatchingParameters as native code reads them."""
-    cdef BatchSettings* settings = &session.batching
-    cdef int i
-    allowed = parameters.allowed_batch_sizes
-    if len(allowed) > MAX_ALLOWED_SIZES:
-        raise ServingError(
-            INVALID_ARGUMENT, f"There may be {MAX_ALLOWED_SIZES} allowed_batch_sizes at most; there are {len(allowed)}")
+    batch_settings_read(&session.batching, parameters)
     session.is_batched = True
-    session.share.limit = min(parameters.max_concurrent_runs, INT_MAX)
-    settings.max_request_rows = parameters.max_batch_size
-    settings.max_rows = parameters.max_execution_batch_size
-    settings.max_batches = parameters.max_enqueued_batches
-    settings.max_waiting_rows = max(
-        settings.max_request_rows, settings.max_batches * settings.max_rows)
-    settings.max_bytes = INT64_MAX if parameters.explicit_max_batch_size else MAX_BATCH_BYTES
-    settings.wait_ns = parameters.batch_timeout_micros * 1000
-    settings.target_ns = <int64_t>(parameters.target_latency_ms * 1e6)
-    settings.max_runs = session.share.limit
-    settings.arm = ARM_POOL if session.uses_gpu else ARM_EITHER
-    settings.splits = parameters.enable_large_batch_splitting
-    settings.pads_inner = parameters.pad_variable_length_inputs
-    settings.allowed_size = len(allowed)
-    for i in range(settings.allowed_size):
-        settings.allowed[i] = allowed[i]
+    session.share.limit = session.batching.max_runs
+    if session.uses_gpu:
+        session.batching.arm = ARM_POOL
     return 0
 
 

@@ -20,6 +20,7 @@ cdef struct Share:
     int running             # workers at its queues
     int limit               # of those; 0: none but the queues' own
     int stuck               # runs of more than STUCK_NS, which do not count against the limit
+    bint strict             # they do, here and in the queues' own
 
 
 # What waits for workers: the first member of each kind of queue. Owned by who made it; ended by
@@ -77,6 +78,7 @@ cdef struct Pool:
     char name[16]           # of the threads
 
 cdef void work_queue_begin(WorkQueue* queue, Pool* pool, turn_fn turn) noexcept nogil
+cdef void work_queue_wait(WorkQueue* queue) noexcept nogil
 cdef void work_queue_end(WorkQueue* queue) noexcept nogil
 cdef void work_queue_schedule(WorkQueue* queue, int64_t due_ns, bint low) noexcept nogil
 cdef void work_queue_set_limit(WorkQueue* queue, int limit) noexcept nogil

@@ -6,7 +6,7 @@ Rules, so that no servable waits for another one:
   it never holds the last worker.
 - A run that has lasted DOUBLE_NS is likely to go on, so a spare thread stands in for its worker,
   until MAX_SPARES of them stand in. After STUCK_NS a run is taken to wait and not to compute, and
-  its own queue may use one thread more as well.
+  its own queue may use one thread more as well, unless its share is strict.
 - Queues with something to run stand in a ready list. The one whose model has had the least of the
   workers' time comes next; a model that was idle has no claim to the time that it did not use.
 - A queue may ask to be served not before a certain time, or only when a worker stays free for others.
@@ -79,6 +79,15 @@ cdef void work_queue_begin(WorkQueue* queue, Pool* pool, turn_fn turn) noexcept 
     queue.share = &queue.own
     pthread_mutex_lock(&pool.mutex)
     pool.queues += 1
+    pthread_mutex_unlock(&pool.mutex)
+
+
+cdef void work_queue_wait(WorkQueue* queue) noexcept nogil:
+    """Wait for workers that are on their way out of the last run; nobody schedules it any more."""
+    cdef Pool* pool = queue.pool
+    pthread_mutex_lock(&pool.mutex)
+    while queue.running > 0:
+        pthread_cond_wait(&pool.ended, &pool.mutex)
     pthread_mutex_unlock(&pool.mutex)
 
 
@@ -181,10 +190,10 @@ cdef bint may_have_worker(Pool* pool, WorkQueue* queue) noexcept nogil:
     cdef int own = load_relaxed_int(&queue.limit)
     cdef Share* share = queue.share
     if own:
-        limit = min(limit, own + queue.stuck)
+        limit = min(limit, own + (0 if share.strict else queue.stuck))
     if queue.low and pool.running >= workers - 1:
         return False
-    if share.limit and share.running >= share.limit + share.stuck:
+    if share.limit and share.running >= share.limit + (0 if share.strict else share.stuck):
         return False
     return queue.running < max(limit, 1)
 

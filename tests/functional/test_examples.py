@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import shutil
 import subprocess
 import sys
@@ -160,6 +161,30 @@ def test_a_server_serves_what_a_source_tells_of(tmp_path: Path) -> None:
         listed.write_text("")
         until(lambda: AVAILABLE not in ask.states("half"))
         assert server.stop() == 0
+
+
+# --- batch_any_function
+
+
+def test_a_function_is_run_in_batches_for_many_callers() -> None:
+    script = EXAMPLES / "batch_any_function" / "many_callers.py"
+    done = subprocess.run(
+        [sys.executable, "-W", "error", script, "--callers=32", "--seconds=0.3"],
+        env={**os.environ, "PYTHONPATH": str(ROOT)},
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+        check=False,
+    )
+    assert done.returncode == 0, done.stdout  # it checks each answer
+    pattern = (
+        r"each by itself: [\d,]+ answers a second\n"
+        r"in batches:     [\d,]+ answers a second, [\d.]+ times as many\n"
+        r"a batch had ([\d.]+) rows on average\n"
+    )
+    told = re.fullmatch(pattern, done.stdout)
+    assert told, done.stdout
+    assert float(told[1]) > 1
 
 
 # --- packages

@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import time
 from pathlib import Path
 
+import numpy
 import pytest
 
+import _calibrated
 from _load import Load, Run, Sample, WrongAnswerError, median_sample, parse_h2load, percentile
 from _report import number, table
 from _workloads import Workload
@@ -144,3 +147,24 @@ def test_batch_tensors_are_compared_with_the_faster_memcpy() -> None:
     assert "reached" in merge
     assert "77%" in split
     assert "MISSED" in split
+
+
+@pytest.mark.parametrize("clients", ["coroutines", "threads"])
+def test_the_calibrated_callable_is_measured_with_and_without_parameters(clients: str) -> None:
+    choices = [_calibrated.Choice(), _calibrated.Choice(64, 1.0)]
+    throughput = _calibrated.measure(
+        _calibrated.sleeping, choices, clients, seconds=0.1, warm_seconds=0.05, rounds=1
+    )
+    assert list(throughput) == choices
+    assert all(each > 0 for each in throughput.values())
+    assert _calibrated.ratio_to_best(throughput) == throughput[choices[0]] / throughput[choices[1]]
+    assert "64 rows, 1.0 ms" in _calibrated.report(throughput)
+
+
+def test_computing_takes_longer_for_more_rows() -> None:
+    computing = _calibrated.Computing()
+    begun = time.process_time()
+    computing(numpy.zeros(1))
+    one = time.process_time()
+    computing(numpy.zeros(400))
+    assert time.process_time() - one > 2 * (one - begun)

@@ -27,7 +27,7 @@ LAYERS = [
     {"further_sources", "model_config_poller", "model_listing", "reloading", "version_labels"},
     {"servables", "sources"},
     {"core"},
-    {"metrics"},  # reads the engine's counters
+    {"metrics", "batching"},  # reads the engine's counters; the engine's scheduler for everybody
     {"engine"},
     {
         "errors",

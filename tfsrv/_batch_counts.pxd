@@ -1,0 +1,5 @@
+"""What has happened at a batch queue, for people."""
+
+from tfsrv._batching cimport BatchQueue
+
+cdef dict batch_counts(BatchQueue* queue)
