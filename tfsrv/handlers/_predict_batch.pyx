@@ -180,6 +180,7 @@ cdef int batch_call(Pool* pool, Call* call) noexcept nogil:
         if (
             here and work_queue_is_idle(&served.queue.work)
             and load_relaxed_i64(&served.queue.waiting_rows) == 0
+            and load_relaxed_i64(&served.queue.wait_ns) == 0
             and task.rows <= served.queue.settings.max_rows
             and (task.alone or batch_allowed_rows(&served.queue.settings, task.rows) == task.rows)
         ):
