@@ -110,6 +110,7 @@ from tfsrv.handlers._predict_split cimport (
     SplitPart,
     split_begin,
     split_fail,
+    split_leave,
     split_make_feeds,
     split_part_free,
     split_part_new,
@@ -525,8 +526,8 @@ cdef bint try_range(Running* running, int first, int size) noexcept nogil:
     if run_together(running, parts, size):
         return True
     running.batch.strange = True
-    if running.live_size == 1 and running.has_other_rows and is_whole(running.live[0]):
-        run_single(running, running.live[0])  # as it is, then
+    if running.live_size == 1 and running.has_other_rows:
+        run_as_it_is(running, running.live[0])
         return True
     if running.live_size > 1 and (running.has_other_rows or may_be_ones_fault(running.status.code)):
         return False
@@ -792,6 +793,17 @@ cdef void keep_part(Running* running, BatchPart* part, int64_t row) noexcept nog
     if split_fail(call, part.rows, &running.status):
         done(running, call)
     status_clear(&running.status)
+
+
+cdef void run_as_it_is(Running* running, BatchPart* part) noexcept nogil:
+    """Some output cannot be divided: have the call run by itself, now or when all its parts are back."""
+    cdef Call* call = call_of(part)
+    if call.split == NULL:
+        run_single(running, part)
+        return
+    part.task = NULL
+    if split_leave(call, part.rows):
+        done(running, call)
 
 
 cdef void run_single(Running* running, BatchPart* part) noexcept nogil:
