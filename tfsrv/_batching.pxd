@@ -148,7 +148,8 @@ cdef struct BatchQueue:
     int64_t waiting_rows        # in the inbox and in kinds
     int64_t waiting_normal      # tasks of these that are not low
     int64_t running_rows
-    int64_t full_rows           # that make a batch that waits for no more
+    int64_t full_rows           # with so many there may be a batch that waits for no more
+    int has_alone               # a task was pushed that waits for no others
     int64_t wait_ns             # how long a batch with fewer may wait
     int64_t run_ns              # what a run is expected to take, cautiously
     int64_t row_ns              # by which each waiting row delays those behind it

@@ -178,9 +178,23 @@ cdef int batch_queue_push(BatchQueue* queue, BatchTask* task) noexcept nogil:
     add_relaxed_i64(&queue.waiting_rows, task.rows)
     if not task.low:
         add_relaxed_i64(&queue.waiting_normal, 1)
+    if task.alone:
+        return push_alone(queue, task)
+    return push_anyhow(queue, task)
+
+
+cdef inline int push_anyhow(BatchQueue* queue, BatchTask* task) noexcept nogil:
     if load_acquire_int(&queue.inbox_is_open) != 0 and queue_push(&queue.inbox, task):
         return PUSHED
     return push_slowly(queue, task)
+
+
+cdef int push_alone(BatchQueue* queue, BatchTask* task) noexcept nogil:
+    cdef int pushed = push_anyhow(queue, task)
+    if pushed == PUSHED:
+        # Pairs with the exchange in batch_form(): who takes the sign away finds the task.
+        store_release_int(&queue.has_alone, 1)
+    return pushed
 
 
 cdef int push_slowly(BatchQueue* queue, BatchTask* task) noexcept nogil:
@@ -231,7 +245,7 @@ cdef void take_off(BatchQueue* queue, const BatchTask* task) noexcept nogil:
 cdef void batch_queue_kick(BatchQueue* queue, int64_t now) noexcept nogil:
     """Have a worker look at the queue, if none is about to. Any thread, after a push."""
     cdef int64_t wait_ns = load_relaxed_i64(&queue.wait_ns)
-    cdef bint full = load_relaxed_i64(&queue.waiting_rows) >= load_relaxed_i64(&queue.full_rows)
+    cdef bint full = need_not_wait(queue)
     cdef bint low = load_relaxed_i64(&queue.waiting_normal) <= 0
     fence()  # pairs with the fence in release(): the task is seen there, or `scheduled` is 0 here
     if exchange_int(&queue.work.scheduled, 1) == 0:
@@ -242,6 +256,14 @@ cdef void batch_queue_kick(BatchQueue* queue, int64_t now) noexcept nogil:
         # In the list for later, or as low: bring it forward. A worker that puts it there just now
         # looks at the same numbers after that, see schedule_again().
         work_queue_schedule(&queue.work, 0 if full or wait_ns == 0 else now + wait_ns, low)
+
+
+cdef inline bint need_not_wait(const BatchQueue* queue) noexcept nogil:
+    """Whether a look at the queue before its time is worth it."""
+    return (
+        load_relaxed_i64(&queue.waiting_rows) >= load_relaxed_i64(&queue.full_rows)
+        or load_relaxed_int(&queue.has_alone) != 0
+    )
 
 
 # ---- order -------------------------------------------------------------------------------------------
@@ -424,6 +446,7 @@ cdef void sweep(BatchQueue* queue, int64_t now) noexcept nogil:
         put_back(kind, kept)
         kind = kind.next
     drop_empty_kinds(queue)
+    store_relaxed_i64(&queue.full_rows, rows_to_look_at(queue))
     pthread_mutex_unlock(&queue.lock)
     refuse_all(queue, unwanted, REFUSED_UNWANTED)
 
@@ -473,6 +496,19 @@ cdef int64_t rows_limit(const BatchQueue* queue) noexcept nogil:
         if queue.settings.allowed[i] <= limit:
             allowed = queue.settings.allowed[i]
     return allowed if allowed else limit
+
+
+cdef int64_t rows_to_look_at(const BatchQueue* queue) noexcept nogil:
+    """With so many rows waiting one of the kinds may be full; with fewer none is, whoever comes."""
+    cdef const BatchKind* kind = queue.kinds
+    cdef int64_t limit = rows_limit(queue)
+    cdef int64_t waiting = 0
+    cdef int64_t missing = limit
+    while kind != NULL:
+        waiting += kind.rows
+        missing = min(missing, max(0, limit - kind.rows))
+        kind = kind.next
+    return waiting + missing
 
 
 cdef inline bint is_ripe(const BatchQueue* queue, const BatchKind* kind, int64_t limit, int64_t now) noexcept nogil:
@@ -677,6 +713,7 @@ cdef Batch* batch_form(
     cdef int64_t limit = rows_limit(queue)
     cdef int64_t ripe_ns
     cdef bint only_low
+    exchange_int(&queue.has_alone, 0)
     drain(queue)
     batch = new_batch(queue)
     if batch == NULL:
@@ -712,6 +749,7 @@ cdef Batch* batch_form(
     else:
         due_ns[0] = -1
         store_relaxed_i64(&queue.latest_due_ns, 0)
+    store_relaxed_i64(&queue.full_rows, rows_to_look_at(queue))
     return batch
 
 
@@ -750,7 +788,7 @@ cdef void schedule_again(BatchQueue* queue, int64_t due_ns) noexcept nogil:
     work_queue_schedule(&queue.work, max(due_ns, 0), due_ns == -2)
     fence()  # pairs with the fence in batch_queue_kick()
     if (due_ns == -2 and load_relaxed_i64(&queue.waiting_normal) > 0) or (
-        due_ns > 0 and load_relaxed_i64(&queue.waiting_rows) >= load_relaxed_i64(&queue.full_rows)
+        due_ns > 0 and need_not_wait(queue)
     ):
         bring_forward(queue)
 
@@ -823,7 +861,7 @@ cdef void batch_ended(Batch* batch, int64_t now) noexcept nogil:
 
 cdef void publish(BatchQueue* queue) noexcept nogil:
     """What the tuner chose, for those who push."""
-    store_relaxed_i64(&queue.full_rows, rows_limit(queue))
+    store_relaxed_i64(&queue.full_rows, rows_to_look_at(queue))
     store_relaxed_i64(&queue.wait_ns, queue.tuner.wait_ns)
     store_relaxed_i64(&queue.row_ns, tuner_row_ns(&queue.tuner))
 
