@@ -3,8 +3,9 @@
 Rows are copied once, from the requests' bytes into the batch's tensors, and once more from the
 batch's outputs into the responses. Calls that are alike share batches: the same outputs, the same dtypes
 and shapes but for the number of rows. Where rows mean nothing, a call runs alone: a scalar input, unequal
-numbers of rows, no rows, a default value, an input or output whose first dimension is fixed. That an
-output has no rows may also show when it was run; then it is known from then on.
+numbers of rows, no rows, a default value, a rank or dtype that is not the signature's, an input or output
+whose first dimension is fixed. That an output has no rows may also show when it was run; then it is known
+from then on.
 
 If a batch fails, its halves run again, and theirs, so that only calls that fail by themselves get the
 error. Codes and texts are TensorFlow Serving's (batching/batching_session.cc) and those of TensorFlow's
@@ -259,6 +260,8 @@ cdef void describe(Call* call, BatchTask* task) noexcept nogil:
         if (
             size < 1 or rows < 1 or not signature.inputs[i].has_rows
             or source.wire.dtype != signature.inputs[i].dtype
+            # Of another rank than the signature says: what the model makes of it may mix rows.
+            or signature.inputs[i].rank not in (-1, source.wire.rank)
             or (pads and not may_be_padded(source.view, source.wire))
         ):
             task.alone = True
