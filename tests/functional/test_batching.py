@@ -48,6 +48,7 @@ MODELS: dict[str, tuple[str, str | None]] = {
     "formed": ("probe", patient(4)),
     "closed": ("probe", patient(4)),
     "too_large": ("probe", patient(4)),
+    "default": ("probe", ""),
     "allowed": ("probe", patient(4, "allowed_batch_sizes: [2, 4]")),
     "padded": ("probe", patient(4, "pad_variable_length_inputs: true")),
     "split": ("probe", patient(10, SPLITTING)),
@@ -74,6 +75,8 @@ MODELS: dict[str, tuple[str, str | None]] = {
     "empty_rows": ("probe", patient(4)),
     "empty_padded": ("probe", patient(4, "pad_variable_length_inputs: true")),
     "texts": ("identity", patient(4)),
+    "images": ("identity_image", patient(4)),
+    "other_rank": ("sum_and_product", patient(2)),
     "failing": ("fails_for_negative", patient(8)),
     "invalid": ("probe", patient(4)),
     "wrong_dtype": ("probe", patient(4)),
@@ -154,6 +157,15 @@ def test_a_request_may_not_have_more_rows_than_a_batch(ask: Client) -> None:
     )
     (response,) = answers(send(ask, rows("too_large", *range(4))))
     assert values(response) == [0, 1, 2, 3]
+
+
+def test_a_batch_has_a_thousand_rows_by_default(ask: Client) -> None:
+    answered, refused = send(ask, rows("default", *range(1000)), rows("default", *range(1001)))
+    assert values(*answers([answered])) == list(range(1000))
+    assert error(refused) == (
+        "INVALID_ARGUMENT",
+        "Task size 1001 is larger than maximum input batch size 1000",
+    )
 
 
 def test_a_batch_is_padded_to_an_allowed_size_with_the_first_row_of_its_last_request(
@@ -382,6 +394,16 @@ def test_unequal_numbers_of_rows_are_answered_at_once(ask: Client) -> None:
     assert outputs(response)["product"].tolist() == [2, 4, 6]
 
 
+def test_a_rank_that_is_not_the_signatures_is_answered_at_once(ask: Client) -> None:
+    """[1] + [1, 1] is [1, 1], but [2] + [2, 1] would be [2, 2]: each with values of the other."""
+    requests = [
+        predict_request("other_rank", {"a": floats(i), "b": floats(10).reshape(1, 1)})
+        for i in range(2)
+    ]
+    responses = answers(send(ask, *requests))
+    assert [outputs(response)["sum"].tolist() for response in responses] == [[[10]], [[11]]]
+
+
 def test_default_values_are_used_at_once(ask: Client) -> None:
     (response,) = answers(send(ask, rows("defaults", 1, 2)))
     assert values(response) == [3, 5]
@@ -427,6 +449,14 @@ def test_strings_of_any_length_share_a_batch(ask: Client) -> None:
     assert [outputs(response)["y"].tolist() for response in answers(futures)] == [
         [text] for text in texts
     ]
+
+
+def test_large_rows_share_a_batch(ask: Client) -> None:
+    pixels = numpy.random.default_rng(1).random((5, 150528), "float32")
+    parts = [pixels[:1], pixels[1:3], pixels[3:4]]
+    futures = send(ask, *(predict_request("images", {"x": part}) for part in parts))
+    for part, response in zip(parts, answers(futures), strict=True):
+        assert (outputs(response)["y"] == part).all()
 
 
 def test_names_in_unicode_are_batched(ask: Client) -> None:

@@ -17,6 +17,7 @@ from tests.functional.mixed_requests import Mixer, model_paths
 
 ROUNDS = 3
 AT_ONCE = 300  # requests
+CONNECTIONS = 3
 
 # name: BatchingParameters; None: there is no file.
 PARAMETERS: dict[str, str | None] = {
@@ -89,20 +90,34 @@ def test_every_answer_is_as_without_batching(
 ) -> None:
     mixer = Mixer(sum(parameters.encode()), ragged=parameters != "padding")
     codes: Counter[str] = Counter()
-    wrong = []
-    with ExitStack() as stack:
-        asks = [stack.enter_context(client(batching.address())) for _ in range(3)]
-        for _ in range(ROUNDS):
-            requests = mixer.requests(AT_ONCE)
-            futures = [
-                asks[i % len(asks)].predict_future(request) for i, request in enumerate(requests)
-            ]
-            for request, future in zip(requests, futures, strict=True):
-                expected = answer(alone.predict_future(request))
-                codes[expected[0]] += 1
-                got = answer(future)
-                if got != expected:
-                    wrong.append((PredictRequest.FromString(request), got, expected))
-    assert wrong == []
+    for _ in range(ROUNDS):
+        codes += compare(alone, batching, mixer.requests(AT_ONCE))
     assert codes["OK"] > 2 * ROUNDS * AT_ONCE / 3
     assert codes["INVALID_ARGUMENT"] > 0
+
+
+def test_every_answer_in_tensor_content_is_as_without_batching(models: Path) -> None:
+    flag = "--enable_serialization_as_tensor_content"
+    with (
+        serving(model_paths(models), flag) as server,
+        serving(model_paths(models), flag, "--enable_batching") as batching,
+        client(server.address()) as alone,
+    ):
+        compare(alone, batching, Mixer(1).requests(AT_ONCE))
+
+
+def compare(alone: Client, batching: Launched, requests: list[bytes]) -> Counter[str]:
+    """Ask one by one, and all at once on several connections; the codes of the answers."""
+    expected = [answer(alone.predict_future(request)) for request in requests]
+    with ExitStack() as stack:
+        asks = [stack.enter_context(client(batching.address())) for _ in range(CONNECTIONS)]
+        futures = [
+            asks[i % CONNECTIONS].predict_future(request) for i, request in enumerate(requests)
+        ]
+        answers = [answer(future) for future in futures]
+    assert [
+        (PredictRequest.FromString(request), ours, theirs)
+        for request, ours, theirs in zip(requests, answers, expected, strict=True)
+        if ours != theirs
+    ] == []
+    return Counter(code for code, _ in expected)
