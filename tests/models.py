@@ -27,6 +27,7 @@ shape at all. Inputs and outputs are float32 unless told otherwise.
 | sleeper | no loop, and waits without computing: seconds [*] → y [] = the largest of them |
 | blocker | waits for ever for something that never comes: x [*] → y [*] |
 | fails_for_negative | x [n] → y = x; INVALID_ARGUMENT "x must not be negative" if a value is |
+| probe, versions 1, 2 | tells what ran together: x [n] → y = x, together [n] string = all values of x in the run, as whole numbers ("1,2,3"), run [n] int64 = the number of the run; `plus_one`: x [n] → y = x + 1, together [n]; `inner`: x [n, m] → y = x, together [n]; `gated`: gate [n] string, x [n] → as serving_default, after "ran" was written into the file of each gate that is not "" |
 | wide | eight branches that can run side by side: x [n] → y [n], the largest value of x each time |
 | odd_method_names | x [n] → y = x / 2 + 2, but the method name is "odd/method"; `no_method_name`: the same with none; `predict`: the same with the right one |
 """
@@ -415,6 +416,51 @@ def fails_for_negative(model: Path) -> None:
     save(model / "1", predict)
 
 
+class Probe(tf.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.runs = tf.Variable(0, dtype=tf.int64)
+
+    def tell(self, x: tf.Tensor, y: tf.Tensor) -> dict[str, tf.Tensor]:
+        """Of each row, what it ran with."""
+        values = tf.strings.as_string(tf.cast(tf.reshape(x, [-1]), tf.int32))
+        together = tf.strings.reduce_join(values, separator=",")
+        rows = tf.shape(x)[:1]
+        run = self.runs.assign_add(1)
+        return {"y": y, "together": tf.fill(rows, together), "run": tf.fill(rows, run)}
+
+    @function(spec("x"))
+    def same(self, x: tf.Tensor) -> dict[str, tf.Tensor]:
+        return self.tell(x, tf.identity(x))
+
+    @function(spec("x"))
+    def plus_one(self, x: tf.Tensor) -> dict[str, tf.Tensor]:
+        return self.tell(x, x + 1.0)
+
+    @function(spec("x", (None, None)))
+    def inner(self, x: tf.Tensor) -> dict[str, tf.Tensor]:
+        return self.tell(x, tf.identity(x))
+
+    @function(spec("gate", (None,), tf.string), spec("x"))
+    def gated(self, gate: tf.Tensor, x: tf.Tensor) -> dict[str, tf.Tensor]:
+        for path in gate:
+            if path != "":
+                tf.io.write_file(path, "ran")
+        return self.tell(x, tf.identity(x))
+
+
+def probe(model: Path) -> None:
+    for version in (1, 2):
+        module = Probe()
+        signatures = {
+            "serving_default": module.same,
+            "plus_one": module.plus_one,
+            "inner": module.inner,
+            "gated": module.gated,
+        }
+        save(model / str(version), signatures, module)
+
+
 def wide(model: Path) -> None:
     @function(spec("x"))
     def predict(x: tf.Tensor) -> dict[str, tf.Tensor]:
@@ -457,6 +503,7 @@ MODELS: list[Callable[[Path], None]] = [
     sleeper,
     blocker,
     fails_for_negative,
+    probe,
     wide,
     odd_method_names,
 ]

@@ -149,14 +149,13 @@ cdef struct BatchQueue:
     int64_t waiting_rows        # in the inbox and in kinds
     int64_t waiting_normal      # of these, rows of tasks that are not low
     int64_t running_rows
-    int64_t full_rows           # that make a batch that waits for no more
+    int64_t full_rows           # with so many there may be a batch that waits for no more
+    int has_alone               # a task was pushed that waits for no others
     int64_t wait_ns             # how long a batch with fewer may wait
     int64_t run_ns              # what a run is expected to take, cautiously
     int64_t row_ns              # by which each waiting row delays those behind it
     int64_t latest_due_ns       # of what waits, about
     int64_t swept_ns
-    int64_t unripe_rows         # that were to wait for more when a worker last looked
-    int has_alone               # a task that waits for no others came since then
 
 
 cdef BatchQueue* batch_queue_new(

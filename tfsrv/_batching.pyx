@@ -21,7 +21,7 @@ which there may be so many times max_batch_size.
 Thread-safety: any number of threads push; workers, and the loop's thread with batch_queue_serve, run.
 """
 
-from libc.stdint cimport int64_t, uint64_t
+from libc.stdint cimport INT64_MAX, int64_t, uint64_t
 from libc.stdlib cimport calloc, free, malloc, realloc
 from libc.string cimport memset
 
@@ -248,10 +248,7 @@ cdef inline void take_off_rows(BatchQueue* queue, const BatchTask* task, int64_t
 cdef void batch_queue_kick(BatchQueue* queue, int64_t now) noexcept nogil:
     """Have a worker look at the queue, if none is about to. Any thread, after a push."""
     cdef int64_t wait_ns = load_relaxed_i64(&queue.wait_ns)
-    cdef bint full = (
-        load_relaxed_i64(&queue.waiting_rows) >= load_relaxed_i64(&queue.full_rows)
-        or load_relaxed_int(&queue.has_alone) != 0
-    )
+    cdef bint full = need_not_wait(queue)
     cdef bint low = load_relaxed_i64(&queue.waiting_normal) <= 0
     fence()  # pairs with the fence in release(): the task is seen there, or `scheduled` is 0 here
     if exchange_int(&queue.work.scheduled, 1) == 0:
@@ -262,6 +259,14 @@ cdef void batch_queue_kick(BatchQueue* queue, int64_t now) noexcept nogil:
         # In the list for later, or as low: bring it forward. A worker that puts it there just now
         # looks at the same numbers after that, see schedule_again().
         work_queue_schedule(&queue.work, 0 if full or wait_ns == 0 else now + wait_ns, low)
+
+
+cdef inline bint need_not_wait(const BatchQueue* queue) noexcept nogil:
+    """Whether a look at the queue before its time is worth it."""
+    return (
+        load_relaxed_i64(&queue.waiting_rows) >= load_relaxed_i64(&queue.full_rows)
+        or load_relaxed_int(&queue.has_alone) != 0
+    )
 
 
 cdef void batch_queue_hurry(BatchQueue* queue) noexcept nogil:
@@ -463,6 +468,7 @@ cdef void batch_queue_sweep(BatchQueue* queue) noexcept nogil:
         put_back(kind, kept)
         kind = kind.next
     drop_empty_kinds(queue)
+    store_relaxed_i64(&queue.full_rows, rows_to_look_at(queue))
     pthread_mutex_unlock(&queue.lock)
     refuse_all(queue, unwanted, REFUSED_UNWANTED)
 
@@ -564,14 +570,19 @@ cdef BatchKind* choose_kind(
     return best
 
 
-cdef int64_t rows_in_order(const BatchQueue* queue) noexcept nogil:
-    """Rows that wait and were seen by batch_form."""
+cdef int64_t rows_to_look_at(const BatchQueue* queue) noexcept nogil:
+    """With so many rows waiting one of the kinds may be full; with fewer none is, whoever comes."""
     cdef const BatchKind* kind = queue.kinds
-    cdef int64_t rows = 0
+    cdef int64_t enough = min(rows_limit(queue), queue.tuner.rows_enough)
+    cdef int64_t waiting = 0
+    cdef int64_t missing = enough
+    if queue.tuner.wait_ns == 0:
+        return INT64_MAX  # nothing waits, so nobody asks
     while kind != NULL:
-        rows += kind.rows
+        waiting += kind.rows
+        missing = min(missing, max(0, enough - kind.rows))
         kind = kind.next
-    return rows
+    return waiting + missing
 
 
 cdef Batch* new_batch(BatchQueue* queue) noexcept nogil:
@@ -781,17 +792,17 @@ cdef Batch* batch_form(
         due_ns[0] = -2 if only_low else 0
     elif ripe_ns != 0:
         due_ns[0] = ripe_ns
-        store_relaxed_i64(&queue.unripe_rows, rows_in_order(queue))
     else:
         due_ns[0] = -1
         store_relaxed_i64(&queue.latest_due_ns, 0)
+    store_relaxed_i64(&queue.full_rows, rows_to_look_at(queue))
     return batch
 
 
 cdef void look_later(BatchQueue* queue, int64_t now, int64_t* due_ns) noexcept nogil:
     """There is no memory for a batch."""
     due_ns[0] = now + NO_MEMORY_NS
-    store_relaxed_i64(&queue.unripe_rows, load_relaxed_i64(&queue.waiting_rows))
+    store_relaxed_i64(&queue.full_rows, load_relaxed_i64(&queue.waiting_rows) + 1)
 
 
 cdef void begin(BatchQueue* queue, Batch* batch, int64_t now) noexcept nogil:
@@ -829,19 +840,8 @@ cdef void schedule_again(BatchQueue* queue, int64_t due_ns) noexcept nogil:
         return
     work_queue_schedule(&queue.work, max(due_ns, 0), low)
     fence()  # pairs with the fence in batch_queue_kick()
-    if (low and load_relaxed_i64(&queue.waiting_normal) > 0) or (due_ns > 0 and has_filled_up(queue)):
+    if (low and load_relaxed_i64(&queue.waiting_normal) > 0) or (due_ns > 0 and need_not_wait(queue)):
         bring_forward(queue)
-
-
-cdef bint has_filled_up(const BatchQueue* queue) noexcept nogil:
-    """There may be a full batch now among what was to wait at the last look.
-
-    Kinds that are full only together wait on, or the queue would be looked at all the time.
-    """
-    cdef int64_t waiting = load_relaxed_i64(&queue.waiting_rows)
-    if load_relaxed_int(&queue.has_alone) != 0:
-        return True
-    return waiting >= load_relaxed_i64(&queue.full_rows) and waiting > load_relaxed_i64(&queue.unripe_rows)
 
 
 cdef void bring_forward(BatchQueue* queue) noexcept nogil:
@@ -907,7 +907,7 @@ cdef void batch_ended(Batch* batch, int64_t now) noexcept nogil:
 
 cdef void publish(BatchQueue* queue) noexcept nogil:
     """What the tuner chose, for those who push."""
-    store_relaxed_i64(&queue.full_rows, queue.tuner.rows_enough)
+    store_relaxed_i64(&queue.full_rows, rows_to_look_at(queue))
     store_relaxed_i64(&queue.wait_ns, queue.tuner.wait_ns)
     store_relaxed_i64(&queue.row_ns, tuner_row_ns(&queue.tuner))
 

@@ -20,6 +20,7 @@ cdef struct SignatureInput:
     int dtype
     TF_Tensor* default_value   # owned; NULL when the signature has none for this alias
     bint has_rows           # dim 0 may be any number: rows of several requests may follow each other
+    int rank                # -1: any
 
 cdef struct SignatureOutput:
     Bytes alias

@@ -110,6 +110,7 @@ cdef int resolve_tensors(Signature* signature, TF_Graph* graph, object signature
     for i in range(inputs_size):
         alias, info = inputs[i]
         signature.inputs[i].has_rows = has_rows(info)
+        signature.inputs[i].rank = rank_of(info)
         signature.feeds[i] = find_output(graph, f'input "{alias}"', info)
         if info.dtype == 0:  # old exporters leave it out
             signature.inputs[i].dtype = dtype_of(signature.feeds[i])
@@ -130,6 +131,12 @@ cdef bint has_rows(object info) except -1:
     """Whether a TensorInfo's dim 0 is left open, as the number of rows is."""
     shape = info.tensor_shape
     return bool(shape.unknown_rank or (shape.dim and shape.dim[0].size == -1))
+
+
+cdef int rank_of(object info) except -2:
+    """A TensorInfo's rank, -1 if it may be any."""
+    shape = info.tensor_shape
+    return -1 if shape.unknown_rank else len(shape.dim)
 
 
 cdef int dtype_of(TF_Output output) noexcept nogil:

@@ -159,7 +159,7 @@ class Client:
     def predict(self, request: str | bytes | Any, timeout: float = SECONDS) -> Any:
         return self.predict_future(request, timeout).result()
 
-    def predict_future(self, request: str | bytes | Any, timeout: float = SECONDS) -> Any:
+    def predict_future(self, request: str | bytes | Any, timeout: float | None = SECONDS) -> Any:
         if isinstance(request, str):
             request = parse_text("tensorflow.serving.PredictRequest", request, "")
         if not isinstance(request, bytes):

@@ -3,8 +3,9 @@
 Rows are copied once, from the requests' bytes into the batch's tensors, and once more from the
 batch's outputs into the responses. Calls that are alike share batches: the same outputs, the same dtypes
 and shapes but for the number of rows. Where rows mean nothing, a call runs alone: a scalar input, unequal
-numbers of rows, no rows, a default value, an input or output whose first dimension is fixed. That an
-output has no rows may also show when it was run; then it is known from then on.
+numbers of rows, no rows, a default value, a rank or dtype that is not the signature's, an input or output
+whose first dimension is fixed. That an output has no rows may also show when it was run; then it is known
+from then on.
 
 If a batch fails, its halves run again, and theirs, so that only calls that fail by themselves get the
 error. Codes and texts are TensorFlow Serving's (batching/batching_session.cc) and those of TensorFlow's
@@ -112,6 +113,7 @@ from tfsrv.handlers._predict_split cimport (
     SplitPart,
     split_begin,
     split_fail,
+    split_leave,
     split_make_feeds,
     split_part_free,
     split_part_new,
@@ -182,6 +184,7 @@ cdef int batch_call(Pool* pool, Call* call) noexcept nogil:
         if (
             here and work_queue_is_idle(&served.queue.work)
             and load_relaxed_i64(&served.queue.waiting_rows) == 0
+            and load_relaxed_i64(&served.queue.wait_ns) == 0
             and task.rows <= served.queue.settings.max_rows
             and (task.alone or batch_allowed_rows(&served.queue.settings, task.rows) == task.rows)
         ):
@@ -259,6 +262,8 @@ cdef void describe(Call* call, BatchTask* task) noexcept nogil:
         if (
             size < 1 or rows < 1 or not signature.inputs[i].has_rows
             or source.wire.dtype != signature.inputs[i].dtype
+            # Of another rank than the signature says: what the model makes of it may mix rows.
+            or signature.inputs[i].rank not in (-1, source.wire.rank)
             or (pads and not may_be_padded(source.view, source.wire))
         ):
             task.alone = True
@@ -525,8 +530,8 @@ cdef bint try_range(Running* running, int first, int size) noexcept nogil:
     if run_together(running, parts, size):
         return True
     running.batch.strange = True
-    if running.live_size == 1 and running.has_other_rows and is_whole(running.live[0]):
-        run_single(running, running.live[0])  # as it is, then
+    if running.live_size == 1 and running.has_other_rows:
+        run_as_it_is(running, running.live[0])
         return True
     if running.live_size > 1 and (running.has_other_rows or may_be_ones_fault(running.status.code)):
         return False
@@ -792,6 +797,17 @@ cdef void keep_part(Running* running, BatchPart* part, int64_t row) noexcept nog
     if split_fail(call, part.rows, &running.status):
         done(running, call)
     status_clear(&running.status)
+
+
+cdef void run_as_it_is(Running* running, BatchPart* part) noexcept nogil:
+    """Some output cannot be divided: have the call run by itself, now or when all its parts are back."""
+    cdef Call* call = call_of(part)
+    if call.split == NULL:
+        run_single(running, part)
+        return
+    part.task = NULL
+    if split_leave(call, part.rows):
+        done(running, call)
 
 
 cdef void run_single(Running* running, BatchPart* part) noexcept nogil:

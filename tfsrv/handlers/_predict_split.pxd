@@ -24,10 +24,12 @@ cdef struct Split:
     Status status               # the first thing that went wrong
     SplitPart* parts            # by descending first_row
     int parts_size
+    bint runs_whole             # an output is not one of rows: what the parts gave is of no use
 
 cdef bint split_begin(Call* call) noexcept nogil
 cdef int split_make_feeds(Call* call) noexcept nogil
 cdef bint split_take(Call* call, SplitPart* part) noexcept nogil
+cdef bint split_leave(Call* call, int64_t rows) noexcept nogil
 cdef bint split_fail(Call* call, int64_t rows, const Status* status) noexcept nogil
 cdef SplitPart* split_part_new(Call* call, int64_t first_row, int64_t rows) noexcept nogil
 cdef void split_part_free(Call* call, SplitPart* part) noexcept nogil

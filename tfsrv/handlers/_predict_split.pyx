@@ -1,7 +1,8 @@
 """A Predict call whose rows are in several batches (enable_large_batch_splitting).
 
 The batches may run at the same time. Whoever brings the last rows joins all outputs and writes the
-response; of several errors the first is told.
+response; of several errors the first is told. If an output turns out not to be one of rows, the whole
+call runs by itself instead.
 """
 
 from libc.stdint cimport int64_t
@@ -28,7 +29,13 @@ from tfsrv._thread cimport (
     pthread_mutex_unlock,
 )
 from tfsrv.handlers._predict_plan cimport Plan
-from tfsrv.handlers._predict_run cimport run_drop_feeds, run_make_feeds, run_write
+from tfsrv.handlers._predict_run cimport (
+    run_call,
+    run_drop_feeds,
+    run_is_wanted,
+    run_make_feeds,
+    run_write,
+)
 
 
 cdef bint split_begin(Call* call) noexcept nogil:
@@ -104,6 +111,23 @@ cdef bint split_take(Call* call, SplitPart* part) noexcept nogil:
     return last
 
 
+cdef bint split_leave(Call* call, int64_t rows) noexcept nogil:
+    """Some rows gave an output that is not one of rows: the call is to run as a whole, in the end.
+
+    True: they were the last, and the call has its status and response.
+    """
+    cdef Split* split = <Split*>call.split
+    cdef bint last
+    pthread_mutex_lock(&split.mutex)
+    split.runs_whole = True
+    split.rows_left -= rows
+    last = split.rows_left == 0
+    pthread_mutex_unlock(&split.mutex)
+    if last:
+        finish(call, split)
+    return last
+
+
 cdef bint split_fail(Call* call, int64_t rows, const Status* status) noexcept nogil:
     """Some rows will not come. True: they were the last, and the call has its status."""
     cdef Split* split = <Split*>call.split
@@ -122,10 +146,13 @@ cdef bint split_fail(Call* call, int64_t rows, const Status* status) noexcept no
 cdef void finish(Call* call, Split* split) noexcept nogil:
     """Nobody else has the split any more."""
     cdef SplitPart* part
-    if split.status.code == OK:
-        write_joined(call, split)
-    else:
+    if split.status.code != OK:
         copy_status(&call.status, &split.status)
+    elif not split.runs_whole:
+        write_joined(call, split)
+    elif run_is_wanted(call):
+        run_drop_feeds(call, <Plan*>call.scratch)
+        run_call(call, False, False)
     while split.parts != NULL:
         part = split.parts
         split.parts = part.next
