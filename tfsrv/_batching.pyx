@@ -13,6 +13,7 @@ worker forms the next batch.
 - What would not be through by its deadline is refused: as it comes, if the rows before it take too
   long, and as it is taken. What runs is in time, so that overload costs only what is refused.
 - Low tasks run when a worker stays free for others, and where a batch of their kind is padded anyway.
+  They take no room from others: those are counted without them, and they with all.
 
 The rules of sizes, waits and limits are TensorFlow's (SharedBatchScheduler and BasicBatchScheduler in
 tensorflow/core/kernels/batching_util), but for max_enqueued_batches: what waits is counted in rows, of
@@ -156,7 +157,8 @@ cdef void free_batch(Batch* batch) noexcept nogil:
 cdef int batch_queue_push(BatchQueue* queue, BatchTask* task) noexcept nogil:
     """Hand a task over. A Pushed; unless it is PUSHED the task stays the caller's.
 
-    Nobody runs it before batch_queue_kick or batch_queue_serve, which may follow many pushes.
+    Nobody need run it before batch_queue_kick or batch_queue_serve, which may follow many pushes. Threads
+    that push at the same moment may pass the limit by one task each.
     """
     cdef int64_t waiting = rows_before(queue, task)
     cdef bint alone = task.alone    # it may be gone once it is pushed
