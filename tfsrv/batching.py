@@ -19,12 +19,12 @@ keeps in a `threading.local` is gone with the batch. It should let go of the GIL
 as numpy's large operations do; where other threads compute in Python, a batch waits for the GIL as
 long as sys.getswitchinterval() says.
 
-**Which requests share a batch.** Those with the same names, dtypes and shapes but for the first dim;
-with `pad_variable_length_inputs` inner dims may have other sizes too, and become the largest in the
-batch (outputs are not cut back). Where rows mean nothing, a request runs alone, and the answer is
-what the callable returned, as it is: if an input has no dims, or no rows, or others have another
-number of rows. If some output turns out to have other rows than the inputs, requests with such
-names run alone from then on.
+**Which requests share a batch.** Those with the same names, dtypes and shapes but for the first
+dim; with `pad_variable_length_inputs` inner dims may have other sizes too, and become the largest
+in the batch (outputs are not cut back). Where rows mean nothing, a request runs alone, and the
+answer is what the callable returned, as it is: if an input has no dims, or no rows, or others have
+another number of rows. If some output turns out to have other rows than the inputs, requests with
+such names run alone from then on.
 
 **When they run.** By default as soon as a thread is free: requests gather only while all of them
 are busy. The fields of BatchingParameters mean what they mean in TensorFlow Serving
