@@ -16,13 +16,15 @@ them are copies: the callable may change and keep its inputs, the caller its ans
 submitted must stay as it is until there is an answer. The callable runs in native threads, in
 several at a time unless `max_concurrent_runs` is 1, never in more than the scheduler has; what it
 keeps in a `threading.local` is gone with the batch. It should let go of the GIL while it computes,
-as numpy's large operations do.
+as numpy's large operations do; where other threads compute in Python, a batch waits for the GIL as
+long as sys.getswitchinterval() says.
 
-**Which requests share a batch.** Those with the same names, dtypes and shapes but for the first dim
-(with `pad_variable_length_inputs`: and but for the sizes of inner dims). Where rows mean nothing, a
-request runs alone, and the answer is what the callable returned, as it is: if an input has no dims,
-or no rows, or others have another number of rows. If some output turns out to have other rows than
-the inputs, requests with such names run alone from then on.
+**Which requests share a batch.** Those with the same names, dtypes and shapes but for the first
+dim; with `pad_variable_length_inputs` inner dims may have other sizes too, and become the largest
+in the batch (outputs are not cut back). Where rows mean nothing, a request runs alone, and the
+answer is what the callable returned, as it is: if an input has no dims, or no rows, or others have
+another number of rows. If some output turns out to have other rows than the inputs, requests with
+such names run alone from then on.
 
 **When they run.** By default as soon as a thread is free: requests gather only while all of them
 are busy. The fields of BatchingParameters mean what they mean in TensorFlow Serving
@@ -42,7 +44,8 @@ fail by themselves: the callable must bear that. They get the exception that was
 All else is a ServingError, with TensorFlow Serving's code and text:
 
 - INVALID_ARGUMENT: more rows than `max_batch_size`, or no arrays
-- UNAVAILABLE: too much waits already (`max_enqueued_batches`), or the session was closed
+- UNAVAILABLE: `max_enqueued_batches` times as many rows wait already as a batch may have, or the
+  session was closed
 - DEADLINE_EXCEEDED: the time is over, or too short
 - CANCELLED: the session was closed and told to cancel what waits
 - FAILED_PRECONDITION: outputs of a request that was split over batches cannot be put together
@@ -97,9 +100,9 @@ FORKED = "The batching session is of the process that was forked: the child has 
 class BatchScheduler:
     """The threads that run the batches of all sessions that are made with it.
 
-    `num_batch_threads` is how many batches run at a time, of one session too: as many as there are
-    processors if it is not told, 64 at most. Threads that stand in for long runs come on top, so
-    that no session waits for another one. `thread_pool_name` is what tools show of them.
+    `num_batch_threads` is how many batches of one session run at a time: as many as there are
+    processors if it is not told, 64 at most. There is one thread more, and others stand in for
+    long runs, so that no session has all of them. `thread_pool_name` is what tools show of them.
 
     Raises WrongParameterError, and OSError if the system gives no threads. Thread-safe.
     """
@@ -158,6 +161,8 @@ class BatchScheduler:
             self._close(forgotten, False, 0)
         queue = ArrayQueue(self._workers, function, parameters, name, self)
         self._queues.add(weakref.ref(queue, self._queues.discard))
+        if self._is_closed:  # meanwhile
+            queue.close(CLOSED, True, 0)
         return queue
 
     def _close(self, queue: ArrayQueue, cancel: bool, timeout: float | None) -> bool:

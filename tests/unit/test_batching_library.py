@@ -782,6 +782,33 @@ def test_a_callable_that_hangs_delays_no_other_session() -> None:
         stuck.close()
 
 
+def test_a_session_with_few_requests_does_not_wait_for_those_with_many() -> None:
+    order: list[str] = []
+
+    def first(inputs: Array) -> Any:
+        order.append("many")
+        return puppet(inputs)
+
+    def other(inputs: Array) -> Any:
+        order.append("few")
+        return inputs
+
+    puppet = Puppet()
+    parameters = BatchingParameters(max_batch_size=1)
+    with BatchScheduler(1) as scheduler:
+        many = [BatchingSession(first, scheduler, parameters) for _ in range(2)]
+        few = BatchingSession(other, scheduler, parameters)
+        futures = [session.submit(rows(1)) for session in many]
+        eventually(lambda: puppet.running == 2)  # the threads are busy
+        futures += [session.submit(rows(1)) for session in many for _ in range(5)]
+        futures.append(few.submit(rows(1)))
+        puppet.let_go(1)
+        eventually(lambda: len(order) > 2)
+        assert order[2] == "few"
+        puppet.let_go()
+        answers(futures)
+
+
 # --- the end
 
 
