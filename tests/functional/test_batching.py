@@ -59,6 +59,7 @@ MODELS: dict[str, tuple[str, str | None]] = {
     "split_failing": ("fails_for_negative", patient(10, SPLITTING)),
     "split_invalid": ("probe", patient(10, SPLITTING)),
     "full": ("probe", patient(4, FULL)),
+    "left": ("probe", patient(4, FULL)),
     "batched": ("probe", patient(2)),
     "not_batched": ("probe", None),
     "filtered": ("probe", patient(2)),
@@ -276,6 +277,16 @@ def test_a_full_queue_refuses(ask: Client) -> None:
     answers(waiting)
     (again,) = send(ask, wide("full", numpy.zeros((4, 3))))
     answers([again])
+
+
+def test_requests_that_nobody_waits_for_do_not_fill_a_queue(ask: Client) -> None:
+    left = send(ask, *(wide("left", numpy.zeros((3, size))) for size in (1, 2)))
+    kept = send(ask, wide("left", numpy.zeros((1, 3))))
+    for future in left:
+        future.cancel()
+    arrived(ask)
+    kept += send(ask, wide("left", numpy.ones((3, 3))))
+    assert [together(response) for response in answers(kept)] == [[0] * 3 + [1] * 9] * 2
 
 
 def test_a_full_queue_tells_what_would_fit_if_requests_are_split(ask: Client) -> None:

@@ -70,7 +70,8 @@ def test_requests_gather_while_the_workers_are_busy(tmp_path: Path, models: Path
     with batching(tmp_path, models, m=one_at_a_time) as server, client(server.address()) as ask:
         for i in range(10):
             gate = Gate(tmp_path / f"gate-{i}")
-            futures = send(ask, gated(str(gate.path), -1), *(gated("", j) for j in range(9)))
+            futures = send(ask, gated(str(gate.path), -1))
+            futures += send(ask, *(gated("", j) for j in range(9)))
             gate.open()
             responses = answers(futures)
             assert [values(response) for response in responses] == [[j] for j in range(-1, 9)]
@@ -213,6 +214,7 @@ def test_requests_that_wait_are_answered_before_the_server_ends(
 # --- memory
 
 
+@pytest.mark.skipif(not http2_client.MEMORY_TELLS, reason="a sanitizer keeps freed memory")
 def test_memory_does_not_grow_with_the_number_of_requests(models: Path, tmp_path: Path) -> None:
     """Rounds of the same requests, many of which fail, some of which nobody waits for."""
     file = tmp_path / "batching.config"
