@@ -1,23 +1,26 @@
-"""What has happened at a batch queue, for people."""
+"""What has happened at a batch queue, and what it has learned: for logs, metrics and tests."""
 
 from libc.stdint cimport int64_t
 
 from tfsrv._atomic cimport load_relaxed_i64
+from tfsrv._batch_tuner cimport Tuner, tuner_describe
 from tfsrv._batching cimport BatchCounts
 from tfsrv._thread cimport pthread_mutex_lock, pthread_mutex_unlock
 
 
 cdef dict batch_counts(BatchQueue* queue):
-    """Since the queue was made, but for what waits and runs now.
+    """Since the queue was made, but for what waits and runs now. And what tuner_describe tells.
 
     `sizes` has the batches by their rows, padding not counted: {1: a, 2: b, 4: c} says that `a` had
     one row, `b` two or three, and `c` four to seven.
     """
     cdef BatchCounts counts
+    cdef Tuner tuner
     cdef int running
     cdef int i
     pthread_mutex_lock(&queue.lock)
     counts = queue.counts
+    tuner = queue.tuner
     running = queue.runs
     pthread_mutex_unlock(&queue.lock)
     return {
@@ -32,4 +35,5 @@ cdef dict batch_counts(BatchQueue* queue):
         "refused_unwanted": load_relaxed_i64(&queue.counts.refused_unwanted),
         "running": running,
         "waiting_rows": load_relaxed_i64(&queue.waiting_rows),
+        **tuner_describe(&tuner),
     }

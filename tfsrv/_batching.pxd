@@ -155,6 +155,7 @@ cdef struct BatchQueue:
     int64_t run_ns              # what a run is expected to take, cautiously
     int64_t row_ns              # by which each waiting row delays those behind it
     int64_t latest_due_ns       # of what waits, about
+    int64_t last_call_ns        # when what came since the last look has to begin for its deadline's sake
     int64_t swept_ns
 
 
@@ -175,4 +176,3 @@ cdef void batch_note_alone(
     BatchQueue* queue, int64_t rows, int64_t arrived_ns, int64_t begun_ns, int64_t now) noexcept nogil
 cdef int64_t batch_allowed_rows(const BatchSettings* settings, int64_t rows) noexcept nogil
 cdef void* batch_scratch(Batch* batch, size_t size) noexcept nogil
-cdef dict batch_queue_describe(BatchQueue* queue)

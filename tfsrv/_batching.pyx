@@ -28,6 +28,7 @@ from libc.string cimport memset
 
 from tfsrv._atomic cimport (
     add_relaxed_i64,
+    cas_weak_i64,
     exchange_int,
     fence,
     load_acquire_int,
@@ -35,15 +36,14 @@ from tfsrv._atomic cimport (
     load_relaxed_int,
     store_relaxed_i64,
     store_release_int,
+    store_seq_cst_i64,
     store_seq_cst_int,
 )
 from tfsrv._batch_tuner cimport (
-    Tuner,
     TunerSettings,
     tuner_arrived,
     tuner_began,
     tuner_choose_arm,
-    tuner_describe,
     tuner_ended,
     tuner_init,
     tuner_latency,
@@ -113,6 +113,7 @@ cdef BatchQueue* batch_queue_new(
     work_queue_begin(&queue.work, pool, take_turn)
     if share != NULL:
         queue.work.share = share
+    queue.last_call_ns = INT64_MAX
     work_queue_set_limit(&queue.work, queue.tuner.concurrency)
     publish(queue)
     return queue
@@ -182,6 +183,8 @@ cdef int batch_queue_push(BatchQueue* queue, BatchTask* task) noexcept nogil:
     task.rows_begun = 0
     if task.due_ns > load_relaxed_i64(&queue.latest_due_ns):
         store_relaxed_i64(&queue.latest_due_ns, task.due_ns)
+    if task.deadline_ns != 0 and load_relaxed_i64(&queue.wait_ns) != 0:
+        hear_last_call(queue, last_call(queue, task))
     # Counted first: a worker that takes the task at once takes it off again.
     add_relaxed_i64(&queue.waiting_rows, task.rows)
     if not task.low:
@@ -191,6 +194,12 @@ cdef int batch_queue_push(BatchQueue* queue, BatchTask* task) noexcept nogil:
     if alone and pushed == PUSHED:
         store_release_int(&queue.has_alone, 1)  # after the push: the look that clears it finds the task
     return pushed
+
+
+cdef void hear_last_call(BatchQueue* queue, int64_t when) noexcept nogil:
+    cdef int64_t before = load_relaxed_i64(&queue.last_call_ns)
+    while when < before and not cas_weak_i64(&queue.last_call_ns, &before, when):
+        pass
 
 
 cdef inline int64_t rows_before(const BatchQueue* queue, const BatchTask* task) noexcept nogil:
@@ -249,18 +258,19 @@ cdef inline void take_off_rows(BatchQueue* queue, const BatchTask* task, int64_t
 
 cdef void batch_queue_kick(BatchQueue* queue, int64_t now) noexcept nogil:
     """Have a worker look at the queue, if none is about to. Any thread, after a push."""
-    cdef int64_t wait_ns = load_relaxed_i64(&queue.wait_ns)
-    cdef bint full = need_not_wait(queue)
+    cdef int64_t due_ns = 0
     cdef bint low = load_relaxed_i64(&queue.waiting_normal) <= 0
+    if load_relaxed_i64(&queue.wait_ns) != 0 and not need_not_wait(queue):
+        due_ns = min(now + load_relaxed_i64(&queue.wait_ns), load_relaxed_i64(&queue.last_call_ns))
     fence()  # pairs with the fence in release(): the task is seen there, or `scheduled` is 0 here
     if exchange_int(&queue.work.scheduled, 1) == 0:
-        work_queue_schedule(&queue.work, now + wait_ns if wait_ns and not full else 0, low)
-    elif (full and load_relaxed_i64(&queue.work.due_ns) != 0) or (
+        work_queue_schedule(&queue.work, due_ns, low)
+    elif due_ns < load_relaxed_i64(&queue.work.due_ns) or (
         not low and load_relaxed_int(&queue.work.low) != 0
     ):
         # In the list for later, or as low: bring it forward. A worker that puts it there just now
         # looks at the same numbers after that, see schedule_again().
-        work_queue_schedule(&queue.work, 0 if full or wait_ns == 0 else now + wait_ns, low)
+        work_queue_schedule(&queue.work, due_ns, low)
 
 
 cdef inline bint need_not_wait(const BatchQueue* queue) noexcept nogil:
@@ -537,11 +547,22 @@ cdef inline int64_t ripe_at(const BatchQueue* queue, const BatchKind* kind) noex
     """When a batch has waited long enough.
 
     A wait that was set counts from the batch's first task on; one that was learned from when there was
-    a worker as well, since it is for those whom the last batch has just answered.
+    a worker as well, since it is for those whom the last batch has just answered. No wait is longer
+    than deadlines allow.
     """
+    cdef const BatchTask* first = kind_first(kind)
+    cdef int64_t since_ns = kind.since_ns
     if queue.settings.target_ns > 0:
-        return max(kind.since_ns, queue.last_end_ns) + queue.tuner.wait_ns
-    return kind.since_ns + queue.tuner.wait_ns
+        since_ns = max(since_ns, queue.last_end_ns)
+    if first.deadline_ns != 0:  # the earliest one
+        return min(since_ns + queue.tuner.wait_ns, last_call(queue, first))
+    return since_ns + queue.tuner.wait_ns
+
+
+cdef inline int64_t last_call(const BatchQueue* queue, const BatchTask* task) noexcept nogil:
+    """When a task with a deadline has to begin at the latest, if runs take as long as they did."""
+    cdef int64_t run_ns = load_relaxed_i64(&queue.run_ns)
+    return task.deadline_ns - run_ns - run_ns // 8
 
 
 cdef BatchKind* choose_kind(
@@ -763,7 +784,9 @@ cdef Batch* batch_form(
     cdef int64_t ripe_ns
     cdef bint only_low
     if load_relaxed_int(&queue.has_alone) != 0:
-        exchange_int(&queue.has_alone, 0)   # pairs with store_release in batch_queue_push()
+        exchange_int(&queue.has_alone, 0)  # pairs with store_release in batch_queue_push()
+    # Before the inbox is emptied: what is pushed later is heard of later.
+    store_seq_cst_i64(&queue.last_call_ns, INT64_MAX)
     drain(queue)
     batch = new_batch(queue)
     if batch == NULL:
@@ -844,6 +867,8 @@ cdef void schedule_again(BatchQueue* queue, int64_t due_ns) noexcept nogil:
     fence()  # pairs with the fence in batch_queue_kick()
     if (low and load_relaxed_i64(&queue.waiting_normal) > 0) or (due_ns > 0 and need_not_wait(queue)):
         bring_forward(queue)
+    elif due_ns > load_relaxed_i64(&queue.last_call_ns):
+        work_queue_schedule(&queue.work, load_relaxed_i64(&queue.last_call_ns), low)
 
 
 cdef void bring_forward(BatchQueue* queue) noexcept nogil:
@@ -981,37 +1006,3 @@ cdef void* batch_scratch(Batch* batch, size_t size) noexcept nogil:
         batch.scratch = grown
         batch.scratch_size = size
     return batch.scratch
-
-
-# ---- what Python sees -----------------------------------------------------------------------------
-
-cdef dict batch_queue_describe(BatchQueue* queue):
-    """Counts since the start, and what was learned and chosen. For logs, metrics and tests.
-
-    batches, tasks, rows and padding_rows that were run; refused by reason: full, late, unwanted;
-    run_apart, batches that failed as a whole and were run in parts; sizes, {rows: batches} with the
-    numbers of rows rounded down to powers of two; waiting_rows; and what tuner_describe tells.
-    """
-    cdef BatchCounts counts
-    cdef Tuner tuner
-    cdef int i
-    with nogil:
-        pthread_mutex_lock(&queue.lock)
-        counts = queue.counts
-        tuner = queue.tuner
-        pthread_mutex_unlock(&queue.lock)
-    return {
-        "batches": counts.batches,
-        "tasks": counts.tasks,
-        "rows": counts.rows,
-        "padding_rows": counts.padding_rows,
-        "refused": {
-            "full": load_relaxed_i64(&queue.counts.refused_full),
-            "late": load_relaxed_i64(&queue.counts.refused_late),
-            "unwanted": load_relaxed_i64(&queue.counts.refused_unwanted),
-        },
-        "run_apart": load_relaxed_i64(&queue.counts.run_apart),
-        "sizes": {1 << i: counts.sizes[i] for i in range(32) if counts.sizes[i]},
-        "waiting_rows": load_relaxed_i64(&queue.waiting_rows),
-        **tuner_describe(&tuner),
-    }

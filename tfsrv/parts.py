@@ -100,6 +100,10 @@ class _AllWorkers:
         self._workers.start()
         self._housekeeping.start()
 
+    def hurry(self) -> None:
+        for session in batched_sessions():
+            session.hurry()
+
     def stop(self, timeout_seconds: float) -> bool:
         deadline = time.monotonic() + timeout_seconds
         self._housekeeping.stop(0.0)  # a daemon: nobody waits for its last job

@@ -68,9 +68,12 @@ class Core(Protocol):
 
 
 class Workers(Protocol):
-    """The part of WorkerPool that is used here."""
+    """The part of WorkerPool that is used here, and more."""
 
     def start(self) -> None: ...
+
+    def hurry(self) -> None:
+        """Let no request wait for others any more."""
 
     def stop(self, timeout_seconds: float) -> bool: ...
 
@@ -249,6 +252,7 @@ class Server:
         parts = self._parts
         if parts is None:
             return
+        await asyncio.to_thread(parts.workers.hurry)
         if self._listening:
             await parts.grpc_server.stop(self._options.shutdown_grace_seconds)
         held = parts.call_loop.held_by_workers

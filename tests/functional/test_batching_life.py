@@ -211,6 +211,41 @@ def test_requests_that_wait_are_answered_before_the_server_ends(
         assert server.log[-1].endswith("Stopped.")
 
 
+def test_a_batch_waits_for_no_more_company_when_its_model_goes(
+    tmp_path: Path, models: Path
+) -> None:
+    """shared_batch_scheduler.h: the open batch of a closed queue is schedulable at once."""
+    path = batched_model(tmp_path / "m", models / "probe", patient(4))
+    where = ("--port=0", "--bind_address=127.0.0.1", "--enable_model_management")
+    with (
+        config_file({"m": path}) as config,
+        launched(config, *where, *FLAGS) as server,
+        client(server.address()) as ask,
+    ):
+        until(lambda: ask.states("m") == [AVAILABLE])
+        futures = send(ask, rows("m", 1), rows("m", 2))
+        reload(ask, model("half_plus_two", models / "half_plus_two"))
+        assert [together(response) for response in answers(futures)] == [[1, 2]] * 2
+        until(lambda: ask.states("m") == [END])
+
+
+def test_a_batch_waits_for_no_more_company_when_the_server_drains(
+    tmp_path: Path, models: Path
+) -> None:
+    """Requests wait through the whole grace (25 s) if batch_timeout_micros is longer, and fail."""
+    path = batched_model(tmp_path / "m", models / "probe", patient(4))
+    with (
+        config_file({"m": path}) as config,
+        launched(config, "--port=0", "--bind_address=127.0.0.1", *FLAGS) as server,
+        client(server.address()) as ask,
+    ):
+        until(lambda: ask.states("m") == [AVAILABLE])
+        futures = send(ask, rows("m", 1), rows("m", 2))
+        server.process.send_signal(signal.SIGTERM)
+        assert [together(response) for response in answers(futures)] == [[1, 2]] * 2
+        assert server.wait() == 0
+
+
 # --- memory
 
 

@@ -41,6 +41,7 @@ class PuppetLoader(Loader):
         failures: Sequence[Exception | None] = (),
         *,
         warm_up_failure: Exception | None = None,
+        quiesce_failure: Exception | None = None,
         unload_failure: Exception | None = None,
         gate: threading.Event | None = None,
         unload_gate: threading.Event | None = None,
@@ -55,7 +56,9 @@ class PuppetLoader(Loader):
         self.entered = threading.Event()  # load was called
         self._failures = deque(failures)
         self._warm_up_failure = warm_up_failure
+        self._quiesce_failure = quiesce_failure
         self._unload_failure = unload_failure
+        self.is_quiesced = False
         self._gate = gate
         self._unload_gate = unload_gate
         self._during_load = during_load
@@ -94,6 +97,12 @@ class PuppetLoader(Loader):
 
     def has_loaded(self, servable: object) -> bool:
         return self._servable is servable
+
+    def quiesce(self) -> None:
+        assert self._servable is not None, "quiesced without being loaded"
+        self.is_quiesced = True
+        if self._quiesce_failure is not None:
+            raise self._quiesce_failure
 
     def unload(self) -> None:
         self.calls.append("unload")

@@ -748,3 +748,13 @@ def test_a_queue_frees_its_context_once() -> None:
         queue.close()
         queue.close()
         assert queue.freed == 1
+
+
+def test_no_wait_is_longer_than_a_deadline_allows() -> None:
+    with stepped(wait_ns=10 * MS) as queue:
+        queue.expect(run_ns=8 * MS, row_ns=0)
+        push_all(queue, 1, deadline_ns=START + 19 * MS)
+        assert form(queue).due_ns == START + 10 * MS
+        push_all(queue, 1, deadline_ns=START + 14 * MS)
+        assert form(queue).due_ns == START + 5 * MS  # an eighth of a run is left to chance
+        assert form(queue, START + 5 * MS).tasks == [1, 0]

@@ -100,6 +100,28 @@ def test_slow_request_delays_the_unload_of_its_own_version_only(server: Server) 
     assert held.calls[-1] == "unload"
 
 
+def test_a_version_is_told_that_no_request_comes_before_its_last_one_ends(server: Server) -> None:
+    held = loader("held", 1)
+    server.aspire("held", held)
+    eventually(lambda: server.available("held") == [1])
+    handle = server.serving_map.acquire("held", 1)
+    assert not held.is_quiesced
+    server.aspire("held", loader("held", 2))
+    eventually(lambda: held.is_quiesced)
+    assert "unload" not in held.calls
+    handle.release()
+    eventually(lambda: server.is_in("held", 1, ManagerState.END))
+
+
+def test_a_version_that_cannot_quiesce_is_unloaded_all_the_same(server: Server) -> None:
+    odd = PuppetLoader(ServableId("odd", 1), quiesce_failure=ValueError("no"))
+    server.aspire("odd", odd)
+    eventually(lambda: server.available("odd") == [1])
+    server.aspire("odd")
+    eventually(lambda: server.is_in("odd", 1, ManagerState.END))
+    assert odd.calls[-1] == "unload"
+
+
 def test_retries_happen_by_themselves(server: Server) -> None:
     server.aspire("a", PuppetLoader(ServableId("a", 1), [transient()] * 3))
     eventually(lambda: server.available("a") == [1])

@@ -131,6 +131,9 @@ class FakeSession:
     def __init__(self) -> None:
         self.calls: list[str] = []
 
+    def hurry(self) -> None:
+        self.calls.append("hurry")
+
     def close(self) -> None:
         self.calls.append("close")
 
@@ -180,8 +183,10 @@ def test_loader_loads_serves_and_closes_a_session() -> None:
     loader.load()
     assert loading.asked == [("/models/m/7", ("serve", "gpu"), b"config", "m", 7)]
     assert loader.servable() is loading.session
+    loader.quiesce()
     loader.unload()
-    assert loading.session.calls == ["close"]
+    loader.quiesce()
+    assert loading.session.calls == ["hurry", "close"]
 
 
 def test_loader_cancels_what_is_loaded_only() -> None:

@@ -42,6 +42,7 @@ class FakeParts:
         self.unavailable: dict[str, ServingError] = {}
         self.changed: Callable[[Any], object] = lambda state: None
         self.stopped_core_with: float | None = None
+        self.hurried_before: list[str] = []  # the last event then
 
     def make(self, options: ServerOptions, loop: asyncio.AbstractEventLoop) -> Parts:
         return Parts(
@@ -102,6 +103,9 @@ class _Workers:
 
     def start(self) -> None:
         self._parts.events.append("workers start")
+
+    def hurry(self) -> None:
+        self._parts.hurried_before = self._parts.events[-1:]
 
     def stop(self, timeout_seconds: float) -> bool:
         self._parts.events.append("workers stop")
@@ -176,6 +180,7 @@ def test_opens_ports_before_models_and_stops_in_order() -> None:
         server.stop()
         await serving
         assert parts.events == ["workers start", "grpc starts", "core starts", *STOPS]
+        assert parts.hurried_before == ["core starts"]
         assert parts.stopped_core_with != 0
 
     run(test())

@@ -13,7 +13,7 @@ from tfsrv.core.resources import ResourceAllocation
 class Loader(ABC):
     """The life of one version's servable. Methods are called on threads that may block.
 
-    The order is: load, warm_up, servable (any number of times), unload. A load that raised has
+    The order is: load, warm_up, servable (any number of times), quiesce, unload. A load that raised has
     cleaned up after itself, and may be called again; unload follows each load that did not
     raise, exactly once, and never while a request still holds the servable.
     """
@@ -44,6 +44,12 @@ class Loader(ABC):
     @abstractmethod
     def servable(self) -> object:
         """What requests get; the same object from load to unload."""
+
+    def quiesce(self) -> None:  # noqa: B027 - a hook: where requests do not wait for each other
+        """No new request comes: let none of those that hold the servable wait for others.
+
+        Called before the wait for their end; some may have found the servable and begin only now.
+        """
 
     @abstractmethod
     def unload(self) -> None:

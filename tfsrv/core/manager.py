@@ -490,6 +490,10 @@ class BasicManager:
         """On a thread of the unload executor."""
         failure: ServingError | None = None
         if harness.state is State.QUIESCING:
+            try:
+                harness.loader.quiesce()
+            except Exception:  # it is unloaded all the same, later perhaps
+                logger.exception("%s did not quiesce", harness.id)
             while not self._publisher.drain(
                 harness.id.name, harness.id.version, DRAIN_SLICE_SECONDS
             ):

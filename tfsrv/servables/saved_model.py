@@ -41,6 +41,9 @@ class SavedModelOptions:
 class Session(Protocol):
     """What a loader needs of a loaded SavedModel."""
 
+    def hurry(self) -> None:
+        """Run what waits in batches now."""
+
     def close(self) -> None:
         """Free it. Nobody may run it any more."""
 
@@ -133,6 +136,11 @@ class SavedModelLoader(Loader):
 
     def servable(self) -> object:
         return self._session
+
+    def quiesce(self) -> None:
+        """Batches wait for no more requests."""
+        if self._session is not None:
+            self._session.hurry()
 
     def unload(self) -> None:
         session, self._session = self._session, None
