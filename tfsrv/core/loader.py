@@ -13,10 +13,9 @@ from tfsrv.core.resources import ResourceAllocation
 class Loader(ABC):
     """The life of one version's servable. Methods are called on threads that may block.
 
-    The order is: load, warm_up, servable (any number of times), quiesce, unload. A load that raised has
-    cleaned up after itself, and may be called again; unload follows each load that did not
-    raise, exactly once, and never while a request still holds the servable.
-    """
+    The order is: load, warm_up, servable (any number of times), quiesce, unload. A load that
+    raised has cleaned up after itself, and may be called again; unload follows each load that did
+    not raise, exactly once, and never while a request still holds the servable.
 
     @property
     def origin(self) -> object:
