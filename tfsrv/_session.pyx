@@ -26,7 +26,7 @@ from tfsrv._meta_graph cimport (
     meta_graph_view_free,
     meta_graph_view_init,
 )
-from tfsrv._run_arms cimport ARM_EITHER, ARM_POOL
+from tfsrv._run_arms cimport ARM_ANY, ARM_EITHER, ARM_POOL
 from tfsrv._run_pools cimport run_pool_give, run_pool_take
 from tfsrv._servable cimport NativeServable
 from tfsrv._signature cimport (
@@ -69,6 +69,7 @@ from tfsrv._tf cimport (
     TF_Status,
     TF_Tensor,
     api,
+    can_limit_threads,
     take_status,
     thread_status,
 )
@@ -496,7 +497,10 @@ cdef int set_batching(Session* session, object parameters) except -1:
     settings.wait_ns = parameters.batch_timeout_micros * 1000
     settings.target_ns = <int64_t>(parameters.target_latency_ms * 1e6)
     settings.max_runs = session.share.limit
-    settings.arm = ARM_POOL if session.uses_gpu else ARM_EITHER
+    if session.uses_gpu:
+        settings.arm = ARM_POOL
+    else:
+        settings.arm = ARM_ANY if can_limit_threads() else ARM_EITHER
     settings.splits = parameters.enable_large_batch_splitting
     settings.pads_inner = parameters.pad_variable_length_inputs
     settings.allowed_size = len(allowed)
