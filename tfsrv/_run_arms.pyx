@@ -20,6 +20,7 @@ cdef double WORTH_NS = 100_000          # below, the hand-over to the pool eats 
 cdef double NOT_WORTH_NS = 80_000       # hysteresis to the above
 cdef double WARM_RATIO = 4.0            # times the mean; a run farther off counts as one there
 cdef int FIRST_RUNS = 4                 # before anything is tried: the first ones compile, load, touch memory
+cdef int TURN = 4                       # runs of an arm in a row while all are tried, see arms_choose
 cdef int LEAST = 8                      # runs in each arm before they are compared
 cdef int MOST = 48                      # runs in each arm; then it is as good as equal
 cdef double SURE = 3.0                  # standard errors of the difference are no chance, though looked at often
@@ -63,7 +64,9 @@ cdef int arms_choose(RunArms* arms) noexcept nogil:
     arms.run += 1
     arms.since_probe += 1
     if arms.exploring:
-        return turn_of(<unsigned int>arms.run, arms.size)
+        # Several in a row, so that runs at the same time are mostly of one arm: a run that takes
+        # the cores of its neighbour is fast at the neighbour's cost.
+        return turn_of(<unsigned int>arms.run // <unsigned int>TURN, arms.size)
     if arms.probe_due:
         arms.probe_due = False
         arms.since_probe = 0

@@ -57,7 +57,7 @@ def test_all_are_tried_equally_often() -> None:
     seen = runs.go(200, lambda arm: 5)  # no difference: tried as long as ever
     assert runs.place == "caller"
     assert seen[POOL] >= 48
-    assert abs(seen[POOL] - seen[SINGLE]) <= 3
+    assert abs(seen[POOL] - seen[SINGLE]) <= 8  # two turns
 
 
 def test_one_thread_is_not_tried_unless_all_are_allowed() -> None:
