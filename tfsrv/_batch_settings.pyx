@@ -4,7 +4,7 @@ from libc.limits cimport INT_MAX
 from libc.stdint cimport INT64_MAX, int64_t
 
 from tfsrv._batching cimport MAX_ALLOWED_SIZES
-from tfsrv._run_arms cimport ARM_EITHER
+from tfsrv._run_arms cimport ARM_CALLER
 
 from tfsrv.errors import Code, ServingError
 
@@ -28,7 +28,7 @@ cdef int batch_settings_read(BatchSettings* settings, object parameters) except 
     settings.wait_ns = parameters.batch_timeout_micros * 1000
     settings.target_ns = <int64_t>(parameters.target_latency_ms * 1e6)
     settings.max_runs = min(parameters.max_concurrent_runs, INT_MAX)
-    settings.arm = ARM_EITHER
+    settings.arm = ARM_CALLER  # there is one way to run; a session has more
     settings.splits = parameters.enable_large_batch_splitting
     settings.pads_inner = parameters.pad_variable_length_inputs
     settings.allowed_size = len(allowed)

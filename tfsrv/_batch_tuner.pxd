@@ -4,7 +4,7 @@ from libc.stdint cimport int32_t, int64_t
 
 from tfsrv._latency_window cimport latency_add
 from tfsrv._load_search cimport LoadSearch
-from tfsrv._run_arms cimport ARM_CALLER, ARM_EITHER, ARM_POOL, RunArms
+from tfsrv._run_arms cimport ARM_CALLER, ARM_EITHER, ARM_POOL, ARM_SINGLE, RunArms
 from tfsrv._run_curve cimport RunCurve
 from tfsrv._target_rows cimport TargetRows
 
@@ -14,7 +14,7 @@ cdef struct TunerSettings:
     int64_t max_wait_ns         # the user's; with a target an upper limit (0: none), else the wait itself
     int64_t target_ns           # for the 99th percentile of latency; 0: none
     int32_t max_concurrency     # runs of this queue at once
-    int32_t arm                 # ARM_EITHER, or the only one that is allowed
+    int32_t arm                 # ARM_EITHER, ARM_ANY, or the only one that is allowed
     bint may_gather             # with neither target nor wait: short waits are tried under saturation
 
 

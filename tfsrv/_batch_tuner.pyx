@@ -5,7 +5,8 @@ A tuner watches the batches of one queue and learns from them:
     how long a run of so many rows takes            _run_curve
     how fast rows leave while others wait           tuner_row_ns
     whether several runs at once, or a wait, pay    _load_search
-    whether the caller's thread or the pool pays    _run_arms
+    whether the caller's thread or the pool pays,
+    and whether one thread alone does               _run_arms
     which runs keep latency below a target          _target_rows
 
 Without a target nothing waits for a timer (unless the user says so), and a run takes what is
@@ -119,7 +120,7 @@ cdef void tuner_ended(Tuner* tuner, int64_t now, int64_t rows, int64_t run_ns, i
 
 
 cdef int tuner_choose_arm(Tuner* tuner) noexcept nogil:
-    """Where the next run goes, ARM_CALLER or ARM_POOL. Asked once for each run."""
+    """Where the next run goes: ARM_CALLER, ARM_POOL or ARM_SINGLE. Asked once for each run."""
     return arms_choose(&tuner.arms)
 
 
@@ -324,7 +325,7 @@ cdef dict tuner_describe(const Tuner* tuner):
         "rows_enough": tuner.rows_enough,
         "wait_ns": tuner.wait_ns,
         "concurrency": tuner.concurrency,
-        "arm": "pool" if tuner.arms.current == ARM_POOL else "caller",
+        "arm": arm_name(tuner.arms.current),
         "changes": tuner.changes,
         "p99_ns": tuner_p99_ns(tuner),
         "row_ns": tuner_row_ns(tuner),
@@ -335,6 +336,12 @@ cdef dict tuner_describe(const Tuner* tuner):
         "slow_ratio": tuner.curve.slow_ratio,
         "curve_ns": curve,
     }
+
+
+cdef str arm_name(int arm):
+    if arm == ARM_POOL:
+        return "pool"
+    return "single" if arm == ARM_SINGLE else "caller"
 
 
 cdef class BatchTuner:
@@ -411,7 +418,7 @@ cdef class BatchTuner:
         tuner_latency(&self.tuner, ns)
 
     def choose_arm(self) -> int:
-        """Where the next run goes: 0 the caller's thread, 1 the pool."""
+        """Where the next run goes: 0 the caller's thread, 1 the pool, 2 that thread alone."""
         return tuner_choose_arm(&self.tuner)
 
     def rows_now(self, rows_waiting: int) -> int:

@@ -1,12 +1,14 @@
-"""Where runs are faster: in the caller's thread or on TensorFlow's pool.
+"""Where runs are faster: in the caller's thread, on TensorFlow's pool, or in one thread alone.
 
 A graph of one long chain runs faster in the caller's thread (no hand-over), one with parallel
-branches on the pool. Runs of different sizes are compared by their ratio to the curve, which
-learns from the current arm alone.
+branches on the pool. In both an op splits its work over the threads that TensorFlow has for the
+inside of ops, which pays while cores are idle; while other runs have them it costs wake-ups and
+waits, and a run is better off in one thread alone. Runs of different sizes are compared by their
+ratio to the curve, which learns from the current arm alone.
 
     short runs (< WORTH_NS)     always the caller's thread: the hand-over itself is 20 µs
-    exploring                   both in turn, until the difference is more than chance
-    settled                     the faster one; now and then a single run probes the other
+    exploring                   all in turn, until the difference is more than chance
+    settled                     the fastest; now and then a single run probes another
     the model changes           explored again
 
 Not thread-safe: the caller holds the queue's lock.
@@ -14,14 +16,12 @@ Not thread-safe: the caller holds the queue's lock.
 
 from libc.math cimport sqrt
 
-cdef extern from *:
-    int popcount "__builtin_popcountll"(unsigned long long) noexcept nogil
-
 cdef double WORTH_NS = 100_000          # below, the hand-over to the pool eats what it could gain
 cdef double NOT_WORTH_NS = 80_000       # hysteresis to the above
 cdef double WARM = 4.0                  # times shorter than the mean: what was before only warmed up
 cdef double CLIP = 2.0                  # times the mean; a run farther off counts as one there
 cdef int FIRST_RUNS = 4                 # before anything is tried: the first ones compile, load, touch memory
+cdef int TURN = 4                       # runs of an arm in a row while all are tried, see arms_choose
 cdef int LEAST = 8                      # runs in each arm before they are compared
 cdef int MOST = 48                      # runs in each arm; then it is as good as equal
 cdef double SURE = 3.0                  # standard errors of the difference are no chance, though looked at often
@@ -35,12 +35,14 @@ cdef double RECENT_GAIN = 1 / 16.0      # of one run, in means over recent runs
 
 
 cdef void arms_init(RunArms* arms, int fixed) noexcept nogil:
-    """`fixed` is ARM_EITHER, or the one that is allowed."""
+    """`fixed` is ARM_EITHER, ARM_ANY, or the one that is allowed."""
+    arms.size = ARMS if fixed == ARM_ANY else ARM_POOL + 1
     arms.fixed = fixed
     arms.current = fixed if fixed >= 0 else ARM_CALLER
     arms.exploring = False
     arms.explored = False
     arms.probe_due = False
+    arms.probe_arm = arms.current
     arms.run = 0
     arms.since_probe = 0
     arms.probed_ns = 0
@@ -50,7 +52,7 @@ cdef void arms_init(RunArms* arms, int fixed) noexcept nogil:
 
 cdef void forget(RunArms* arms) noexcept nogil:
     cdef int arm
-    for arm in range(2):
+    for arm in range(ARMS):
         arms.arms[arm].ratio = 1
         arms.arms[arm].deviation = 0
         arms.arms[arm].count = -1
@@ -63,14 +65,30 @@ cdef int arms_choose(RunArms* arms) noexcept nogil:
     arms.run += 1
     arms.since_probe += 1
     if arms.exploring:
-        # The Thue-Morse order, 0110 1001 …: fair to both under a trend, and no other period of
-        # the load (two workers in turn, big and small batches) falls in with it.
-        return popcount(<unsigned int>arms.run) & 1
+        # Several in a row, so that runs at the same time are mostly of one arm: a run that takes
+        # the cores of its neighbour is fast at the neighbour's cost.
+        return turn_of(<unsigned int>arms.run // <unsigned int>TURN, arms.size)
     if arms.probe_due:
         arms.probe_due = False
         arms.since_probe = 0
-        return 1 - arms.current
+        arms.probe_arm = (arms.probe_arm + 1) % arms.size
+        if arms.probe_arm == arms.current:
+            arms.probe_arm = (arms.probe_arm + 1) % arms.size
+        return arms.probe_arm
     return arms.current
+
+
+cdef int turn_of(unsigned int run, int size) noexcept nogil:
+    """The Thue-Morse order, 0110 1001 … for two and 012 120 201 … for three.
+
+    It is fair to all under a trend, and no other period of the load (two workers in turn, big and
+    small batches) falls in with it.
+    """
+    cdef unsigned int digits = 0
+    while run:
+        digits += run % <unsigned int>size
+        run //= <unsigned int>size
+    return digits % <unsigned int>size
 
 
 cdef double arms_learn(RunArms* arms, int64_t now, int arm, double ratio, int64_t run_ns) noexcept nogil:
@@ -82,7 +100,7 @@ cdef double arms_learn(RunArms* arms, int64_t now, int arm, double ratio, int64_
     if arms.fixed >= 0:
         return 1
     learn_recent(arms, run_ns)
-    if arms.recent_ns < (NOT_WORTH_NS if arms.exploring or arms.current == ARM_POOL else WORTH_NS):
+    if arms.recent_ns < (NOT_WORTH_NS if arms.exploring or arms.current != ARM_CALLER else WORTH_NS):
         arms.exploring = False
         arms.probe_due = False
         arms.current = ARM_CALLER
@@ -107,7 +125,7 @@ cdef double arms_learn(RunArms* arms, int64_t now, int arm, double ratio, int64_
 
 
 cdef void arms_explore(RunArms* arms) noexcept nogil:
-    """Begin to try both in turn, as when the model's behaviour has changed."""
+    """Begin to try all in turn, as when the model's behaviour has changed."""
     if arms.fixed >= 0 or arms.exploring or arms.recent_ns < WORTH_NS:
         return
     forget(arms)
@@ -141,25 +159,41 @@ cdef void learn_arm(ArmRuns* runs, double ratio, double least_gain) noexcept nog
 
 
 cdef void decide(RunArms* arms, int64_t now) noexcept nogil:
-    """Settle for the faster arm, once it is known."""
+    """Settle for the fastest arm, once it is known."""
     cdef ArmRuns* here = &arms.arms[arms.current]
-    cdef ArmRuns* there = &arms.arms[1 - arms.current]
-    cdef int fewest = min(here.count, there.count)
+    cdef ArmRuns* there
+    cdef int other = best_other(arms)
+    cdef int fewest = here.count
     cdef double error
-    cdef double gain = here.ratio - there.ratio
+    cdef double gain
+    cdef int arm
+    for arm in range(arms.size):
+        fewest = min(fewest, arms.arms[arm].count)
     if fewest < LEAST:
         return
+    there = &arms.arms[other]
+    gain = here.ratio - there.ratio
     # Of a normal distribution the standard deviation is 1.25 times the mean one.
     error = 1.25 * sqrt(here.deviation * here.deviation / here.count
                         + there.deviation * there.deviation / there.count)
     if fewest < MOST and abs(gain) < max(SURE * error, MATTERS * here.ratio):
         return
     if gain > max(SURE * error, MATTERS * here.ratio):
-        arms.current = 1 - arms.current
+        arms.current = other
     arms.exploring = False
     arms.explored = True
     arms.since_probe = 0
     arms.probed_ns = now
+
+
+cdef int best_other(const RunArms* arms) noexcept nogil:
+    """The fastest arm but for the current one."""
+    cdef int best = -1
+    cdef int arm
+    for arm in range(arms.size):
+        if arm != arms.current and (best < 0 or arms.arms[arm].ratio < arms.arms[best].ratio):
+            best = arm
+    return best
 
 
 cdef double rebase(RunArms* arms, int before) noexcept nogil:
@@ -168,7 +202,7 @@ cdef double rebase(RunArms* arms, int before) noexcept nogil:
     cdef int arm
     if arms.arms[before].count < 1 or arms.arms[arms.current].count < 1:
         return 1
-    for arm in range(2):
+    for arm in range(arms.size):
         arms.arms[arm].ratio /= factor
         arms.arms[arm].deviation /= factor
     return factor

@@ -22,7 +22,7 @@ from tfsrv._meta_graph cimport (
     meta_graph_view_free,
     meta_graph_view_init,
 )
-from tfsrv._run_arms cimport ARM_POOL
+from tfsrv._run_arms cimport ARM_ANY, ARM_EITHER, ARM_POOL
 from tfsrv._run_pools cimport run_pool_give, run_pool_take
 from tfsrv._servable cimport NativeServable
 from tfsrv._signature cimport (
@@ -65,6 +65,7 @@ from tfsrv._tf cimport (
     TF_Status,
     TF_Tensor,
     api,
+    can_limit_threads,
     take_status,
     thread_status,
 )
@@ -483,6 +484,7 @@ cdef int set_batching(Session* session, object parameters) except -1:
     batch_settings_read(&session.batching, parameters)
     session.is_batched = True
     session.share.limit = session.batching.max_runs
+    session.batching.arm = ARM_ANY if can_limit_threads() else ARM_EITHER
     if session.uses_gpu:
         session.batching.arm = ARM_POOL
     return 0

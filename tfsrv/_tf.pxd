@@ -103,8 +103,11 @@ cdef struct Api:
     const char* (*DeviceListType)(const TF_DeviceList*, int index, TF_Status*) noexcept nogil
     TF_Library* (*LoadLibrary)(const char* path, TF_Status*) noexcept nogil
     TF_Buffer (*GetOpList)(TF_Library*) noexcept nogil
+    void (*SetPerThreadMaxParallelism)(int threads) noexcept nogil  # NULL if there is none
 
 cdef Api api
 
 cdef int take_status(TF_Status* status, Status* into) noexcept nogil
 cdef TF_Status* thread_status() noexcept nogil
+cdef bint can_limit_threads() noexcept nogil
+cdef void limit_threads(bint to_one) noexcept nogil

@@ -29,6 +29,9 @@ cdef extern from "<pthread.h>" nogil:
     void* pthread_getspecific(pthread_key_t key)
     int pthread_setspecific(pthread_key_t key, const void* value)
 
+cdef enum:
+    ANY_THREADS = 1_000_000     # a thread's limit to begin with (core/util/work_sharder.cc)
+
 LIBRARY = "libtensorflow_cc.so.2"
 OLDEST = (2, 16)  # the oldest TensorFlow that is tested
 INSTALL = "pip install 'tfsrv[cpu]'"
@@ -79,6 +82,22 @@ cdef int take_status(TF_Status* status, Status* into) noexcept nogil:
     return into.code
 
 
+cdef bint can_limit_threads() noexcept nogil:
+    """Does limit_threads do anything? TensorFlow is open."""
+    return api.SetPerThreadMaxParallelism != NULL
+
+
+cdef void limit_threads(bint to_one) noexcept nogil:
+    """Whether ops that run in the calling thread do all of their work in it, or split it.
+
+    For Eigen's ops, and what is split by Shard (core/framework/device_base.cc, core/util/
+    work_sharder.cc). Those of oneDNN take all threads of the session's device in any case
+    (EigenThreadPoolFromTfContext of core/util/mkl_util.h).
+    """
+    if api.SetPerThreadMaxParallelism != NULL:
+        api.SetPerThreadMaxParallelism(1 if to_one else ANY_THREADS)
+
+
 cdef void want(void* library, const char* name, void** slot, const char** missing) noexcept nogil:
     slot[0] = dlsym(library, name)
     if slot[0] == NULL and missing[0] == NULL:
@@ -126,6 +145,10 @@ cdef const char* resolve(void* library, Api* into) noexcept nogil:
     want(library, "TF_DeviceListType", <void**>&into.DeviceListType, &missing)
     want(library, "TF_LoadLibrary", <void**>&into.LoadLibrary, &missing)
     want(library, "TF_GetOpList", <void**>&into.GetOpList, &missing)
+    # tensorflow::SetPerThreadMaxParallelism(int) of core/util/work_sharder.h: not of the C API, but
+    # it takes and returns nothing that could change, and nothing is missing without it.
+    into.SetPerThreadMaxParallelism = <void (*)(int) noexcept nogil>dlsym(
+        library, "_ZN10tensorflow26SetPerThreadMaxParallelismEi")
     return missing
 
 
@@ -238,6 +261,12 @@ def load_op_library(path: str) -> list[str]:
 def custom_ops() -> list[bytes]:
     """The ops of all libraries that load_op_library has loaded, sorted."""
     return sorted(_custom_ops)
+
+
+def limit_own_threads(to_one: bool) -> bool:
+    """limit_threads for the calling thread, for tests; whether it does anything."""
+    limit_threads(to_one)
+    return can_limit_threads()
 
 
 def _find_library() -> str:

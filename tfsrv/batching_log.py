@@ -7,6 +7,11 @@ from collections.abc import Callable, Iterable, Mapping
 from typing import Any, Protocol
 
 MOST_SIZES = 6  # of the learned curve in one line
+PLACES = {
+    "caller": "in the threads that form them",
+    "pool": "on TensorFlow's pool",
+    "single": "each in one thread",
+}
 
 logger = logging.getLogger("tfsrv")
 
@@ -46,9 +51,7 @@ def sentence(facts: Mapping[str, Any]) -> str:
     if facts["wait_ns"]:
         choices.append(f"waiting up to {_time(facts['wait_ns'])} for more")
     choices.append(f"{facts['concurrency']} at a time" + (" while busy" * facts["saturated"]))
-    choices.append(
-        "on TensorFlow's pool" if facts["arm"] == "pool" else "in the threads that form them"
-    )
+    choices.append(PLACES[facts["arm"]])
     text = ", ".join(choices)
     curve = _chosen(facts["curve_ns"])
     if curve:

@@ -81,6 +81,7 @@ def test_forgets_what_was_unloaded(caplog: pytest.LogCaptureFixture) -> None:
         ({"wait_ns": 250_000}, "waiting up to 250 µs for more"),
         ({"saturated": True}, "2 at a time while busy"),
         ({"arm": "pool"}, "on TensorFlow's pool"),
+        ({"arm": "single"}, "each in one thread"),
         ({"curve_ns": {1: 2_000_000, 8: 2_400_000_000}}, "runs take 2 ms for 1, 2.4 s for 8"),
         ({"p99_ns": 19_000_000}, "99 % of requests are through in 19 ms"),
     ],

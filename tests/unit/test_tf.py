@@ -191,3 +191,24 @@ def test_missing_op_library_carries_tensorflows_error() -> None:
     with pytest.raises(ServingError, match="no_such_library") as caught:
         _tf.load_op_library("/no_such_library.so")
     assert caught.value.code == Code.NOT_FOUND
+
+
+LIMIT_AND_PRINT = """
+import ctypes
+from concurrent.futures import ThreadPoolExecutor
+from tfsrv import _tf
+_tf.open_library()
+limit = ctypes.CDLL(_tf.library_path())._ZN10tensorflow26GetPerThreadMaxParallelismEv
+seen = [limit()]
+for to_one in (True, False):
+    assert _tf.limit_own_threads(to_one)
+    seen += [limit(), ThreadPoolExecutor(1).submit(limit).result()]
+print(*seen)
+"""
+
+
+@needs_tensorflow
+def test_a_thread_limits_itself_and_no_other_to_one_thread_inside_of_ops() -> None:
+    any_threads, limited, other, back, still = python(LIMIT_AND_PRINT).stdout.split()
+    assert (limited, back) == ("1", any_threads)
+    assert other == still == any_threads

@@ -73,7 +73,7 @@ from tfsrv._clock cimport NS_PER_MS, NS_PER_US, now_ns
 from tfsrv._method cimport STARTED_DONE, STARTED_RUNNING
 from tfsrv._predict_request cimport PredictView, TensorView
 from tfsrv._predict_response cimport TensorData, wire_splices
-from tfsrv._run_arms cimport ARM_POOL
+from tfsrv._run_arms cimport ARM_POOL, ARM_SINGLE
 from tfsrv._run_queue cimport run_record_is_fast, run_record_note
 from tfsrv._servable cimport Servable, servable_hold, servable_release
 from tfsrv._session cimport Session, session_plan, session_run
@@ -96,7 +96,7 @@ from tfsrv._status cimport (
     status_set,
 )
 from tfsrv._tensor cimport MAX_RANK, tensor_data, tensor_release
-from tfsrv._tf cimport TF_Tensor
+from tfsrv._tf cimport TF_Tensor, limit_threads
 from tfsrv._workers cimport work_queue_is_idle
 from tfsrv.handlers._predict_errors cimport tell_bad_tensor
 from tfsrv.handlers._predict_plan cimport Plan, plan_check_tensors
@@ -470,6 +470,8 @@ cdef void run(Batch* batch) noexcept nogil:
     running.batch = batch
     running.served = served
     status_init(&running.status)
+    if batch.arm == ARM_SINGLE:
+        limit_threads(True)
     if batch.size == 1 and is_whole(&batch.parts[0]) and batch.padding_rows == 0:
         run_single(&running, &batch.parts[0])
     elif lay_out(&running):
@@ -481,6 +483,8 @@ cdef void run(Batch* batch) noexcept nogil:
         status_set(&running.status, RESOURCE_EXHAUSTED, "out of memory")
         for i in range(batch.size):
             fail(&running, &batch.parts[i])
+    if batch.arm == ARM_SINGLE:
+        limit_threads(False)
     flush(&running)
     status_free(&running.status)
 
