@@ -25,7 +25,7 @@ OVERLOAD = 3.0  # times the capacity
 DEADLINE_MS = 50
 OVERLOAD_STREAMS = 512  # of each connection: more than the capacity answers within the deadline
 PROBE_SECONDS = 0.02
-SETTLE_SECONDS = 1.0  # of learning, before anything is measured
+LEARN_SECONDS = 5.0  # of load for every server, before anything is measured
 
 
 @dataclass(frozen=True)
@@ -76,6 +76,7 @@ def measure_sweep(settings: Settings) -> Finding:
             target = started.wait_until_ready()
             loaders[name] = Loader(target, CLIENTS, settings.seconds, settings.directory)
             loaders[name].warm_up()
+            loaders[name].run(round(loaders[name].rate * LEARN_SECONDS))
         samples: dict[str, list[tuple[float, float, float]]] = {name: [] for name in loaders}
         for turn in range(settings.rounds):
             for name, loader in loaders.items():
@@ -123,11 +124,11 @@ def measure_overload(settings: Settings) -> Finding:
         target = started.wait_until_ready()
         loader = Loader(target, CLIENTS, settings.seconds, settings.directory)
         loader.warm_up()
-        loader.measure()
+        loader.run(round(loader.rate * LEARN_SECONDS))
         for turn in range(settings.rounds):
             capacity = loader.measure().requests_per_second
             before = started.memory_bytes()["VmRSS"]
-            overload(target, OVERLOAD * capacity, SETTLE_SECONDS, settings)
+            overload(target, OVERLOAD * capacity, 1.0, settings)  # it learns what is late
             good, asked, latencies = overload(
                 target, OVERLOAD * capacity, settings.seconds, settings
             )
