@@ -122,8 +122,8 @@ from tfsrv.handlers._predict_split cimport (
 
 cdef int64_t IN_PLACE_NS = 200 * NS_PER_US       # longer batches go to workers
 cdef int64_t IN_PLACE_SLICE_NS = 2 * NS_PER_MS   # of one look at all queues; then the connections' turn
-cdef int64_t IN_PLACE_BYTES = 65536              # of one call; copying takes time too
-cdef int64_t IN_PLACE_BATCH_BYTES = 1 << 20      # of all that came together
+cdef int64_t IN_PLACE_BYTES = 65536              # of one call among others; copying takes time too
+cdef int64_t IN_PLACE_BATCH_BYTES = 1 << 20      # of all that came together, or of one that is alone
 cdef int MOST_SKIPS = 64                         # calls that do not look for company after one found none
 
 cdef uint64_t MIX = 0x9E3779B97F4A7C15           # 2**64 divided by the golden ratio
@@ -177,7 +177,8 @@ cdef int batch_call(Pool* pool, Call* call) noexcept nogil:
         and not first_time  # TensorFlow builds an executor first, which takes milliseconds
         and not task.low
         and run_record_is_fast(&signature.twin.record)
-        and max(<int64_t>call.body.size, task.bytes) < IN_PLACE_BYTES
+        and max(<int64_t>call.body.size, task.bytes) < (
+            IN_PLACE_BYTES if call.loop.waiting > 1 else IN_PLACE_BATCH_BYTES)
     )
     if served.skips > 0 and served.deferred.loop == NULL:
         served.skips -= 1
