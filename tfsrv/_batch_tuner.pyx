@@ -66,6 +66,9 @@ cdef double GATHER_PART = 0.125             # of a run: the longest wait where l
 cdef double GATHER_PAYS = 0.92              # times the cost of a row, or less, at twice the rows: it is tried
 cdef int DOUBTS = 20                        # reviews in a row, a second, that say the limit is wrong
 
+cdef double SHORTER = 0.75                  # of the time of one run for all: worth runs side by side …
+cdef int64_t SHORTER_NS = 1_000_000         # … if it is so much less
+
 cdef double MATERIAL = 1.25                 # times what was last told, or one part in, counts as a change
 
 
@@ -128,12 +131,29 @@ cdef int64_t tuner_rows_now(const Tuner* tuner, int64_t rows_waiting) noexcept n
     """The most rows of the run that is formed now; at least 1.
 
     Below rows_limit while several runs at once are kept busy: each takes its share of what is
-    there. Else one long run takes nearly all, and the others go round with a few rows each.
+    there. Else one long run takes nearly all, and the others go round with a few rows each. And,
+    unless the user wants batches to fill up, where so many rows are there at once that runs side by
+    side are much shorter: else all clients would come, wait and go together, on one worker.
     """
     cdef int64_t runs = tuner.concurrency
-    if runs == 1 or tuner.search.state == SEARCH_FREE:
+    cdef int64_t share
+    if runs == 1:
         return tuner.rows_limit
-    return min(max((rows_waiting + tuner.in_flight + runs - 1) // runs, 1), tuner.rows_limit)
+    share = max((rows_waiting + tuner.in_flight + runs - 1) // runs, 1)
+    if share >= tuner.rows_limit or (
+        tuner.search.state == SEARCH_FREE and not is_worth_sharing(tuner, rows_waiting, share)
+    ):
+        return tuner.rows_limit
+    return share
+
+
+cdef bint is_worth_sharing(const Tuner* tuner, int64_t rows_waiting, int64_t share) noexcept nogil:
+    cdef int64_t together_ns, shared_ns
+    if tuner.settings.max_wait_ns > 0 or rows_waiting <= share:
+        return False
+    together_ns = tuner_run_ns(tuner, min(rows_waiting, tuner.rows_limit))
+    shared_ns = tuner_run_ns(tuner, share)
+    return together_ns - shared_ns > SHORTER_NS and shared_ns < SHORTER * together_ns
 
 
 cdef bint searches_wait(const Tuner* tuner) noexcept nogil:

@@ -302,6 +302,32 @@ def test_rows_that_make_others_cheaper_are_not_cut() -> None:
     assert tuner.rows_limit >= 512  # beyond that a row costs 3 % less at most
 
 
+def taught(cost: Cost, **settings: int) -> BatchTuner:
+    """A tuner that has seen some sizes, with time between the runs."""
+    tuner = BatchTuner(1024, max_concurrency=2, **settings)
+    now = 0
+    for rows in (1, 4, 16, 64, 128, 256) * 4:
+        now += S
+        tuner.began(now, rows, 1)
+        run_ns = round(cost(rows, CALLER, 1))
+        now += run_ns
+        tuner.ended(now, rows, run_ns, CALLER, 0, 0)
+    return tuner
+
+
+def test_many_rows_that_are_there_at_once_are_shared_by_idle_workers() -> None:
+    assert taught(MODEL).rows_now(256) == 128
+
+
+def test_what_costs_little_more_together_runs_together() -> None:
+    assert taught(MODEL).rows_now(16) == 1024
+    assert taught(affine(2 * MS, 1 * US)).rows_now(256) == 1024
+
+
+def test_batches_that_the_user_wants_full_are_not_shared() -> None:
+    assert taught(MODEL, max_wait_ns=5 * MS).rows_now(256) == 1024
+
+
 # ------------------------------------------------------------------------------------- a target
 
 

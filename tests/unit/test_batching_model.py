@@ -138,11 +138,17 @@ class Model:
     def drop_empty(self) -> None:
         self.kinds = {key: kind for key, kind in self.kinds.items() if kind.tasks}
 
+    def ripe_at(self, kind: Kind) -> int:
+        """The wait is over; or the first task's deadline is there, as nobody knows of runs here."""
+        wait_ns = kind.since_ns + self.settings.wait_ns
+        first = kind.tasks[0]
+        return min(wait_ns, first.deadline_ns) if first.deadline_ns else wait_ns
+
     def is_ripe(self, kind: Kind, now_ns: int) -> bool:
         return (
             self.settings.wait_ns == 0
             or kind.rows >= self.limit()
-            or kind.since_ns + self.settings.wait_ns <= now_ns
+            or self.ripe_at(kind) <= now_ns
             or kind.tasks[0].alone
         )
 
@@ -159,7 +165,7 @@ class Model:
         """When the queue is to be looked at again."""
         if self.choose(now_ns) is not None:
             return AS_LOW if self.waiting(low=False) == 0 else AT_ONCE
-        times = [kind.since_ns + self.settings.wait_ns for _, kind in self.candidates()]
+        times = [self.ripe_at(kind) for _, kind in self.candidates()]
         return min(times, default=NOT_BEFORE_A_PUSH)
 
     def form(self, now_ns: int) -> Formed:
