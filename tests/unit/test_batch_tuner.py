@@ -302,9 +302,9 @@ def test_rows_that_make_others_cheaper_are_not_cut() -> None:
     assert tuner.rows_limit >= 512  # beyond that a row costs 3 % less at most
 
 
-def taught(cost: Cost, **settings: int) -> BatchTuner:
+def taught(cost: Cost, max_wait_ns: int = 0) -> BatchTuner:
     """A tuner that has seen some sizes, with time between the runs."""
-    tuner = BatchTuner(1024, max_concurrency=2, **settings)
+    tuner = BatchTuner(1024, max_concurrency=2, max_wait_ns=max_wait_ns)
     now = 0
     for rows in (1, 4, 16, 64, 128, 256) * 4:
         now += S
