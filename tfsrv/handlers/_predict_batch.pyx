@@ -162,8 +162,9 @@ cdef int batch_call(Pool* pool, Call* call) noexcept nogil:
     cdef Signature* signature = <Signature*>call.signature
     cdef BatchTask* task = &call.task_rows
     cdef Served* served = served_by(pool, session, signature.twin)
+    cdef Servable* servable = call.servable
     cdef bint first_time = False
-    cdef bint here
+    cdef bint here, first
     if served == NULL:
         status_set(&call.status, RESOURCE_EXHAUSTED, "out of memory")
         return give_up(call)
@@ -195,14 +196,20 @@ cdef int batch_call(Pool* pool, Call* call) noexcept nogil:
             return give_up(call)
         batch_queue_kick(served.queue, now_ns())
         return STARTED_RUNNING
-    if not push(served, call):
-        return give_up(call)
     if served.deferred.loop != NULL and served.deferred.loop != call.loop:
+        if not push(served, call):
+            return give_up(call)
         batch_queue_kick(served.queue, now_ns())
         return STARTED_RUNNING
-    if served.deferred.loop == NULL:
-        served.held = call.servable
-        servable_hold(served.held)
+    first = served.deferred.loop == NULL
+    if first:  # before the push: a worker may be through with the call at once, and let its servable go
+        servable_hold(servable)
+    if not push(served, call):
+        if first:
+            servable_release(servable)
+        return give_up(call)
+    if first:
+        served.held = servable
         served.gathered = 0
         served.gathered_bytes = 0
         served.must_not_run_here = False
