@@ -399,6 +399,8 @@ cdef class ArrayQueue:
     cdef int push(self, ArrayRequest request) except -1:
         """Give a request to the scheduler. ServingError if it is refused."""
         cdef int pushed
+        if self.closed is not None:  # while the inputs were looked at, which is any code
+            raise ServingError(Code.UNAVAILABLE, self.closed)
         self.take_in(request)
         pushed = batch_queue_push(self.queue, &request.task.task)
         if pushed == PUSHED:
