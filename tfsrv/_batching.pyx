@@ -163,6 +163,7 @@ cdef int batch_queue_push(BatchQueue* queue, BatchTask* task) noexcept nogil:
     """
     cdef int64_t waiting = rows_before(queue, task)
     cdef bint alone = task.alone    # it may be gone once it is pushed
+    cdef int64_t last_call_ns = INT64_MAX
     cdef int pushed = PUSHED
     if task.rows > queue.settings.max_request_rows:
         return PUSHED_TOO_LARGE
@@ -184,15 +185,18 @@ cdef int batch_queue_push(BatchQueue* queue, BatchTask* task) noexcept nogil:
     if task.due_ns > load_relaxed_i64(&queue.latest_due_ns):
         store_relaxed_i64(&queue.latest_due_ns, task.due_ns)
     if task.deadline_ns != 0 and load_relaxed_i64(&queue.wait_ns) != 0:
-        hear_last_call(queue, last_call(queue, task))
+        last_call_ns = last_call(queue, task)
     # Counted first: a worker that takes the task at once takes it off again.
     add_relaxed_i64(&queue.waiting_rows, task.rows)
     if not task.low:
         add_relaxed_i64(&queue.waiting_normal, task.rows)
     if load_acquire_int(&queue.inbox_is_open) == 0 or not queue_push(&queue.inbox, task):
         pushed = push_slowly(queue, task)
-    if alone and pushed == PUSHED:
-        store_release_int(&queue.has_alone, 1)  # after the push: the look that clears it finds the task
+    if pushed == PUSHED:
+        # After the push: the look that clears these finds the task.
+        if alone:
+            store_release_int(&queue.has_alone, 1)
+        hear_last_call(queue, last_call_ns)
     return pushed
 
 
