@@ -9,7 +9,8 @@ worker forms the next batch.
   while all workers that the queue may have are busy. With a wait (batch_timeout_micros), a batch that
   is not full is not begun before its first task has waited so long.
 - The task with the earliest deadline comes first; one without a deadline counts as one that has
-  PATIENCE_NS, so that it is not passed over for ever. A task that does not fit closes the batch.
+  PATIENCE_NS after the wait, so that it is not passed over for ever. A task that does not fit closes
+  the batch.
 - What would not be through by its deadline is refused: as it comes, if the rows before it take too
   long, and as it is taken. What runs is in time, so that overload costs only what is refused.
 - Low tasks run when a worker stays free for others, and where a batch of their kind is padded anyway.
@@ -77,7 +78,7 @@ cdef enum:
     FIRST_PARTS = 16        # of a batch; doubling
     KEPT_SCRATCH = 65536    # bytes of a batch that is kept
 
-cdef int64_t PATIENCE_NS = NS_PER_S          # a task without a deadline is served as if it had this one
+cdef int64_t PATIENCE_NS = NS_PER_S          # after the wait: the deadline that a task without one is served by
 cdef int64_t TRUST_NS = NS_PER_S             # estimates older than this refuse nothing
 cdef int64_t SWEEP_NS = NS_PER_MS            # a full queue is searched for abandoned tasks as often
 cdef int64_t NO_MEMORY_NS = NS_PER_MS        # without memory for a batch, try again after this
@@ -173,7 +174,7 @@ cdef int batch_queue_push(BatchQueue* queue, BatchTask* task) noexcept nogil:
         if waiting + task.rows > queue.settings.max_waiting_rows:
             add_relaxed_i64(&queue.counts.refused_full, 1)
             return PUSHED_FULL
-    task.due_ns = task.arrived_ns + PATIENCE_NS
+    task.due_ns = task.arrived_ns + PATIENCE_NS + load_relaxed_i64(&queue.wait_ns)
     if task.deadline_ns != 0:
         task.due_ns = task.deadline_ns
         if comes_too_late(queue, task, waiting):

@@ -758,3 +758,10 @@ def test_no_wait_is_longer_than_a_deadline_allows() -> None:
         push_all(queue, 1, deadline_ns=START + 14 * MS)
         assert form(queue).due_ns == START + 5 * MS  # an eighth of a run is left to chance
         assert form(queue, START + 5 * MS).tasks == [1, 0]
+
+
+def test_a_task_without_a_deadline_hides_no_deadline_before_the_end_of_the_wait() -> None:
+    with stepped(wait_ns=60 * S) as queue:
+        push_all(queue, 1)
+        push_all(queue, 1, deadline_ns=START + 5 * S)
+        assert form(queue).due_ns == START + 5 * S
