@@ -53,7 +53,7 @@ from tfsrv._batch_tuner cimport (
     tuner_run_ns,
     tuner_run_slow_ns,
 )
-from tfsrv._clock cimport NS_PER_MS, NS_PER_S, now_ns
+from tfsrv._clock cimport NS_PER_MS, NS_PER_S, NS_PER_US, now_ns
 from tfsrv._queue cimport queue_close, queue_open, queue_pop, queue_push, queue_size
 from tfsrv._thread cimport (
     pthread_mutex_destroy,
@@ -80,7 +80,8 @@ cdef enum:
 
 cdef int64_t PATIENCE_NS = NS_PER_S          # after the wait: the deadline that a task without one is served by
 cdef int64_t TRUST_NS = NS_PER_S             # estimates older than this refuse nothing
-cdef int64_t SWEEP_NS = NS_PER_MS            # a full queue is searched for abandoned tasks as often
+cdef int64_t SWEEP_NS = NS_PER_MS            # a full queue is searched for abandoned tasks as often …
+cdef int64_t SWEEP_TASK_NS = 2 * NS_PER_US   # … or once in so much for each task: a few % of a thread
 cdef int64_t NO_MEMORY_NS = NS_PER_MS        # without memory for a batch, try again after this
 
 
@@ -453,17 +454,20 @@ cdef void drain(BatchQueue* queue) noexcept nogil:
 
 cdef void sweep(BatchQueue* queue, int64_t now) noexcept nogil:
     """The queue is full: look whether tasks in it may go."""
-    if now - load_relaxed_i64(&queue.swept_ns) >= SWEEP_NS:
-        store_relaxed_i64(&queue.swept_ns, now)
-        batch_queue_sweep(queue)
+    cdef int64_t tasks
+    if now >= load_relaxed_i64(&queue.next_sweep_ns):
+        store_relaxed_i64(&queue.next_sweep_ns, now + SWEEP_NS)  # nobody else begins one
+        tasks = batch_queue_sweep(queue)
+        store_relaxed_i64(&queue.next_sweep_ns, now + max(SWEEP_NS, tasks * SWEEP_TASK_NS))
 
 
-cdef void batch_queue_sweep(BatchQueue* queue) noexcept nogil:
-    """Let go of tasks that nobody waits for any more, in the caller's thread."""
+cdef int64_t batch_queue_sweep(BatchQueue* queue) noexcept nogil:
+    """Let go of tasks that nobody waits for any more, in the caller's thread. How many there were to look at."""
     cdef BatchKind* kind
     cdef BatchTask* task
     cdef BatchTask* kept
     cdef BatchTask* unwanted = NULL
+    cdef int64_t tasks = 0
     pthread_mutex_lock(&queue.lock)
     drain(queue)
     kind = queue.kinds
@@ -474,6 +478,7 @@ cdef void batch_queue_sweep(BatchQueue* queue) noexcept nogil:
             if task == NULL:
                 break
             kind_pop(kind, task)
+            tasks += 1
             if queue.handler.is_wanted(task):
                 task.next = kept
                 kept = task
@@ -488,6 +493,7 @@ cdef void batch_queue_sweep(BatchQueue* queue) noexcept nogil:
     store_relaxed_i64(&queue.full_rows, rows_to_look_at(queue))
     pthread_mutex_unlock(&queue.lock)
     refuse_all(queue, unwanted, REFUSED_UNWANTED)
+    return tasks
 
 
 cdef void put_back(BatchKind* kind, BatchTask* newest) noexcept nogil:

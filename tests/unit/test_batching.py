@@ -257,6 +257,15 @@ def test_a_full_queue_is_searched_at_most_once_in_a_millisecond() -> None:
         assert queue.push(1, START + MS) == "pushed"
 
 
+def test_a_large_full_queue_is_searched_less_often() -> None:
+    with stepped(size=3000, max_waiting_rows=2000) as queue:
+        push_all(queue, *[1] * 2000)
+        assert queue.push(1, START) == "full"
+        queue.abandon(0)
+        assert queue.push(1, START + 4 * MS - 1) == "full"
+        assert queue.push(1, START + 4 * MS) == "pushed"
+
+
 def test_a_search_keeps_the_order_of_deadlines_and_the_rows_that_were_begun() -> None:
     with stepped(max_rows=4, max_request_rows=8, max_waiting_rows=9, splits=True) as queue:
         push_all(queue, 6, deadline_ns=START + 10 * MS)
