@@ -9,6 +9,7 @@ from tfsrv._workers cimport Pool, Share, WorkQueue
 
 cdef enum:
     MAX_ALLOWED_SIZES = 64      # allowed_batch_sizes of one model
+    KIND_ALONE = 1              # `kind` of tasks that are alone
 
 cdef enum Pushed:
     PUSHED = 0
@@ -136,6 +137,7 @@ cdef struct BatchQueue:
     int inbox_is_open           # atomic; opened at the first push, under the lock
     pthread_mutex_t lock        # over all below that is not atomic
     BatchKind* kinds
+    int kinds_size
     BatchKind* free_kinds
     int free_kinds_size
     Batch* free_batches

@@ -73,6 +73,7 @@ cdef extern from *:
 
 cdef enum:
     INBOX = 256             # tasks; 4 KiB, taken at the first push. Who finds it full drains it
+    MOST_KINDS = 512        # that wait beside each other; whoever comes with a new one then runs alone
     KEPT_KINDS = 4          # empty ones that a queue keeps for reuse
     KEPT_BATCHES = 4
     FIRST_PARTS = 16        # of a batch; doubling
@@ -397,26 +398,40 @@ cdef bint has_spare_kind(BatchQueue* queue) noexcept nogil:
 
 cdef void put_into_kind(BatchQueue* queue, BatchTask* task) noexcept nogil:
     """Needs a spare kind."""
-    cdef BatchKind* kind = queue.kinds
-    cdef BatchKind* before = NULL
-    while kind != NULL:
+    cdef BatchKind** link = find_kind(queue, task)
+    if link[0] == NULL and queue.kinds_size >= MOST_KINDS:
+        # Looking through ever more of them, for each task and each batch, costs more than sharing saves.
+        task.alone = True
+        task.kind = KIND_ALONE
+        link = find_kind(queue, task)
+    if link[0] == NULL:
+        link[0] = take_spare_kind(queue, task)
+    kind_put(link[0], task)
+
+
+cdef BatchKind** find_kind(BatchQueue* queue, const BatchTask* task) noexcept nogil:
+    """Where the task's kind is linked in, or would be: NULL stands there then."""
+    cdef BatchKind** link = &queue.kinds
+    while link[0] != NULL:
         # Tasks that run alone need not be alike.
-        if kind.hash == task.kind and kind.low == task.low and queue.handler.shares(task, kind_first(kind)):
-            kind_put(kind, task)
-            return
-        before = kind
-        kind = kind.next
-    kind = queue.free_kinds
+        if (
+            link[0].hash == task.kind and link[0].low == task.low
+            and queue.handler.shares(task, kind_first(link[0]))
+        ):
+            break
+        link = &link[0].next
+    return link
+
+
+cdef BatchKind* take_spare_kind(BatchQueue* queue, const BatchTask* task) noexcept nogil:
+    cdef BatchKind* kind = queue.free_kinds
     queue.free_kinds = kind.next
     queue.free_kinds_size -= 1
+    queue.kinds_size += 1
     memset(kind, 0, sizeof(BatchKind))
     kind.hash = task.kind
     kind.low = task.low
-    if before == NULL:
-        queue.kinds = kind
-    else:
-        before.next = kind
-    kind_put(kind, task)
+    return kind
 
 
 cdef void drop_empty_kinds(BatchQueue* queue) noexcept nogil:
@@ -428,6 +443,7 @@ cdef void drop_empty_kinds(BatchQueue* queue) noexcept nogil:
             link = &kind.next
             continue
         link[0] = kind.next
+        queue.kinds_size -= 1
         if queue.free_kinds_size >= KEPT_KINDS:
             free(kind)
         else:

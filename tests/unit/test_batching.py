@@ -418,6 +418,18 @@ def test_many_kinds_wait_beside_each_other() -> None:
         ]
 
 
+def test_among_very_many_kinds_further_ones_run_alone() -> None:
+    with stepped() as queue:
+        for number in range(512):
+            push_all(queue, 1, kind=2 + number)
+        push_all(queue, 1, 1, kind=1000)
+        push_all(queue, 1, kind=2)
+        batches = [[task for task, _, _ in batch] for batch in form_all(queue)]
+        assert sorted(batches) == [[0, 514], *([task] for task in range(1, 514))]
+        push_all(queue, 1, 1, kind=1000)
+        assert form(queue).tasks == [515, 516]
+
+
 def test_a_task_alone_shares_no_batch() -> None:
     with stepped() as queue:
         push_all(queue, 1, 1)

@@ -41,6 +41,7 @@ from tfsrv._batch_tensors cimport (
     rows_slice,
 )
 from tfsrv._batching cimport (
+    KIND_ALONE,
     PUSHED,
     PUSHED_FULL,
     PUSHED_LATE,
@@ -127,7 +128,6 @@ cdef int64_t IN_PLACE_BATCH_BYTES = 1 << 20      # of all that came together
 cdef int MOST_SKIPS = 64                         # calls that do not look for company after one found none
 
 cdef uint64_t MIX = 0x9E3779B97F4A7C15           # 2**64 divided by the golden ratio
-cdef uint64_t ALONE = 1                          # `kind` of tasks that run alone
 
 
 # What a signature's queue is for; its context.
@@ -276,7 +276,7 @@ cdef void describe(Call* call, BatchTask* task) noexcept nogil:
     task.owner = call
     task.rows = max(1, rows)
     task.bytes = plan.input_bytes
-    task.kind = ALONE if task.alone else kind
+    task.kind = KIND_ALONE if task.alone else kind
     task.arrived_ns = now_ns()
     task.deadline_ns = call.deadline_ns
     task.low = call.low_priority
