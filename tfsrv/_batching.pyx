@@ -289,9 +289,10 @@ cdef inline bint need_not_wait(const BatchQueue* queue) noexcept nogil:
 
 
 cdef void batch_queue_hurry(BatchQueue* queue) noexcept nogil:
-    """Nobody will push any more: what is there runs as soon as workers are free, in any case."""
+    """Hardly anybody will push any more: what is there, and comes still, runs as soon as workers are free."""
     pthread_mutex_lock(&queue.lock)
     queue.hurries = True
+    publish(queue)  # for the last ones who push: they would have it looked at after the wait
     pthread_mutex_unlock(&queue.lock)
     exchange_int(&queue.work.scheduled, 1)
     work_queue_schedule(&queue.work, 0, False)  # as in bring_forward()
@@ -962,7 +963,7 @@ cdef void batch_ended(Batch* batch, int64_t now) noexcept nogil:
 cdef void publish(BatchQueue* queue) noexcept nogil:
     """What the tuner chose, for those who push."""
     store_relaxed_i64(&queue.full_rows, rows_to_look_at(queue))
-    store_relaxed_i64(&queue.wait_ns, queue.tuner.wait_ns)
+    store_relaxed_i64(&queue.wait_ns, 0 if queue.hurries else queue.tuner.wait_ns)
     store_relaxed_i64(&queue.row_ns, tuner_row_ns(&queue.tuner))
 
 

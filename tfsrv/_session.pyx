@@ -439,6 +439,7 @@ cdef class SavedModelSession(NativeServable):
         """Nobody new comes: let what waits in batches run now, whatever it waits for."""
         cdef int i
         with self._lifecycle:  # not while close() frees the queues
+            self.session.hurries = True
             for i in range(self.session.signatures_size if self.session.is_batched else 0):
                 if self.session.signatures[i].queue != NULL:
                     batch_queue_hurry(<BatchQueue*>self.session.signatures[i].queue)

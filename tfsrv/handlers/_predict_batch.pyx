@@ -55,6 +55,7 @@ from tfsrv._batching cimport (
     batch_allowed_rows,
     batch_note_alone,
     batch_queue_free,
+    batch_queue_hurry,
     batch_queue_kick,
     batch_queue_new,
     batch_queue_push,
@@ -233,6 +234,8 @@ cdef Served* served_by(Pool* pool, Session* session, Signature* twin) noexcept n
     if served.queue == NULL:
         free(served)
         return NULL
+    if session.hurries:
+        batch_queue_hurry(served.queue)
     twin.queue = served.queue
     twin.queue_free = batch_queue_free
     return served

@@ -1,0 +1,177 @@
+"""Predict in batches, from bytes to bytes, with small graphs and without a transport.
+
+A batch waits until it is full and no longer, so that the tests decide what runs together.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import numpy
+import pytest
+
+from tests.conftest import tensorflow_version
+from tests.functional.gated_model import Gate
+from tests.functional.messages import Array, array, predict_request, tensor
+from tests.graphs import FLOAT, INT32, STRING, Graph
+from tests.integration.test_predict import Predictor, PredictResponse
+from tests.unit.waiting import eventually
+from tfsrv._budget import in_flight_bytes, set_max_in_flight_bytes
+from tfsrv._counters import read_histograms
+from tfsrv._session import SavedModelSession
+from tfsrv.batching_parameters import BatchingParameters
+from tfsrv.errors import Code, ServingError
+
+pytestmark = pytest.mark.skipif(tensorflow_version() is None, reason="needs TensorFlow")
+
+AN_HOUR = 3_600_000_000
+SECONDS = 20.0
+BOOL = 10
+NO_LIMIT = 2**63 - 1
+
+
+@contextmanager
+def batched(
+    graph: Graph, path: Path, rows: int, **parameters: Any
+) -> Iterator[tuple[SavedModelSession, Callable[..., list[Any]]]]:
+    """A session of the graph, and what asks it for several requests at once."""
+    graph.save(path / "1")
+    session = SavedModelSession.load(
+        str(path / "1"),
+        name="m",
+        version=1,
+        batching=BatchingParameters(
+            max_batch_size=rows, **{"batch_timeout_micros": AN_HOUR, **parameters}
+        ),
+    )
+    predictor = Predictor({"m": {1: session}})
+
+    async def ask_all(requests: tuple[Any, ...]) -> list[Any]:
+        return await asyncio.wait_for(
+            asyncio.gather(*(ask(predictor, one) for one in requests), return_exceptions=True),
+            SECONDS,
+        )
+
+    try:
+        yield session, lambda *requests: predictor.run(lambda: ask_all(requests))
+    finally:
+        predictor.close()
+        session.close()
+    assert in_flight_bytes() == 0
+
+
+async def ask(predictor: Predictor, request: Any) -> Any:
+    answer = await predictor.call_loop.invoke(predictor.method, request.SerializeToString())
+    return PredictResponse.FromString(answer)
+
+
+def rows_of(*shape: int, signature: str = "") -> Any:
+    """A request for an x of ones."""
+    return predict_request("m", {"x": numpy.ones(shape, "float32")}, signature=signature)
+
+
+def shape(response: Any) -> tuple[int, ...]:
+    if isinstance(response, BaseException):
+        raise response
+    values: Array = array(response.outputs["y"])
+    assert (values == 1).all()
+    return values.shape
+
+
+def counts(session: SavedModelSession, signature: str = "serving_default") -> dict[str, Any]:
+    return session.describe_batching()[signature]
+
+
+def any_rank_two(info: Any) -> None:
+    for _ in range(2):
+        info.tensor_shape.dim.add(size=-1)
+
+
+def identity() -> Graph:
+    """x [n, m] → y = x."""
+    graph = Graph()
+    x = graph.add("x", "Placeholder", dtype=FLOAT)
+    signature = graph.sign(
+        "serving_default", {"x": x}, {"y": graph.add("y", "Identity", x, T=FLOAT)}
+    )
+    any_rank_two(signature.inputs["x"])
+    any_rank_two(signature.outputs["y"])
+    return graph
+
+
+def largest() -> Graph:
+    """x [n, m] → y [n]: the largest value of each row."""
+    graph = Graph()
+    x = graph.add("x", "Placeholder", dtype=FLOAT)
+    axis = graph.add("axis", "Cast", graph.constant("one", 1), SrcT=FLOAT, DstT=INT32)
+    y = graph.add("y", "Max", x, axis, T=FLOAT, Tidx=INT32)
+    signature = graph.sign("serving_default", {"x": x}, {"y": y})
+    any_rank_two(signature.inputs["x"])
+    signature.outputs["y"].tensor_shape.dim.add(size=-1)
+    return graph
+
+
+def fours() -> Graph:
+    """x [n, m] → y: its values in rows of four, so that there are n of them only if m is 4."""
+    graph = Graph()
+    x = graph.add("x", "Placeholder", dtype=FLOAT)
+    sizes = graph.constant("sizes", -1, 4)
+    whole = graph.add("whole", "Cast", sizes, SrcT=FLOAT, DstT=INT32)
+    y = graph.add("y", "Reshape", x, whole, T=FLOAT, Tshape=INT32)
+    signature = graph.sign("serving_default", {"x": x}, {"y": y})
+    any_rank_two(signature.inputs["x"])
+    any_rank_two(signature.outputs["y"])
+    return graph
+
+
+def repeated(columns: int) -> Any:
+    """A request of a few bytes for one long row of ones."""
+    request = rows_of(1, 1)
+    request.inputs["x"].tensor_shape.dim[1].size = columns
+    return request
+
+
+@contextmanager
+def at_most_in_flight(limit: int) -> Iterator[None]:
+    set_max_in_flight_bytes(limit)
+    try:
+        yield
+    finally:
+        set_max_in_flight_bytes(NO_LIMIT)
+
+
+def test_nothing_waits_that_comes_when_nobody_new_should_come(tmp_path: Path) -> None:
+    with batched(identity(), tmp_path, rows=2) as (session, ask):
+        assert [shape(one) for one in ask(rows_of(1, 4), rows_of(1, 4))] == [(1, 4)] * 2
+        session.hurry()
+        for _ in range(3):
+            assert [shape(one) for one in ask(rows_of(1, 4))] == [(1, 4)]
+
+
+def test_nothing_waits_in_a_queue_that_is_made_when_nobody_new_comes(tmp_path: Path) -> None:
+    with batched(identity(), tmp_path, rows=2) as (session, ask):
+        session.hurry()
+        assert [shape(one) for one in ask(rows_of(1, 4))] == [(1, 4)]
+
+
+def one_gate_a_run(path: Path) -> Graph:
+    """path [n] string → y = path, after "ran" was written into that file: n is 1, or it fails."""
+    graph = Graph()
+    x = graph.add("x", "Placeholder", dtype=STRING)
+    empty = graph.add("empty", "Const", dtype=INT32, value={"tensor": no_dims()})
+    file = graph.add("file", "Reshape", x, empty, T=STRING, Tshape=INT32)
+    graph.add("write", "WriteFile", file, graph.constant("word", "ran"))
+    y = graph.add("y", "Identity", x, "^write", T=STRING)
+    signature = graph.sign("serving_default", {"x": x}, {"y": y})
+    for info in (signature.inputs["x"], signature.outputs["y"]):
+        info.dtype = STRING
+        info.tensor_shape.dim.add(size=-1)
+    return graph
+
+
+def no_dims() -> Any:
+    return tensor(numpy.zeros(0, "int32"))
