@@ -144,6 +144,80 @@ def at_most_in_flight(limit: int) -> Iterator[None]:
         set_max_in_flight_bytes(NO_LIMIT)
 
 
+def test_inner_padding_counts_against_the_bytes_in_flight(tmp_path: Path) -> None:
+    """A long row among short ones would make them all as long."""
+    long = repeated(1_000_000)
+    with (
+        batched(largest(), tmp_path, rows=4, pad_variable_length_inputs=True) as (session, ask),
+        at_most_in_flight(6_000_000),
+    ):
+        responses = ask(rows_of(1, 1), rows_of(1, 1), long, rows_of(1, 2))
+        assert [shape(one) for one in responses] == [(1,)] * 4
+        assert counts(session)["run_apart"] == 1
+
+
+def test_padding_rows_count_against_the_bytes_in_flight(tmp_path: Path) -> None:
+    with (
+        batched(
+            identity(), tmp_path, 1000, allowed_batch_sizes=(1000,), batch_timeout_micros=0
+        ) as (_, ask),
+        at_most_in_flight(10_000_000),
+    ):
+        (error,) = ask(rows_of(1, 5000))
+        assert isinstance(error, ServingError)
+        assert error.code == Code.RESOURCE_EXHAUSTED
+        assert "--max_in_flight_bytes" in error.message
+        assert [shape(one) for one in ask(rows_of(1, 5))] == [(1, 5)]
+
+
+def test_padding_of_texts_counts_with_what_is_copied(tmp_path: Path) -> None:
+    graph = identity()
+    for info in (
+        *graph.meta.signature_def["serving_default"].inputs.values(),
+        *graph.meta.signature_def["serving_default"].outputs.values(),
+    ):
+        info.dtype = STRING
+    for node in graph.meta.graph_def.node:
+        node.attr["dtype" if node.op == "Placeholder" else "T"].type = STRING
+    text = numpy.array([[b"x" * 100_000]], object)
+    words = numpy.array([[b"word"] * 200], object)
+    with (
+        batched(graph, tmp_path, rows=2, pad_variable_length_inputs=True) as (session, ask),
+        at_most_in_flight(5_000_000),
+    ):
+        responses = ask(*(predict_request("m", {"x": tensor(value)}) for value in (text, words)))
+        assert [array(one.outputs["y"]).tolist() for one in responses] == [
+            text.tolist(), words.tolist(),
+        ]  # fmt: skip
+        assert counts(session)["run_apart"] == 1
+
+
+def test_a_bad_tensor_is_told_by_the_name_that_its_own_signature_has_for_it(
+    tmp_path: Path,
+) -> None:
+    graph = Graph()
+    x = graph.add("x", "Placeholder", dtype=BOOL)
+    y = graph.add("y", "Identity", x, T=BOOL)
+    for name, alias in (("one", "p"), ("other", "q")):
+        signature = graph.sign(name, {alias: x}, {"y": y})
+        for info in (signature.inputs[alias], signature.outputs["y"]):
+            info.dtype = BOOL
+            info.tensor_shape.dim.add(size=-1)
+    good = predict_request("m", {"p": tensor(numpy.array([True]))}, signature="one")
+    bad = predict_request("m", {"q": tensor(numpy.array([True]))}, signature="other")
+    bad.inputs["q"].ClearField("bool_val")
+    bad.inputs["q"].tensor_content = b"\x07"
+    with batched(graph, tmp_path, rows=5) as (session, ask):
+        answer, *errors, last = ask(good, bad, bad, bad, good)
+        assert [array(one.outputs["y"]).tolist() for one in (answer, last)] == [[True]] * 2
+        for error in errors:
+            assert isinstance(error, ServingError)
+            assert (error.code, error.message) == (
+                Code.INVALID_ARGUMENT, "tensor parsing error: q",
+            )  # fmt: skip
+        eventually(lambda: counts(session, "one")["batches"] == 1)
+
+
 def test_nothing_waits_that_comes_when_nobody_new_should_come(tmp_path: Path) -> None:
     with batched(identity(), tmp_path, rows=2) as (session, ask):
         assert [shape(one) for one in ask(rows_of(1, 4), rows_of(1, 4))] == [(1, 4)] * 2

@@ -37,6 +37,7 @@ from tfsrv._batch_tensors cimport (
     rows_of_tensor,
     rows_of_wire,
     rows_of_view,
+    rows_padding_bytes,
     rows_same_kind,
     rows_slice,
 )
@@ -62,6 +63,7 @@ from tfsrv._batching cimport (
     batch_queue_serve,
     batch_scratch,
 )
+from tfsrv._budget cimport budget_give, budget_take
 from tfsrv._buffer cimport Bytes
 from tfsrv._call cimport (
     Call,
@@ -97,7 +99,7 @@ from tfsrv._status cimport (
     status_init,
     status_set,
 )
-from tfsrv._tensor cimport MAX_RANK, tensor_data, tensor_release
+from tfsrv._tensor cimport MAX_RANK, tensor_data, tensor_release, tensor_view_parses
 from tfsrv._tf cimport TF_Tensor
 from tfsrv._workers cimport work_queue_is_idle
 from tfsrv.handlers._predict_errors cimport tell_bad_tensor
@@ -126,6 +128,7 @@ cdef int64_t IN_PLACE_NS = 200 * NS_PER_US       # longer batches go to workers
 cdef int64_t IN_PLACE_SLICE_NS = 2 * NS_PER_MS   # of one look at all queues; then the connections' turn
 cdef int64_t IN_PLACE_BYTES = 65536              # of one call; copying takes time too
 cdef int64_t IN_PLACE_BATCH_BYTES = 1 << 20      # of all that came together
+cdef int64_t MOST_PADDING_BYTES = <int64_t>1 << 61   # two of rows_padding_bytes can be added
 cdef int MOST_SKIPS = 64                         # calls that do not look for company after one found none
 
 cdef uint64_t MIX = 0x9E3779B97F4A7C15           # 2**64 divided by the golden ratio
@@ -460,6 +463,7 @@ cdef struct Running:
     int live_size
     int64_t rows
     int64_t padding_rows
+    int64_t padding_bytes   # of the in-flight budget, while there are feeds
     bint has_other_rows     # the present run gave an output that cannot be divided among its calls
     Status status           # of the present run
 
@@ -582,6 +586,8 @@ cdef bint run_together(Running* running, BatchPart* parts, int size) noexcept no
         gather(running, parts, size)
         if running.live_size == 0:
             return True
+        if not charge_padding(running):
+            return False
         if merge(running):
             break
         if running.status.code != OK:
@@ -637,19 +643,11 @@ cdef bint merge(Running* running) noexcept nogil:
     what is wrong with all of them.
     """
     cdef Signature* signature = running.served.signature
-    cdef int i, j, bad, result
-    cdef Call* call
+    cdef int i, bad, result
     memset(<void*>running.feeds, 0, <size_t>signature.inputs_size * sizeof(TF_Tensor*))
     status_clear(&running.status)
     for i in range(signature.inputs_size):
-        for j in range(running.live_size):
-            call = call_of(running.live[j])
-            if call.split != NULL:
-                running.sources[j] = rows_of_tensor(
-                    (<Plan*>call.scratch).feeds[i], running.live[j].first_row, running.live[j].rows)
-            else:
-                running.sources[j] = rows_of_wire(
-                    &call.view, (<Plan*>call.scratch).views[i], running.live[j].rows)
+        find_sources(running, i)
         bad = -1
         result = rows_merge(
             running.sources, running.live_size, running.padding_rows,
@@ -658,7 +656,9 @@ cdef bint merge(Running* running) noexcept nogil:
             continue
         drop_feeds(running)
         if result == ROWS_INVALID:
-            tell_bad_tensor(&running.status, signature.inputs[i].alias)
+            # Of the call's own signature: a twin may call it otherwise.
+            tell_bad_tensor(
+                &running.status, (<Signature*>call_of(running.live[max(bad, 0)]).signature).inputs[i].alias)
         elif result == ROWS_EMPTY_AMONG_OTHERS:
             status_set(
                 &running.status, INVALID_ARGUMENT, "Got empty tensor in batch of non-empty tensors.")
@@ -666,13 +666,74 @@ cdef bint merge(Running* running) noexcept nogil:
             status_set(&running.status, RESOURCE_EXHAUSTED, "out of memory")
         if bad >= 0 and running.live_size > 1:
             fail(running, running.live[bad])
+            fail_unreadable(running)
             status_clear(&running.status)
         return False
     return True
 
 
-cdef void drop_feeds(Running* running) noexcept nogil:
+cdef void fail_unreadable(Running* running) noexcept nogil:
+    """All live parts with a tensor that does not parse, or the next ones cost all copying again, one by one."""
+    cdef Signature* signature
+    cdef const TensorView* view
+    cdef Call* call
+    cdef int i, j
+    for i in range(running.live_size):
+        if running.live[i].task == NULL:
+            continue
+        call = call_of(running.live[i])
+        signature = <Signature*>call.signature
+        for j in range(signature.inputs_size if call.split == NULL else 0):
+            view = (<Plan*>call.scratch).views[j]
+            if not tensor_view_parses(&call.view, view):
+                tell_bad_tensor(&running.status, signature.inputs[j].alias)
+                fail(running, running.live[i])
+                break
+
+
+cdef void find_sources(Running* running, int input) noexcept nogil:
+    """Set `sources`: an input's rows in each of the live parts."""
     cdef int i
+    cdef Call* call
+    for i in range(running.live_size):
+        call = call_of(running.live[i])
+        if call.split != NULL:
+            running.sources[i] = rows_of_tensor(
+                (<Plan*>call.scratch).feeds[input], running.live[i].first_row, running.live[i].rows)
+        else:
+            running.sources[i] = rows_of_wire(
+                &call.view, (<Plan*>call.scratch).views[input], running.live[i].rows)
+
+
+cdef bint charge_padding(Running* running) noexcept nogil:
+    """Charge what padding takes: the calls were charged for their own rows. False: there is no room.
+
+    A few long rows among many short ones, or one row where a thousand are allowed, take a thousand times
+    what was received. drop_feeds gives it back.
+    """
+    cdef int64_t needed = 0
+    cdef int i
+    if running.padding_rows == 0 and not running.batch.queue.settings.pads_inner:
+        return True
+    for i in range(running.served.signature.inputs_size):
+        find_sources(running, i)
+        needed = min(
+            MOST_PADDING_BYTES,
+            needed + rows_padding_bytes(running.sources, running.live_size, running.padding_rows))
+    if not budget_take(needed):
+        status_set(
+            &running.status, RESOURCE_EXHAUSTED, "Too many bytes are in flight (--max_in_flight_bytes).")
+        return False
+    running.padding_bytes = needed
+    return True
+
+
+cdef void drop_feeds(Running* running) noexcept nogil:
+    """And give back what was charged for padding."""
+    cdef int i
+    if running.padding_bytes:
+        budget_give(running.padding_bytes)
+        running.padding_bytes = 0
     for i in range(running.served.signature.inputs_size):
         if running.feeds[i] != NULL:
             tensor_release(running.feeds[i])
