@@ -249,3 +249,34 @@ def one_gate_a_run(path: Path) -> Graph:
 
 def no_dims() -> Any:
     return tensor(numpy.zeros(0, "int32"))
+
+
+def test_who_is_through_does_not_wait_for_others_of_a_batch_that_failed(tmp_path: Path) -> None:
+    def for_file(path: Path) -> Any:
+        return predict_request("m", {"x": tensor(numpy.array([str(path).encode()], object))})
+
+    gate = Gate(tmp_path / "gate")
+    one_gate_a_run(tmp_path).save(tmp_path / "m" / "1")
+    session = SavedModelSession.load(
+        str(tmp_path / "m" / "1"),
+        name="m",
+        version=1,
+        batching=BatchingParameters(max_batch_size=2, batch_timeout_micros=AN_HOUR),
+    )
+    predictor = Predictor({"m": {1: session}})
+
+    async def test() -> None:
+        first = asyncio.ensure_future(ask(predictor, for_file(tmp_path / "file")))
+        second = asyncio.ensure_future(ask(predictor, for_file(gate.path)))
+        try:
+            await asyncio.wait_for(asyncio.shield(first), SECONDS)
+            assert not second.done()
+        finally:
+            await asyncio.to_thread(gate.open)
+        await asyncio.wait_for(second, SECONDS)
+
+    try:
+        predictor.run(test)
+    finally:
+        predictor.close()
+        session.close()

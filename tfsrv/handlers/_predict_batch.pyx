@@ -551,7 +551,8 @@ cdef bint try_range(Running* running, int first, int size) noexcept nogil:
 cdef void run_apart(Running* running, int first, int size) noexcept nogil:
     """Run parts that failed as one: in halves, so that one bad call among n costs 2 log n runs.
 
-    Where both halves fail there are many bad ones, or it is the model: then one by one.
+    Where both halves fail there are many bad ones, or it is the model: then one by one. Who is through
+    is told before the next run.
     """
     cdef int half = size // 2
     cdef bint left = False
@@ -559,7 +560,9 @@ cdef void run_apart(Running* running, int first, int size) noexcept nogil:
     cdef int i
     if size > 2 and not running.has_other_rows:
         left = try_range(running, first, half)
+        flush(running)
         right = try_range(running, first + half, size - half)
+        flush(running)
     if left or right:
         if not left:
             run_apart(running, first, half)
@@ -569,6 +572,7 @@ cdef void run_apart(Running* running, int first, int size) noexcept nogil:
     for i in range(first, first + size):
         if running.batch.parts[i].task != NULL:
             try_range(running, i, 1)
+            flush(running)
 
 
 cdef inline bint may_be_ones_fault(int code) noexcept nogil:
