@@ -232,6 +232,21 @@ def test_nothing_waits_in_a_queue_that_is_made_when_nobody_new_comes(tmp_path: P
         assert [shape(one) for one in ask(rows_of(1, 4))] == [(1, 4)]
 
 
+def test_runs_that_failed_are_counted_as_runs(tmp_path: Path) -> None:
+    graph = Graph()
+    x = graph.add("x", "Placeholder", dtype=FLOAT)
+    sizes = graph.add("whole", "Cast", graph.constant("sizes", 3, 5), SrcT=FLOAT, DstT=INT32)
+    y = graph.add("y", "Reshape", x, sizes, T=FLOAT, Tshape=INT32)
+    signature = graph.sign("fails", {"x": x}, {"y": y})
+    any_rank_two(signature.inputs["x"])
+    any_rank_two(signature.outputs["y"])
+    with batched(graph, tmp_path, rows=2) as (_, ask):
+        for error in ask(rows_of(1, 4, signature="fails"), rows_of(1, 4, signature="fails")):
+            assert error.code == Code.INVALID_ARGUMENT
+        _, queue, run = read_histograms(("m", 1, "fails", "Predict"))
+        assert (sum(queue[0]), sum(run[0])) == (2, 2)
+
+
 def one_gate_a_run(path: Path) -> Graph:
     """path [n] string → y = path, after "ran" was written into that file: n is 1, or it fails."""
     graph = Graph()

@@ -465,6 +465,8 @@ cdef struct Running:
     int64_t padding_rows
     int64_t padding_bytes   # of the in-flight budget, while there are feeds
     bint has_other_rows     # the present run gave an output that cannot be divided among its calls
+    int64_t begun_ns        # of the present run; 0: it has not begun
+    int64_t run_ns
     Status status           # of the present run
 
 
@@ -582,10 +584,9 @@ cdef inline bint may_be_ones_fault(int code) noexcept nogil:
 
 cdef bint run_together(Running* running, BatchPart* parts, int size) noexcept nogil:
     """One run of those parts that are not through; they are, if it is True."""
-    cdef int64_t begun_ns
-    cdef int64_t run_ns
     cdef bint good
     running.has_other_rows = False
+    running.begun_ns = 0
     while True:
         gather(running, parts, size)
         if running.live_size == 0:
@@ -596,13 +597,13 @@ cdef bint run_together(Running* running, BatchPart* parts, int size) noexcept no
             break
         if running.status.code != OK:
             return False
-    begun_ns = now_ns()
-    run_session(running, begun_ns)
-    run_ns = now_ns() - begun_ns
+    running.begun_ns = now_ns()
+    run_session(running)
+    running.run_ns = now_ns() - running.begun_ns
     drop_feeds(running)
     good = running.status.code == OK and look_at_outputs(running)
     if good:
-        write_all(running, begun_ns, run_ns)
+        write_all(running)
     drop_fetched(running)
     return good
 
@@ -752,11 +753,11 @@ cdef void drop_fetched(Running* running) noexcept nogil:
             running.fetched[i] = NULL
 
 
-cdef void run_session(Running* running, int64_t now) noexcept nogil:
+cdef void run_session(Running* running) noexcept nogil:
     cdef Session* session = running.served.session
     cdef int64_t timeout_ms = 0
     if not running.batch.in_place:
-        timeout_ms = run_timeout_ms(session, running.served.signature, running.batch.deadline_ns, now)
+        timeout_ms = run_timeout_ms(session, running.served.signature, running.batch.deadline_ns, running.begun_ns)
     session_run(
         session, running.served.signature, running.feeds, running.wanted, running.wanted_size, running.fetched,
         run_place(session, running.batch.arm == ARM_POOL, timeout_ms), timeout_ms, &running.status)
@@ -791,7 +792,7 @@ cdef bint look_at_outputs(Running* running) noexcept nogil:
     return running.status.code == OK
 
 
-cdef void write_all(Running* running, int64_t begun_ns, int64_t run_ns) noexcept nogil:
+cdef void write_all(Running* running) noexcept nogil:
     cdef int64_t row = 0
     cdef int i
     cdef BatchPart* part
@@ -801,16 +802,22 @@ cdef void write_all(Running* running, int64_t begun_ns, int64_t run_ns) noexcept
         part = running.live[i]
         call = call_of(part)
         rows = part.rows
-        if call.run_start_ns == 0:
-            call.run_start_ns = begun_ns
         if call.split != NULL:
+            if call.run_start_ns == 0:
+                call.run_start_ns = running.begun_ns
             keep_part(running, part, row)
         else:
-            call.run_ns = run_ns
+            note_run(running, call)
             write(running, call, row, rows)
             done(running, call)
         part.task = NULL
         row += rows
+
+
+cdef inline void note_run(const Running* running, Call* call) noexcept nogil:
+    """For the counters: when the call's run began and what it took, if it came to that."""
+    call.run_start_ns = running.begun_ns
+    call.run_ns = running.run_ns
 
 
 cdef void write(Running* running, Call* call, int64_t row, int64_t rows) noexcept nogil:
@@ -898,6 +905,7 @@ cdef void fail(Running* running, BatchPart* part) noexcept nogil:
         if split_fail(call, rows, &running.status):
             done(running, call)
         return
+    note_run(running, call)
     status_set(&call.status, running.status.code, "")
     status_add_bytes(
         &call.status, Bytes(running.status.message.data, running.status.message.size))
