@@ -128,6 +128,27 @@ def fours() -> Graph:
     return graph
 
 
+def test_one_kind_of_requests_with_other_rows_does_not_end_batching_for_the_others(
+    tmp_path: Path,
+) -> None:
+    with batched(fours(), tmp_path, rows=2) as (session, ask):
+        assert [shape(one) for one in ask(rows_of(1, 4), rows_of(1, 4))] == [(1, 4)] * 2
+        assert [shape(one) for one in ask(rows_of(1, 8), rows_of(1, 8))] == [(2, 4)] * 2
+        assert [shape(one) for one in ask(rows_of(1, 8))] == [(2, 4)]  # waits for nobody by now
+        assert [shape(one) for one in ask(rows_of(1, 4), rows_of(1, 4))] == [(1, 4)] * 2
+        # A batch is counted after its answers.
+        eventually(lambda: counts(session)["sizes"] == {1: 1, 2: 3})
+        assert counts(session)["run_apart"] == 1
+        assert session.describe()["serving_default"]["batched"]
+
+
+def test_outputs_that_never_had_rows_end_batching(tmp_path: Path) -> None:
+    with batched(fours(), tmp_path, rows=2) as (session, ask):
+        assert [shape(one) for one in ask(rows_of(1, 8), rows_of(1, 8))] == [(2, 4)] * 2
+        assert [shape(one) for one in ask(rows_of(1, 12))] == [(3, 4)]  # waits for nobody
+        assert not session.describe()["serving_default"]["batched"]
+
+
 def repeated(columns: int) -> Any:
     """A request of a few bytes for one long row of ones."""
     request = rows_of(1, 1)

@@ -5,7 +5,7 @@ batch's outputs into the responses. Calls that are alike share batches: the same
 and shapes but for the number of rows. Where rows mean nothing, a call runs alone: a scalar input, unequal
 numbers of rows, no rows, a default value, a rank or dtype that is not the signature's, an input or output
 whose first dimension is fixed. That an output has no rows may also show when it was run; then it is known
-from then on.
+from then on: of the signature or, if the output had rows for other calls, of those of this kind.
 
 If a batch fails, its halves run again, and theirs, so that only calls that fail by themselves get the
 error. Codes and texts are TensorFlow Serving's (batching/batching_session.cc) and those of TensorFlow's
@@ -22,9 +22,12 @@ from libc.string cimport memcpy, memset
 
 from tfsrv._atomic cimport (
     add_relaxed_i64,
+    add_relaxed_int,
     load_relaxed_i64,
     load_relaxed_int,
+    load_relaxed_u64,
     store_relaxed_int,
+    store_relaxed_u64,
 )
 from tfsrv._batch_tensors cimport (
     ROWS_EMPTY_AMONG_OTHERS,
@@ -81,7 +84,7 @@ from tfsrv._run_arms cimport ARM_POOL
 from tfsrv._run_queue cimport run_record_is_fast, run_record_note
 from tfsrv._servable cimport Servable, servable_hold, servable_release
 from tfsrv._session cimport Session, session_plan, session_run
-from tfsrv._signature cimport Signature
+from tfsrv._signature cimport HAS_NO_ROWS, HAS_ROWS, MAY_HAVE_ROWS, Signature
 from tfsrv._status cimport (
     CANCELLED,
     DEADLINE_EXCEEDED,
@@ -134,6 +137,9 @@ cdef int MOST_SKIPS = 64                         # calls that do not look for co
 cdef uint64_t MIX = 0x9E3779B97F4A7C15           # 2**64 divided by the golden ratio
 
 
+cdef enum:
+    ODD_KINDS = 16              # of one signature that are remembered
+
 # What a signature's queue is for; its context.
 cdef struct Served:
     Deferred deferred           # first: a Deferred's address is its Served's
@@ -147,6 +153,9 @@ cdef struct Served:
     bint must_not_run_here      # one of them is no work for the loop
     int skips                   # calls that need not look for company, still
     int next_skips
+    # atomic: kinds that gave outputs of other rows, of the same model that has given rows for others
+    uint64_t odd_kinds[16]      # ODD_KINDS; 0: none
+    int odd_kinds_size          # that there were, the oldest of them forgotten
 
 
 cdef BatchHandler handler
@@ -174,7 +183,7 @@ cdef int batch_call(Pool* pool, Call* call) noexcept nogil:
     if signature.inputs_size == 0:
         status_set(&call.status, INVALID_ARGUMENT, "Batching Run() must have at least one input tensor")
         return give_up(call)
-    describe(call, task)
+    describe(served, call, task)
     session_plan(session, signature.twin, call.wanted, call.wanted_size, &first_time)
     here = (
         signature.may_run_in_place
@@ -244,7 +253,7 @@ cdef Served* served_by(Pool* pool, Session* session, Signature* twin) noexcept n
     return served
 
 
-cdef void describe(Call* call, BatchTask* task) noexcept nogil:
+cdef void describe(Served* served, Call* call, BatchTask* task) noexcept nogil:
     """Fill in the call's task: how many rows it has, and what it is like."""
     cdef Plan* plan = <Plan*>call.scratch
     cdef Signature* signature = <Signature*>call.signature
@@ -277,8 +286,10 @@ cdef void describe(Call* call, BatchTask* task) noexcept nogil:
     for i in range(call.wanted_size):
         # A sum: the order of outputs does not matter.
         kind += <uint64_t>(call.wanted[i] + 1) * MIX
-        if load_relaxed_int(&signature.twin.outputs[call.wanted[i]].has_rows) == 0:
+        if load_relaxed_int(&signature.twin.outputs[call.wanted[i]].has_rows) == HAS_NO_ROWS:
             task.alone = True
+    if is_odd(served, kind):
+        task.alone = True
     task.owner = call
     task.rows = max(1, rows)
     task.bytes = plan.input_bytes
@@ -286,6 +297,15 @@ cdef void describe(Call* call, BatchTask* task) noexcept nogil:
     task.arrived_ns = now_ns()
     task.deadline_ns = call.deadline_ns
     task.low = call.low_priority
+
+
+cdef bint is_odd(Served* served, uint64_t kind) noexcept nogil:
+    """Whether calls of this kind were found to give outputs of other rows."""
+    cdef int i
+    for i in range(min(ODD_KINDS, load_relaxed_int(&served.odd_kinds_size))):
+        if load_relaxed_u64(&served.odd_kinds[i]) == kind:
+            return True
+    return False
 
 
 cdef bint may_be_padded(const PredictView* view, const TensorView* tensor) noexcept nogil:
@@ -769,14 +789,21 @@ cdef bint look_at_outputs(Running* running) noexcept nogil:
     cdef int64_t rows = running.rows + running.padding_rows
     cdef TensorData* whole
     cdef bint known
+    cdef int* has_rows
     cdef int i
     for i in range(running.wanted_size):
         whole = &running.whole[i]
         known = tensor_data(running.fetched[i], running.dims + i * MAX_RANK, whole) == 0
+        has_rows = &signature.outputs[running.wanted[i]].has_rows
         if known and whole.rank > 0 and whole.dims[0] == rows:
+            if rows > 1 and load_relaxed_int(has_rows) == MAY_HAVE_ROWS:
+                store_relaxed_int(has_rows, HAS_ROWS)
             continue
+        if load_relaxed_int(has_rows) == HAS_ROWS:
+            remember_odd(running.served, running.live[0].task.kind)  # no request ends batching for all others
+        else:
+            store_relaxed_int(has_rows, HAS_NO_ROWS)
         running.has_other_rows = True
-        store_relaxed_int(&signature.outputs[running.wanted[i]].has_rows, 0)
         if not known:
             status_set(
                 &running.status, FAILED_PRECONDITION,
@@ -790,6 +817,12 @@ cdef bint look_at_outputs(Running* running) noexcept nogil:
                 "Batched output tensor's 0th dimension does not equal the sum of the 0th dimension "
                 "sizes of the input tensors")
     return running.status.code == OK
+
+
+cdef void remember_odd(Served* served, uint64_t kind) noexcept nogil:
+    """Calls of this kind run alone from now on."""
+    if not is_odd(served, kind):
+        store_relaxed_u64(&served.odd_kinds[add_relaxed_int(&served.odd_kinds_size, 1) & (ODD_KINDS - 1)], kind)
 
 
 cdef void write_all(Running* running) noexcept nogil:
