@@ -85,7 +85,9 @@ cdef bint is_wanted(const BatchTask* task) noexcept nogil:
 
 
 cdef bint begin_split(BatchTask* task) noexcept nogil:
-    (<ArrayTask*>task).is_split = True
+    # Written once, before any part of it runs: those who run one read it without the lock.
+    if not (<ArrayTask*>task).is_split:
+        (<ArrayTask*>task).is_split = True
     return True
 
 
