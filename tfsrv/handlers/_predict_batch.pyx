@@ -836,8 +836,6 @@ cdef void write_all(Running* running) noexcept nogil:
         call = call_of(part)
         rows = part.rows
         if call.split != NULL:
-            if call.run_start_ns == 0:
-                call.run_start_ns = running.begun_ns
             keep_part(running, part, row)
         else:
             note_run(running, call)
@@ -896,7 +894,7 @@ cdef void keep_part(Running* running, BatchPart* part, int64_t row) noexcept nog
                 running.fetched[position_in(running, call, i)], row, part.rows)
             good = good and kept.outputs[i] != NULL
     if good:
-        if split_take(call, kept):
+        if split_take(call, kept, running.begun_ns):
             done(running, call)
         return
     if kept != NULL:
