@@ -52,6 +52,7 @@ TESTS = (
 WITH_TENSORFLOW = {
     "address": (
         "tests/integration/test_batch_tensors.py",
+        "tests/integration/test_batched_predict.py",
         "tests/integration/test_predict.py",
     )
 }

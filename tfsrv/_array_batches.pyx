@@ -24,7 +24,7 @@ import numpy
 cimport cython
 from cpython.ref cimport Py_DECREF, Py_INCREF
 from libc.math cimport isnan
-from libc.stdint cimport int64_t, uint64_t
+from libc.stdint cimport int64_t
 from libc.string cimport memset
 
 from tfsrv._array_rows cimport joined, outputs_of, rows_of, stack, why_not_rows
@@ -32,6 +32,7 @@ from tfsrv._atomic cimport add_relaxed_i64, load_relaxed_i64, load_relaxed_int, 
 from tfsrv._batch_counts cimport batch_counts
 from tfsrv._batch_settings cimport batch_settings_read
 from tfsrv._batching cimport (
+    KIND_ALONE,
     PUSHED,
     PUSHED_FULL,
     PUSHED_LATE,
@@ -58,7 +59,6 @@ cdef enum:
     MOST_KINDS = 1024           # dtypes and shapes that are remembered
     MOST_PADDED_RANK = 6        # as in TensorFlow Serving's batching_util.cc
 
-cdef uint64_t ALONE = 1         # `kind` of requests that run alone; the others count from 2
 cdef double MOST_SECONDS = 1e9  # a longer time-out is none
 
 cdef object asarray = numpy.asarray
@@ -85,7 +85,9 @@ cdef bint is_wanted(const BatchTask* task) noexcept nogil:
 
 
 cdef bint begin_split(BatchTask* task) noexcept nogil:
-    (<ArrayTask*>task).is_split = True
+    # Written once, before any part of it runs: those who run one read it without the lock.
+    if not (<ArrayTask*>task).is_split:
+        (<ArrayTask*>task).is_split = True
     return True
 
 
@@ -234,7 +236,7 @@ cdef class ArrayQueue:
         self.name = name
         self.forms = {}
         self.kinds = {}
-        self.next_kind = ALONE + 1
+        self.next_kind = KIND_ALONE + 1  # never used by requests that run alone
         self.idle = Event()
         self.runners = set()
         batch_settings_read(&self.settings, parameters)
@@ -347,7 +349,7 @@ cdef class ArrayQueue:
                 key.append(shape[1:])
         task.alone = task.alone or rows < 1
         task.rows = max(1, rows)
-        task.kind = ALONE
+        task.kind = KIND_ALONE
         if not task.alone:
             names = tuple(key)
             kind = self.kinds.get(names)
@@ -399,6 +401,8 @@ cdef class ArrayQueue:
     cdef int push(self, ArrayRequest request) except -1:
         """Give a request to the scheduler. ServingError if it is refused."""
         cdef int pushed
+        if self.closed is not None:  # while the inputs were looked at, which is any code
+            raise ServingError(Code.UNAVAILABLE, self.closed)
         self.take_in(request)
         pushed = batch_queue_push(self.queue, &request.task.task)
         if pushed == PUSHED:

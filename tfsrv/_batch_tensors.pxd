@@ -57,6 +57,8 @@ cdef uint64_t rows_kind_hash(const RowSource* source, bint pads_inner) noexcept 
 cdef int rows_merge(
     const RowSource* sources, int size, int64_t padding_rows, bint pads_inner,
     TF_Tensor** made, int* bad) noexcept nogil
+cdef int64_t rows_padding_bytes(
+    const RowSource* sources, int size, int64_t padding_rows) noexcept nogil
 cdef int rows_join(
     TF_Tensor* const* parts, const int64_t* firsts, const int64_t* rows, int size,
     TF_Tensor** made) noexcept nogil

@@ -47,6 +47,8 @@ cdef extern from *:
     bint add_overflows "__builtin_add_overflow"(int64_t a, int64_t b, int64_t* sum) nogil
 
 
+cdef int64_t MOST_BYTES = <int64_t>1 << 60  # more than there is, and safe to add
+
 # Kinds
 
 
@@ -155,6 +157,62 @@ cdef int rows_merge(
         merge.dtype, merge.dims, merge.rank, merge.block.data,
         <size_t>merge.elements * merge.unit, deallocator_of(merge.dtype), merge.block.key)
     return ROWS_MADE if made[0] != NULL else ROWS_INVALID  # the deallocator has run if it is NULL
+
+
+cdef int64_t rows_padding_bytes(
+    const RowSource* sources, int size, int64_t padding_rows
+) noexcept nogil:
+    """About the memory that rows_merge takes beyond that of the sources, for rows and inner dims of padding.
+
+    Rather more, where there are texts; 1 << 60 for more than that. The sources are of one kind: where
+    inner dims are not padded they are equal.
+    """
+    cdef double unit = <double>dtype_bytes(source_dtype(&sources[0]))
+    cdef double padded = 1      # elements of a row
+    cdef double row_bytes = 0   # of the one that is repeated, the last
+    cdef double total = 0
+    cdef double own, text
+    cdef int64_t most
+    cdef int i, j
+    for j in range(1, source_rank(&sources[0])):
+        most = 0
+        for i in range(size):
+            most = max(most, source_dim(&sources[i], j))
+        padded *= <double>most
+    for i in range(size):
+        if sources[i].rows == 0:
+            continue
+        own = row_elements_of(&sources[i])
+        text = text_bytes_of(&sources[i])
+        row_bytes = padded * unit + text + (padded - own) * text
+        total += <double>sources[i].rows * (padded - own) * (unit + text)
+    return <int64_t>min(total + <double>padding_rows * row_bytes, <double>MOST_BYTES)
+
+
+cdef double row_elements_of(const RowSource* source) noexcept nogil:
+    cdef double elements = 1
+    cdef int j
+    for j in range(1, source_rank(source)):
+        elements *= <double>source_dim(source, j)
+    return elements
+
+
+cdef double text_bytes_of(const RowSource* source) noexcept nogil:
+    """All texts of the source: none of them is longer. 0 if it is not of strings."""
+    cdef const TString* strings
+    cdef double total = 0
+    cdef int64_t elements, i
+    if source_dtype(source) != DT_STRING:
+        return 0
+    if source.wire != NULL:
+        elements = count_elements(source.view, source.wire)
+        return max(0.0, <double>(
+            tensor_view_bytes(source.view, source.wire) - elements * <int64_t>sizeof(TString)))
+    elements = <int64_t>row_elements_of(source)
+    strings = <const TString*>api.TensorData(source.tensor) + elements * source.first_row
+    for i in range(elements * source.rows):
+        total += <double>tstring_get(&strings[i]).size
+    return total
 
 
 cdef inline tensor_deallocator deallocator_of(int dtype) noexcept nogil:

@@ -9,6 +9,7 @@ from tfsrv._workers cimport Pool, Share, WorkQueue
 
 cdef enum:
     MAX_ALLOWED_SIZES = 64      # allowed_batch_sizes of one model
+    KIND_ALONE = 1              # `kind` of tasks that are alone
 
 cdef enum Pushed:
     PUSHED = 0
@@ -136,6 +137,7 @@ cdef struct BatchQueue:
     int inbox_is_open           # atomic; opened at the first push, under the lock
     pthread_mutex_t lock        # over all below that is not atomic
     BatchKind* kinds
+    int kinds_size
     BatchKind* free_kinds
     int free_kinds_size
     Batch* free_batches
@@ -156,7 +158,7 @@ cdef struct BatchQueue:
     int64_t row_ns              # by which each waiting row delays those behind it
     int64_t latest_due_ns       # of what waits, about
     int64_t last_call_ns        # when what came since the last look has to begin for its deadline's sake
-    int64_t swept_ns
+    int64_t next_sweep_ns
 
 
 cdef BatchQueue* batch_queue_new(
@@ -166,7 +168,7 @@ cdef void batch_queue_free(void* queue) noexcept nogil
 cdef int batch_queue_push(BatchQueue* queue, BatchTask* task) noexcept nogil
 cdef void batch_queue_kick(BatchQueue* queue, int64_t now) noexcept nogil
 cdef void batch_queue_hurry(BatchQueue* queue) noexcept nogil
-cdef void batch_queue_sweep(BatchQueue* queue) noexcept nogil
+cdef int64_t batch_queue_sweep(BatchQueue* queue) noexcept nogil
 cdef void batch_queue_serve(
     BatchQueue* queue, int64_t until_ns, int64_t longest_ns) noexcept nogil
 cdef Batch* batch_form(

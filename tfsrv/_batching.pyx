@@ -9,7 +9,8 @@ worker forms the next batch.
   while all workers that the queue may have are busy. With a wait (batch_timeout_micros), a batch that
   is not full is not begun before its first task has waited so long.
 - The task with the earliest deadline comes first; one without a deadline counts as one that has
-  PATIENCE_NS, so that it is not passed over for ever. A task that does not fit closes the batch.
+  PATIENCE_NS after the wait, so that it is not passed over for ever. A task that does not fit closes
+  the batch.
 - What would not be through by its deadline is refused: as it comes, if the rows before it take too
   long, and as it is taken. What runs is in time, so that overload costs only what is refused.
 - Low tasks run when a worker stays free for others, and where a batch of their kind is padded anyway.
@@ -52,7 +53,7 @@ from tfsrv._batch_tuner cimport (
     tuner_run_ns,
     tuner_run_slow_ns,
 )
-from tfsrv._clock cimport NS_PER_MS, NS_PER_S, now_ns
+from tfsrv._clock cimport NS_PER_MS, NS_PER_S, NS_PER_US, now_ns
 from tfsrv._queue cimport queue_close, queue_open, queue_pop, queue_push, queue_size
 from tfsrv._thread cimport (
     pthread_mutex_destroy,
@@ -72,14 +73,16 @@ cdef extern from *:
 
 cdef enum:
     INBOX = 256             # tasks; 4 KiB, taken at the first push. Who finds it full drains it
+    MOST_KINDS = 512        # that wait beside each other; whoever comes with a new one then runs alone
     KEPT_KINDS = 4          # empty ones that a queue keeps for reuse
     KEPT_BATCHES = 4
     FIRST_PARTS = 16        # of a batch; doubling
     KEPT_SCRATCH = 65536    # bytes of a batch that is kept
 
-cdef int64_t PATIENCE_NS = NS_PER_S          # a task without a deadline is served as if it had this one
+cdef int64_t PATIENCE_NS = NS_PER_S          # after the wait: the deadline that a task without one is served by
 cdef int64_t TRUST_NS = NS_PER_S             # estimates older than this refuse nothing
-cdef int64_t SWEEP_NS = NS_PER_MS            # a full queue is searched for abandoned tasks as often
+cdef int64_t SWEEP_NS = NS_PER_MS            # a full queue is searched for abandoned tasks as often …
+cdef int64_t SWEEP_TASK_NS = 2 * NS_PER_US   # … or once in so much for each task: a few % of a thread
 cdef int64_t NO_MEMORY_NS = NS_PER_MS        # without memory for a batch, try again after this
 
 
@@ -163,6 +166,7 @@ cdef int batch_queue_push(BatchQueue* queue, BatchTask* task) noexcept nogil:
     """
     cdef int64_t waiting = rows_before(queue, task)
     cdef bint alone = task.alone    # it may be gone once it is pushed
+    cdef int64_t last_call_ns = INT64_MAX
     cdef int pushed = PUSHED
     if task.rows > queue.settings.max_request_rows:
         return PUSHED_TOO_LARGE
@@ -172,7 +176,7 @@ cdef int batch_queue_push(BatchQueue* queue, BatchTask* task) noexcept nogil:
         if waiting + task.rows > queue.settings.max_waiting_rows:
             add_relaxed_i64(&queue.counts.refused_full, 1)
             return PUSHED_FULL
-    task.due_ns = task.arrived_ns + PATIENCE_NS
+    task.due_ns = task.arrived_ns + PATIENCE_NS + load_relaxed_i64(&queue.wait_ns)
     if task.deadline_ns != 0:
         task.due_ns = task.deadline_ns
         if comes_too_late(queue, task, waiting):
@@ -184,15 +188,18 @@ cdef int batch_queue_push(BatchQueue* queue, BatchTask* task) noexcept nogil:
     if task.due_ns > load_relaxed_i64(&queue.latest_due_ns):
         store_relaxed_i64(&queue.latest_due_ns, task.due_ns)
     if task.deadline_ns != 0 and load_relaxed_i64(&queue.wait_ns) != 0:
-        hear_last_call(queue, last_call(queue, task))
+        last_call_ns = last_call(queue, task)
     # Counted first: a worker that takes the task at once takes it off again.
     add_relaxed_i64(&queue.waiting_rows, task.rows)
     if not task.low:
         add_relaxed_i64(&queue.waiting_normal, task.rows)
     if load_acquire_int(&queue.inbox_is_open) == 0 or not queue_push(&queue.inbox, task):
         pushed = push_slowly(queue, task)
-    if alone and pushed == PUSHED:
-        store_release_int(&queue.has_alone, 1)  # after the push: the look that clears it finds the task
+    if pushed == PUSHED:
+        # After the push: the look that clears these finds the task.
+        if alone:
+            store_release_int(&queue.has_alone, 1)
+        hear_last_call(queue, last_call_ns)
     return pushed
 
 
@@ -282,9 +289,10 @@ cdef inline bint need_not_wait(const BatchQueue* queue) noexcept nogil:
 
 
 cdef void batch_queue_hurry(BatchQueue* queue) noexcept nogil:
-    """Nobody will push any more: what is there runs as soon as workers are free, in any case."""
+    """Hardly anybody will push any more: what is there, and comes still, runs as soon as workers are free."""
     pthread_mutex_lock(&queue.lock)
     queue.hurries = True
+    publish(queue)  # for the last ones who push: they would have it looked at after the wait
     pthread_mutex_unlock(&queue.lock)
     exchange_int(&queue.work.scheduled, 1)
     work_queue_schedule(&queue.work, 0, False)  # as in bring_forward()
@@ -391,26 +399,40 @@ cdef bint has_spare_kind(BatchQueue* queue) noexcept nogil:
 
 cdef void put_into_kind(BatchQueue* queue, BatchTask* task) noexcept nogil:
     """Needs a spare kind."""
-    cdef BatchKind* kind = queue.kinds
-    cdef BatchKind* before = NULL
-    while kind != NULL:
+    cdef BatchKind** link = find_kind(queue, task)
+    if link[0] == NULL and queue.kinds_size >= MOST_KINDS:
+        # Looking through ever more of them, for each task and each batch, costs more than sharing saves.
+        task.alone = True
+        task.kind = KIND_ALONE
+        link = find_kind(queue, task)
+    if link[0] == NULL:
+        link[0] = take_spare_kind(queue, task)
+    kind_put(link[0], task)
+
+
+cdef BatchKind** find_kind(BatchQueue* queue, const BatchTask* task) noexcept nogil:
+    """Where the task's kind is linked in, or would be: NULL stands there then."""
+    cdef BatchKind** link = &queue.kinds
+    while link[0] != NULL:
         # Tasks that run alone need not be alike.
-        if kind.hash == task.kind and kind.low == task.low and queue.handler.shares(task, kind_first(kind)):
-            kind_put(kind, task)
-            return
-        before = kind
-        kind = kind.next
-    kind = queue.free_kinds
+        if (
+            link[0].hash == task.kind and link[0].low == task.low
+            and queue.handler.shares(task, kind_first(link[0]))
+        ):
+            break
+        link = &link[0].next
+    return link
+
+
+cdef BatchKind* take_spare_kind(BatchQueue* queue, const BatchTask* task) noexcept nogil:
+    cdef BatchKind* kind = queue.free_kinds
     queue.free_kinds = kind.next
     queue.free_kinds_size -= 1
+    queue.kinds_size += 1
     memset(kind, 0, sizeof(BatchKind))
     kind.hash = task.kind
     kind.low = task.low
-    if before == NULL:
-        queue.kinds = kind
-    else:
-        before.next = kind
-    kind_put(kind, task)
+    return kind
 
 
 cdef void drop_empty_kinds(BatchQueue* queue) noexcept nogil:
@@ -422,6 +444,7 @@ cdef void drop_empty_kinds(BatchQueue* queue) noexcept nogil:
             link = &kind.next
             continue
         link[0] = kind.next
+        queue.kinds_size -= 1
         if queue.free_kinds_size >= KEPT_KINDS:
             free(kind)
         else:
@@ -448,17 +471,20 @@ cdef void drain(BatchQueue* queue) noexcept nogil:
 
 cdef void sweep(BatchQueue* queue, int64_t now) noexcept nogil:
     """The queue is full: look whether tasks in it may go."""
-    if now - load_relaxed_i64(&queue.swept_ns) >= SWEEP_NS:
-        store_relaxed_i64(&queue.swept_ns, now)
-        batch_queue_sweep(queue)
+    cdef int64_t tasks
+    if now >= load_relaxed_i64(&queue.next_sweep_ns):
+        store_relaxed_i64(&queue.next_sweep_ns, now + SWEEP_NS)  # nobody else begins one
+        tasks = batch_queue_sweep(queue)
+        store_relaxed_i64(&queue.next_sweep_ns, now + max(SWEEP_NS, tasks * SWEEP_TASK_NS))
 
 
-cdef void batch_queue_sweep(BatchQueue* queue) noexcept nogil:
-    """Let go of tasks that nobody waits for any more, in the caller's thread."""
+cdef int64_t batch_queue_sweep(BatchQueue* queue) noexcept nogil:
+    """Let go of tasks that nobody waits for any more, in the caller's thread. How many there were to look at."""
     cdef BatchKind* kind
     cdef BatchTask* task
     cdef BatchTask* kept
     cdef BatchTask* unwanted = NULL
+    cdef int64_t tasks = 0
     pthread_mutex_lock(&queue.lock)
     drain(queue)
     kind = queue.kinds
@@ -469,6 +495,7 @@ cdef void batch_queue_sweep(BatchQueue* queue) noexcept nogil:
             if task == NULL:
                 break
             kind_pop(kind, task)
+            tasks += 1
             if queue.handler.is_wanted(task):
                 task.next = kept
                 kept = task
@@ -483,6 +510,7 @@ cdef void batch_queue_sweep(BatchQueue* queue) noexcept nogil:
     store_relaxed_i64(&queue.full_rows, rows_to_look_at(queue))
     pthread_mutex_unlock(&queue.lock)
     refuse_all(queue, unwanted, REFUSED_UNWANTED)
+    return tasks
 
 
 cdef void put_back(BatchKind* kind, BatchTask* newest) noexcept nogil:
@@ -935,7 +963,7 @@ cdef void batch_ended(Batch* batch, int64_t now) noexcept nogil:
 cdef void publish(BatchQueue* queue) noexcept nogil:
     """What the tuner chose, for those who push."""
     store_relaxed_i64(&queue.full_rows, rows_to_look_at(queue))
-    store_relaxed_i64(&queue.wait_ns, queue.tuner.wait_ns)
+    store_relaxed_i64(&queue.wait_ns, 0 if queue.hurries else queue.tuner.wait_ns)
     store_relaxed_i64(&queue.row_ns, tuner_row_ns(&queue.tuner))
 
 

@@ -24,11 +24,14 @@ cdef int budget_short = 0   # atomic; 1: somebody was refused since budget_ran_o
 
 cdef bint budget_take(int64_t bytes) noexcept nogil:
     """Count `bytes` more as in flight; False, and nothing changed, when that is over the limit."""
-    if add_relaxed_i64(&budget_used, bytes) + bytes > load_relaxed_i64(&budget_limit):
+    cdef int64_t limit = load_relaxed_i64(&budget_limit)
+    # Looked at first: what is far too much must not, even for a moment, take the room of others.
+    if bytes <= limit - load_relaxed_i64(&budget_used):
+        if add_relaxed_i64(&budget_used, bytes) + bytes <= limit:
+            return True
         add_relaxed_i64(&budget_used, -bytes)
-        store_relaxed_int(&budget_short, 1)
-        return False
-    return True
+    store_relaxed_int(&budget_short, 1)
+    return False
 
 
 cdef void budget_give(int64_t bytes) noexcept nogil:

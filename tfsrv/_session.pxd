@@ -26,6 +26,7 @@ cdef struct Session:
     Share share             # of the workers
     bint is_batched         # requests go through queues with `batching`
     BatchSettings batching
+    bint hurries            # nobody new comes: queues that are made now let nothing wait; with the GIL
 
 cdef Signature* session_find(Session* session, Bytes name) noexcept nogil
 cdef int session_plan(

@@ -82,6 +82,7 @@ cdef enum:
     BUILT_AT_LOAD = 4       # signatures, see build_signatures
 
 _batched: weakref.WeakSet[SavedModelSession] = weakref.WeakSet()  # to be looked at by batched_sessions
+_batched_lock = threading.Lock()  # models are loaded in threads while others look
 
 # RunOptions (tensorflow/core/protobuf/config.proto), serialized.
 # inter_op_thread_pool: -1, that is run the graph in the thread that calls:
@@ -406,10 +407,14 @@ cdef class SavedModelSession(NativeServable):
         made.batching = batching
         if batching is not None:
             set_batching(&made.session, batching)
-            _batched.add(made)
+            with _batched_lock:
+                _batched.add(made)
         made.waiting_op = ""
         made.signature_defs = {}
         load_into(made, list(tags), config)
+        made.session.batching.arm = ARM_ANY if can_limit_threads() else ARM_EITHER
+        if made.session.uses_gpu:
+            made.session.batching.arm = ARM_POOL  # where all of its runs are
         return made
 
     def close(self) -> None:
@@ -440,6 +445,7 @@ cdef class SavedModelSession(NativeServable):
         """Nobody new comes: let what waits in batches run now, whatever it waits for."""
         cdef int i
         with self._lifecycle:  # not while close() frees the queues
+            self.session.hurries = True
             for i in range(self.session.signatures_size if self.session.is_batched else 0):
                 if self.session.signatures[i].queue != NULL:
                     batch_queue_hurry(<BatchQueue*>self.session.signatures[i].queue)
@@ -476,7 +482,8 @@ cdef class SavedModelSession(NativeServable):
 
 def batched_sessions() -> list[SavedModelSession]:
     """The sessions whose requests are batched, in no order, some of them closed perhaps."""
-    return list(_batched)
+    with _batched_lock:
+        return list(_batched)
 
 
 cdef int set_batching(Session* session, object parameters) except -1:
@@ -484,9 +491,6 @@ cdef int set_batching(Session* session, object parameters) except -1:
     batch_settings_read(&session.batching, parameters)
     session.is_batched = True
     session.share.limit = session.batching.max_runs
-    session.batching.arm = ARM_ANY if can_limit_threads() else ARM_EITHER
-    if session.uses_gpu:
-        session.batching.arm = ARM_POOL
     return 0
 
 

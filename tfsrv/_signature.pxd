@@ -22,11 +22,16 @@ cdef struct SignatureInput:
     bint has_rows           # dim 0 may be any number: rows of several requests may follow each other
     int rank                # -1: any
 
+cdef enum OutputRows:
+    HAS_NO_ROWS = 0         # dim 0 is fixed, or a run has shown it to be no number of rows
+    MAY_HAVE_ROWS = 1       # dim 0 may be any number
+    HAS_ROWS = 2            # and was that of the rows of a batch
+
 cdef struct SignatureOutput:
     Bytes alias
     Bytes tensor_name
     int dtype
-    int has_rows            # atomic: dim 0 may be any number, and no run has shown it to be no number of rows
+    int has_rows            # atomic: an OutputRows
 
 cdef struct FetchSet:
     # Outputs that were fetched together before: a set costs TensorFlow 12 ms and 73 KB once.

@@ -257,6 +257,15 @@ def test_a_full_queue_is_searched_at_most_once_in_a_millisecond() -> None:
         assert queue.push(1, START + MS) == "pushed"
 
 
+def test_a_large_full_queue_is_searched_less_often() -> None:
+    with stepped(size=3000, max_waiting_rows=2000) as queue:
+        push_all(queue, *[1] * 2000)
+        assert queue.push(1, START) == "full"
+        queue.abandon(0)
+        assert queue.push(1, START + 4 * MS - 1) == "full"
+        assert queue.push(1, START + 4 * MS) == "pushed"
+
+
 def test_a_search_keeps_the_order_of_deadlines_and_the_rows_that_were_begun() -> None:
     with stepped(max_rows=4, max_request_rows=8, max_waiting_rows=9, splits=True) as queue:
         push_all(queue, 6, deadline_ns=START + 10 * MS)
@@ -407,6 +416,18 @@ def test_many_kinds_wait_beside_each_other() -> None:
         assert [[task for task, _, _ in batch] for batch in batches] == [
             [number, number + 100, number + 200] for number in range(100)
         ]
+
+
+def test_among_very_many_kinds_further_ones_run_alone() -> None:
+    with stepped() as queue:
+        for number in range(512):
+            push_all(queue, 1, kind=2 + number)
+        push_all(queue, 1, 1, kind=1000)
+        push_all(queue, 1, kind=2)
+        batches = [[task for task, _, _ in batch] for batch in form_all(queue)]
+        assert sorted(batches) == [[0, 514], *([task] for task in range(1, 514))]
+        push_all(queue, 1, 1, kind=1000)
+        assert form(queue).tasks == [515, 516]
 
 
 def test_a_task_alone_shares_no_batch() -> None:
@@ -758,3 +779,10 @@ def test_no_wait_is_longer_than_a_deadline_allows() -> None:
         push_all(queue, 1, deadline_ns=START + 14 * MS)
         assert form(queue).due_ns == START + 5 * MS  # an eighth of a run is left to chance
         assert form(queue, START + 5 * MS).tasks == [1, 0]
+
+
+def test_a_task_without_a_deadline_hides_no_deadline_before_the_end_of_the_wait() -> None:
+    with stepped(wait_ns=60 * S) as queue:
+        push_all(queue, 1)
+        push_all(queue, 1, deadline_ns=START + 5 * S)
+        assert form(queue).due_ns == START + 5 * S

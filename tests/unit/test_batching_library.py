@@ -831,6 +831,19 @@ def test_close_refuses_what_comes_and_waits_for_what_came() -> None:
         assert session.describe()["batches"] == 2
 
 
+def test_a_session_may_be_closed_while_it_looks_at_a_request() -> None:
+    """As another thread does while numpy makes an array of something."""
+
+    class Closing:
+        def __array__(self, dtype: Any = None, copy: Any = None) -> Array:
+            session.close()
+            return rows(1)
+
+    session = BatchingSession(doubled)
+    with pytest.raises(ServingError, match="closed"):
+        session.run(Closing())
+
+
 def test_close_can_cancel_what_waits() -> None:
     error: list[BaseException] = []
 

@@ -138,17 +138,16 @@ class Model:
     def drop_empty(self) -> None:
         self.kinds = {key: kind for key, kind in self.kinds.items() if kind.tasks}
 
-    def ripe_at(self, kind: Kind) -> int:
-        """The wait is over; or the first task's deadline is there, as nobody knows of runs here."""
-        wait_ns = kind.since_ns + self.settings.wait_ns
-        first = kind.tasks[0]
-        return min(wait_ns, first.deadline_ns) if first.deadline_ns else wait_ns
+    def ripe_ns(self, kind: Kind) -> int:
+        """When a batch has waited long enough; runs teach nothing here, so they take no time."""
+        waited_ns = kind.since_ns + self.settings.wait_ns
+        return min(waited_ns, kind.tasks[0].deadline_ns or waited_ns)
 
     def is_ripe(self, kind: Kind, now_ns: int) -> bool:
         return (
             self.settings.wait_ns == 0
             or kind.rows >= self.limit()
-            or self.ripe_at(kind) <= now_ns
+            or self.ripe_ns(kind) <= now_ns
             or kind.tasks[0].alone
         )
 
@@ -165,7 +164,7 @@ class Model:
         """When the queue is to be looked at again."""
         if self.choose(now_ns) is not None:
             return AS_LOW if self.waiting(low=False) == 0 else AT_ONCE
-        times = [self.ripe_at(kind) for _, kind in self.candidates()]
+        times = [self.ripe_ns(kind) for _, kind in self.candidates()]
         return min(times, default=NOT_BEFORE_A_PUSH)
 
     def form(self, now_ns: int) -> Formed:

@@ -30,3 +30,11 @@ def test_the_budget_gives_out_what_it_has_and_no_more() -> None:
     assert in_flight_bytes() == 60
     assert take_in_flight_bytes(40)
     give_in_flight_bytes(100)
+
+
+def test_more_than_can_be_added_is_refused() -> None:
+    set_max_in_flight_bytes(100)
+    assert take_in_flight_bytes(60)
+    assert not take_in_flight_bytes(2**63 - 1)
+    assert in_flight_bytes() == 60
+    give_in_flight_bytes(60)

@@ -5,7 +5,7 @@ batch's outputs into the responses. Calls that are alike share batches: the same
 and shapes but for the number of rows. Where rows mean nothing, a call runs alone: a scalar input, unequal
 numbers of rows, no rows, a default value, a rank or dtype that is not the signature's, an input or output
 whose first dimension is fixed. That an output has no rows may also show when it was run; then it is known
-from then on.
+from then on: of the signature or, if the output had rows for other calls, of those of this kind.
 
 If a batch fails, its halves run again, and theirs, so that only calls that fail by themselves get the
 error. Codes and texts are TensorFlow Serving's (batching/batching_session.cc) and those of TensorFlow's
@@ -22,9 +22,12 @@ from libc.string cimport memcpy, memset
 
 from tfsrv._atomic cimport (
     add_relaxed_i64,
+    add_relaxed_int,
     load_relaxed_i64,
     load_relaxed_int,
+    load_relaxed_u64,
     store_relaxed_int,
+    store_relaxed_u64,
 )
 from tfsrv._batch_tensors cimport (
     ROWS_EMPTY_AMONG_OTHERS,
@@ -37,10 +40,12 @@ from tfsrv._batch_tensors cimport (
     rows_of_tensor,
     rows_of_wire,
     rows_of_view,
+    rows_padding_bytes,
     rows_same_kind,
     rows_slice,
 )
 from tfsrv._batching cimport (
+    KIND_ALONE,
     PUSHED,
     PUSHED_FULL,
     PUSHED_LATE,
@@ -54,12 +59,14 @@ from tfsrv._batching cimport (
     batch_allowed_rows,
     batch_note_alone,
     batch_queue_free,
+    batch_queue_hurry,
     batch_queue_kick,
     batch_queue_new,
     batch_queue_push,
     batch_queue_serve,
     batch_scratch,
 )
+from tfsrv._budget cimport budget_give, budget_take
 from tfsrv._buffer cimport Bytes
 from tfsrv._call cimport (
     Call,
@@ -77,7 +84,7 @@ from tfsrv._run_arms cimport ARM_POOL, ARM_SINGLE
 from tfsrv._run_queue cimport run_record_is_fast, run_record_note
 from tfsrv._servable cimport Servable, servable_hold, servable_release
 from tfsrv._session cimport Session, session_plan, session_run
-from tfsrv._signature cimport Signature
+from tfsrv._signature cimport HAS_NO_ROWS, HAS_ROWS, MAY_HAVE_ROWS, Signature
 from tfsrv._status cimport (
     CANCELLED,
     DEADLINE_EXCEEDED,
@@ -95,7 +102,7 @@ from tfsrv._status cimport (
     status_init,
     status_set,
 )
-from tfsrv._tensor cimport MAX_RANK, tensor_data, tensor_release
+from tfsrv._tensor cimport MAX_RANK, tensor_data, tensor_release, tensor_view_parses
 from tfsrv._tf cimport TF_Tensor, limit_threads
 from tfsrv._workers cimport work_queue_is_idle
 from tfsrv.handlers._predict_errors cimport tell_bad_tensor
@@ -124,11 +131,14 @@ cdef int64_t IN_PLACE_NS = 200 * NS_PER_US       # longer batches go to workers
 cdef int64_t IN_PLACE_SLICE_NS = 2 * NS_PER_MS   # of one look at all queues; then the connections' turn
 cdef int64_t IN_PLACE_BYTES = 65536              # of one call among others; copying takes time too
 cdef int64_t IN_PLACE_BATCH_BYTES = 1 << 20      # of all that came together, or of one that is alone
+cdef int64_t MOST_PADDING_BYTES = <int64_t>1 << 61   # two of rows_padding_bytes can be added
 cdef int MOST_SKIPS = 64                         # calls that do not look for company after one found none
 
 cdef uint64_t MIX = 0x9E3779B97F4A7C15           # 2**64 divided by the golden ratio
-cdef uint64_t ALONE = 1                          # `kind` of tasks that run alone
 
+
+cdef enum:
+    ODD_KINDS = 16              # of one signature that are remembered
 
 # What a signature's queue is for; its context.
 cdef struct Served:
@@ -143,6 +153,9 @@ cdef struct Served:
     bint must_not_run_here      # one of them is no work for the loop
     int skips                   # calls that need not look for company, still
     int next_skips
+    # atomic: kinds that gave outputs of other rows, of the same model that has given rows for others
+    uint64_t odd_kinds[16]      # ODD_KINDS; 0: none
+    int odd_kinds_size          # that there were, the oldest of them forgotten
 
 
 cdef BatchHandler handler
@@ -171,7 +184,7 @@ cdef int batch_call(Pool* pool, Call* call) noexcept nogil:
     if signature.inputs_size == 0:
         status_set(&call.status, INVALID_ARGUMENT, "Batching Run() must have at least one input tensor")
         return give_up(call)
-    describe(call, task)
+    describe(served, call, task)
     session_plan(session, signature.twin, call.wanted, call.wanted_size, &first_time)
     here = (
         signature.may_run_in_place
@@ -241,12 +254,14 @@ cdef Served* served_by(Pool* pool, Session* session, Signature* twin) noexcept n
     if served.queue == NULL:
         free(served)
         return NULL
+    if session.hurries:
+        batch_queue_hurry(served.queue)
     twin.queue = served.queue
     twin.queue_free = batch_queue_free
     return served
 
 
-cdef void describe(Call* call, BatchTask* task) noexcept nogil:
+cdef void describe(Served* served, Call* call, BatchTask* task) noexcept nogil:
     """Fill in the call's task: how many rows it has, and what it is like."""
     cdef Plan* plan = <Plan*>call.scratch
     cdef Signature* signature = <Signature*>call.signature
@@ -279,15 +294,26 @@ cdef void describe(Call* call, BatchTask* task) noexcept nogil:
     for i in range(call.wanted_size):
         # A sum: the order of outputs does not matter.
         kind += <uint64_t>(call.wanted[i] + 1) * MIX
-        if load_relaxed_int(&signature.twin.outputs[call.wanted[i]].has_rows) == 0:
+        if load_relaxed_int(&signature.twin.outputs[call.wanted[i]].has_rows) == HAS_NO_ROWS:
             task.alone = True
+    if is_odd(served, kind):
+        task.alone = True
     task.owner = call
     task.rows = max(1, rows)
     task.bytes = plan.input_bytes
-    task.kind = ALONE if task.alone else kind
+    task.kind = KIND_ALONE if task.alone else kind
     task.arrived_ns = now_ns()
     task.deadline_ns = call.deadline_ns
     task.low = call.low_priority
+
+
+cdef bint is_odd(Served* served, uint64_t kind) noexcept nogil:
+    """Whether calls of this kind were found to give outputs of other rows."""
+    cdef int i
+    for i in range(min(ODD_KINDS, load_relaxed_int(&served.odd_kinds_size))):
+        if load_relaxed_u64(&served.odd_kinds[i]) == kind:
+            return True
+    return False
 
 
 cdef bint may_be_padded(const PredictView* view, const TensorView* tensor) noexcept nogil:
@@ -465,7 +491,10 @@ cdef struct Running:
     int live_size
     int64_t rows
     int64_t padding_rows
+    int64_t padding_bytes   # of the in-flight budget, while there are feeds
     bint has_other_rows     # the present run gave an output that cannot be divided among its calls
+    int64_t begun_ns        # of the present run; 0: it has not begun
+    int64_t run_ns
     Status status           # of the present run
 
 
@@ -556,7 +585,8 @@ cdef bint try_range(Running* running, int first, int size) noexcept nogil:
 cdef void run_apart(Running* running, int first, int size) noexcept nogil:
     """Run parts that failed as one: in halves, so that one bad call among n costs 2 log n runs.
 
-    Where both halves fail there are many bad ones, or it is the model: then one by one.
+    Where both halves fail there are many bad ones, or it is the model: then one by one. Who is through
+    is told before the next run.
     """
     cdef int half = size // 2
     cdef bint left = False
@@ -564,7 +594,9 @@ cdef void run_apart(Running* running, int first, int size) noexcept nogil:
     cdef int i
     if size > 2 and not running.has_other_rows:
         left = try_range(running, first, half)
+        flush(running)
         right = try_range(running, first + half, size - half)
+        flush(running)
     if left or right:
         if not left:
             run_apart(running, first, half)
@@ -574,6 +606,7 @@ cdef void run_apart(Running* running, int first, int size) noexcept nogil:
     for i in range(first, first + size):
         if running.batch.parts[i].task != NULL:
             try_range(running, i, 1)
+            flush(running)
 
 
 cdef inline bint may_be_ones_fault(int code) noexcept nogil:
@@ -583,25 +616,26 @@ cdef inline bint may_be_ones_fault(int code) noexcept nogil:
 
 cdef bint run_together(Running* running, BatchPart* parts, int size) noexcept nogil:
     """One run of those parts that are not through; they are, if it is True."""
-    cdef int64_t begun_ns
-    cdef int64_t run_ns
     cdef bint good
     running.has_other_rows = False
+    running.begun_ns = 0
     while True:
         gather(running, parts, size)
         if running.live_size == 0:
             return True
+        if not charge_padding(running):
+            return False
         if merge(running):
             break
         if running.status.code != OK:
             return False
-    begun_ns = now_ns()
-    run_session(running, begun_ns)
-    run_ns = now_ns() - begun_ns
+    running.begun_ns = now_ns()
+    run_session(running)
+    running.run_ns = now_ns() - running.begun_ns
     drop_feeds(running)
     good = running.status.code == OK and look_at_outputs(running)
     if good:
-        write_all(running, begun_ns, run_ns)
+        write_all(running)
     drop_fetched(running)
     return good
 
@@ -646,19 +680,11 @@ cdef bint merge(Running* running) noexcept nogil:
     what is wrong with all of them.
     """
     cdef Signature* signature = running.served.signature
-    cdef int i, j, bad, result
-    cdef Call* call
+    cdef int i, bad, result
     memset(<void*>running.feeds, 0, <size_t>signature.inputs_size * sizeof(TF_Tensor*))
     status_clear(&running.status)
     for i in range(signature.inputs_size):
-        for j in range(running.live_size):
-            call = call_of(running.live[j])
-            if call.split != NULL:
-                running.sources[j] = rows_of_tensor(
-                    (<Plan*>call.scratch).feeds[i], running.live[j].first_row, running.live[j].rows)
-            else:
-                running.sources[j] = rows_of_wire(
-                    &call.view, (<Plan*>call.scratch).views[i], running.live[j].rows)
+        find_sources(running, i)
         bad = -1
         result = rows_merge(
             running.sources, running.live_size, running.padding_rows,
@@ -667,7 +693,9 @@ cdef bint merge(Running* running) noexcept nogil:
             continue
         drop_feeds(running)
         if result == ROWS_INVALID:
-            tell_bad_tensor(&running.status, signature.inputs[i].alias)
+            # Of the call's own signature: a twin may call it otherwise.
+            tell_bad_tensor(
+                &running.status, (<Signature*>call_of(running.live[max(bad, 0)]).signature).inputs[i].alias)
         elif result == ROWS_EMPTY_AMONG_OTHERS:
             status_set(
                 &running.status, INVALID_ARGUMENT, "Got empty tensor in batch of non-empty tensors.")
@@ -675,13 +703,74 @@ cdef bint merge(Running* running) noexcept nogil:
             status_set(&running.status, RESOURCE_EXHAUSTED, "out of memory")
         if bad >= 0 and running.live_size > 1:
             fail(running, running.live[bad])
+            fail_unreadable(running)
             status_clear(&running.status)
         return False
     return True
 
 
-cdef void drop_feeds(Running* running) noexcept nogil:
+cdef void fail_unreadable(Running* running) noexcept nogil:
+    """All live parts with a tensor that does not parse, or the next ones cost all copying again, one by one."""
+    cdef Signature* signature
+    cdef const TensorView* view
+    cdef Call* call
+    cdef int i, j
+    for i in range(running.live_size):
+        if running.live[i].task == NULL:
+            continue
+        call = call_of(running.live[i])
+        signature = <Signature*>call.signature
+        for j in range(signature.inputs_size if call.split == NULL else 0):
+            view = (<Plan*>call.scratch).views[j]
+            if not tensor_view_parses(&call.view, view):
+                tell_bad_tensor(&running.status, signature.inputs[j].alias)
+                fail(running, running.live[i])
+                break
+
+
+cdef void find_sources(Running* running, int input) noexcept nogil:
+    """Set `sources`: an input's rows in each of the live parts."""
     cdef int i
+    cdef Call* call
+    for i in range(running.live_size):
+        call = call_of(running.live[i])
+        if call.split != NULL:
+            running.sources[i] = rows_of_tensor(
+                (<Plan*>call.scratch).feeds[input], running.live[i].first_row, running.live[i].rows)
+        else:
+            running.sources[i] = rows_of_wire(
+                &call.view, (<Plan*>call.scratch).views[input], running.live[i].rows)
+
+
+cdef bint charge_padding(Running* running) noexcept nogil:
+    """Charge what padding takes: the calls were charged for their own rows. False: there is no room.
+
+    A few long rows among many short ones, or one row where a thousand are allowed, take a thousand times
+    what was received. drop_feeds gives it back.
+    """
+    cdef int64_t needed = 0
+    cdef int i
+    if running.padding_rows == 0 and not running.batch.queue.settings.pads_inner:
+        return True
+    for i in range(running.served.signature.inputs_size):
+        find_sources(running, i)
+        needed = min(
+            MOST_PADDING_BYTES,
+            needed + rows_padding_bytes(running.sources, running.live_size, running.padding_rows))
+    if not budget_take(needed):
+        status_set(
+            &running.status, RESOURCE_EXHAUSTED, "Too many bytes are in flight (--max_in_flight_bytes).")
+        return False
+    running.padding_bytes = needed
+    return True
+
+
+cdef void drop_feeds(Running* running) noexcept nogil:
+    """And give back what was charged for padding."""
+    cdef int i
+    if running.padding_bytes:
+        budget_give(running.padding_bytes)
+        running.padding_bytes = 0
     for i in range(running.served.signature.inputs_size):
         if running.feeds[i] != NULL:
             tensor_release(running.feeds[i])
@@ -696,11 +785,11 @@ cdef void drop_fetched(Running* running) noexcept nogil:
             running.fetched[i] = NULL
 
 
-cdef void run_session(Running* running, int64_t now) noexcept nogil:
+cdef void run_session(Running* running) noexcept nogil:
     cdef Session* session = running.served.session
     cdef int64_t timeout_ms = 0
     if not running.batch.in_place:
-        timeout_ms = run_timeout_ms(session, running.served.signature, running.batch.deadline_ns, now)
+        timeout_ms = run_timeout_ms(session, running.served.signature, running.batch.deadline_ns, running.begun_ns)
     session_run(
         session, running.served.signature, running.feeds, running.wanted, running.wanted_size, running.fetched,
         run_place(session, running.batch.arm == ARM_POOL, timeout_ms), timeout_ms, &running.status)
@@ -712,14 +801,21 @@ cdef bint look_at_outputs(Running* running) noexcept nogil:
     cdef int64_t rows = running.rows + running.padding_rows
     cdef TensorData* whole
     cdef bint known
+    cdef int* has_rows
     cdef int i
     for i in range(running.wanted_size):
         whole = &running.whole[i]
         known = tensor_data(running.fetched[i], running.dims + i * MAX_RANK, whole) == 0
+        has_rows = &signature.outputs[running.wanted[i]].has_rows
         if known and whole.rank > 0 and whole.dims[0] == rows:
+            if rows > 1 and load_relaxed_int(has_rows) == MAY_HAVE_ROWS:
+                store_relaxed_int(has_rows, HAS_ROWS)
             continue
+        if load_relaxed_int(has_rows) == HAS_ROWS:
+            remember_odd(running.served, running.live[0].task.kind)  # no request ends batching for all others
+        else:
+            store_relaxed_int(has_rows, HAS_NO_ROWS)
         running.has_other_rows = True
-        store_relaxed_int(&signature.outputs[running.wanted[i]].has_rows, 0)
         if not known:
             status_set(
                 &running.status, FAILED_PRECONDITION,
@@ -735,7 +831,13 @@ cdef bint look_at_outputs(Running* running) noexcept nogil:
     return running.status.code == OK
 
 
-cdef void write_all(Running* running, int64_t begun_ns, int64_t run_ns) noexcept nogil:
+cdef void remember_odd(Served* served, uint64_t kind) noexcept nogil:
+    """Calls of this kind run alone from now on."""
+    if not is_odd(served, kind):
+        store_relaxed_u64(&served.odd_kinds[add_relaxed_int(&served.odd_kinds_size, 1) & (ODD_KINDS - 1)], kind)
+
+
+cdef void write_all(Running* running) noexcept nogil:
     cdef int64_t row = 0
     cdef int i
     cdef BatchPart* part
@@ -745,16 +847,20 @@ cdef void write_all(Running* running, int64_t begun_ns, int64_t run_ns) noexcept
         part = running.live[i]
         call = call_of(part)
         rows = part.rows
-        if call.run_start_ns == 0:
-            call.run_start_ns = begun_ns
         if call.split != NULL:
             keep_part(running, part, row)
         else:
-            call.run_ns = run_ns
+            note_run(running, call)
             write(running, call, row, rows)
             done(running, call)
         part.task = NULL
         row += rows
+
+
+cdef inline void note_run(const Running* running, Call* call) noexcept nogil:
+    """For the counters: when the call's run began and what it took, if it came to that."""
+    call.run_start_ns = running.begun_ns
+    call.run_ns = running.run_ns
 
 
 cdef void write(Running* running, Call* call, int64_t row, int64_t rows) noexcept nogil:
@@ -800,7 +906,7 @@ cdef void keep_part(Running* running, BatchPart* part, int64_t row) noexcept nog
                 running.fetched[position_in(running, call, i)], row, part.rows)
             good = good and kept.outputs[i] != NULL
     if good:
-        if split_take(call, kept):
+        if split_take(call, kept, running.begun_ns):
             done(running, call)
         return
     if kept != NULL:
@@ -842,6 +948,7 @@ cdef void fail(Running* running, BatchPart* part) noexcept nogil:
         if split_fail(call, rows, &running.status):
             done(running, call)
         return
+    note_run(running, call)
     status_set(&call.status, running.status.code, "")
     status_add_bytes(
         &call.status, Bytes(running.status.message.data, running.status.message.size))

@@ -28,7 +28,7 @@ cdef struct Split:
 
 cdef bint split_begin(Call* call) noexcept nogil
 cdef int split_make_feeds(Call* call) noexcept nogil
-cdef bint split_take(Call* call, SplitPart* part) noexcept nogil
+cdef bint split_take(Call* call, SplitPart* part, int64_t begun_ns) noexcept nogil
 cdef bint split_leave(Call* call, int64_t rows) noexcept nogil
 cdef bint split_fail(Call* call, int64_t rows, const Status* status) noexcept nogil
 cdef SplitPart* split_part_new(Call* call, int64_t first_row, int64_t rows) noexcept nogil

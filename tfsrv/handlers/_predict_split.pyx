@@ -91,8 +91,8 @@ cdef void split_part_free(Call* call, SplitPart* part) noexcept nogil:
     free(part)
 
 
-cdef bint split_take(Call* call, SplitPart* part) noexcept nogil:
-    """Some rows are through. True: they were the last, and the call has its status and response."""
+cdef bint split_take(Call* call, SplitPart* part, int64_t begun_ns) noexcept nogil:
+    """Some rows are through, whose run began then. True: they were the last, and the call is through."""
     cdef Split* split = <Split*>call.split
     cdef SplitPart** link
     cdef bint last
@@ -102,6 +102,8 @@ cdef bint split_take(Call* call, SplitPart* part) noexcept nogil:
         link = &link[0].next
     part.next = link[0]
     link[0] = part
+    if call.run_start_ns == 0 or begun_ns < call.run_start_ns:
+        call.run_start_ns = begun_ns
     split.parts_size += 1
     split.rows_left -= part.rows
     last = split.rows_left == 0
