@@ -16,11 +16,18 @@ cdef dict batch_counts(BatchQueue* queue):
     """
     cdef BatchCounts counts
     cdef Tuner tuner
+    cdef int64_t waiting_rows
     cdef int running
     cdef int i
     pthread_mutex_lock(&queue.lock)
     counts = queue.counts
     tuner = queue.tuner
+    # Atomic, as the counts of what was refused; copied here, since making objects may run anything.
+    counts.run_apart = load_relaxed_i64(&queue.counts.run_apart)
+    counts.refused_full = load_relaxed_i64(&queue.counts.refused_full)
+    counts.refused_late = load_relaxed_i64(&queue.counts.refused_late)
+    counts.refused_unwanted = load_relaxed_i64(&queue.counts.refused_unwanted)
+    waiting_rows = load_relaxed_i64(&queue.waiting_rows)
     running = queue.runs
     pthread_mutex_unlock(&queue.lock)
     return {
@@ -29,11 +36,11 @@ cdef dict batch_counts(BatchQueue* queue):
         "rows": counts.rows,
         "padding_rows": counts.padding_rows,
         "sizes": {<int64_t>1 << i: counts.sizes[i] for i in range(32) if counts.sizes[i]},
-        "run_apart": load_relaxed_i64(&queue.counts.run_apart),
-        "refused_full": load_relaxed_i64(&queue.counts.refused_full),
-        "refused_late": load_relaxed_i64(&queue.counts.refused_late),
-        "refused_unwanted": load_relaxed_i64(&queue.counts.refused_unwanted),
+        "run_apart": counts.run_apart,
+        "refused_full": counts.refused_full,
+        "refused_late": counts.refused_late,
+        "refused_unwanted": counts.refused_unwanted,
         "running": running,
-        "waiting_rows": load_relaxed_i64(&queue.waiting_rows),
+        "waiting_rows": waiting_rows,
         **tuner_describe(&tuner),
     }

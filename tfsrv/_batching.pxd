@@ -156,7 +156,7 @@ cdef struct BatchQueue:
     int64_t wait_ns             # how long a batch with fewer may wait
     int64_t run_ns              # what a run is expected to take, cautiously
     int64_t row_ns              # by which each waiting row delays those behind it
-    int64_t latest_due_ns       # of what waits, about
+    int64_t mean_left_ns        # that tasks had until they were due when they came; of PATIENCE_NS at most
     int64_t last_call_ns        # when what came since the last look has to begin for its deadline's sake
     int64_t next_sweep_ns
 

@@ -185,8 +185,7 @@ cdef int batch_queue_push(BatchQueue* queue, BatchTask* task) noexcept nogil:
     task.next = NULL
     task.child = NULL
     task.rows_begun = 0
-    if task.due_ns > load_relaxed_i64(&queue.latest_due_ns):
-        store_relaxed_i64(&queue.latest_due_ns, task.due_ns)
+    learn_time_left(queue, min(task.due_ns - task.arrived_ns, PATIENCE_NS))
     if task.deadline_ns != 0 and load_relaxed_i64(&queue.wait_ns) != 0:
         last_call_ns = last_call(queue, task)
     # Counted first: a worker that takes the task at once takes it off again.
@@ -231,19 +230,25 @@ cdef int push_slowly(BatchQueue* queue, BatchTask* task) noexcept nogil:
     return pushed
 
 
+cdef inline void learn_time_left(BatchQueue* queue, int64_t left_ns) noexcept nogil:
+    """A moving mean. Of two that come at once one may be forgotten, which does no harm."""
+    cdef int64_t mean_ns = load_relaxed_i64(&queue.mean_left_ns)
+    store_relaxed_i64(&queue.mean_left_ns, mean_ns + (left_ns - mean_ns) // 16 if mean_ns else left_ns)
+
+
 cdef bint comes_too_late(BatchQueue* queue, const BatchTask* task, int64_t waiting) noexcept nogil:
     """Whether what is before the task, and its own run, take longer than it has."""
     cdef int64_t running = load_relaxed_i64(&queue.running_rows)
-    cdef int64_t latest = load_relaxed_i64(&queue.latest_due_ns)
+    cdef int64_t mean_left = load_relaxed_i64(&queue.mean_left_ns)
     cdef int64_t left = task.deadline_ns - task.arrived_ns
     cdef double ahead = <double>waiting
     if left <= 0:
         return True
     if waiting + running == 0:
         return False  # an idle queue takes everything: so it learns when runs get faster again
-    if latest > task.deadline_ns:
-        # Deadlines of what waits lie between now and `latest`, let us say evenly.
-        ahead *= <double>left / <double>(latest - task.arrived_ns)
+    if left < mean_left:
+        # It passes those that have more time. Say that what waits is due evenly, until that mean.
+        ahead *= <double>left / <double>mean_left
     # Of what runs, half is done.
     ahead += 0.5 * <double>running
     return (
@@ -847,7 +852,6 @@ cdef Batch* batch_form(
         due_ns[0] = ripe_ns
     else:
         due_ns[0] = -1
-        store_relaxed_i64(&queue.latest_due_ns, 0)
     store_relaxed_i64(&queue.full_rows, rows_to_look_at(queue))
     return batch
 

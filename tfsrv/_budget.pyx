@@ -24,7 +24,15 @@ cdef int budget_short = 0   # atomic; 1: somebody was refused since budget_ran_o
 
 cdef bint budget_take(int64_t bytes) noexcept nogil:
     """Count `bytes` more as in flight; False, and nothing changed, when that is over the limit."""
-    cdef int64_t limit = load_relaxed_i64(&budget_limit)
+    return take_up_to(bytes, load_relaxed_i64(&budget_limit))
+
+
+cdef bint budget_take_low(int64_t bytes) noexcept nogil:
+    """The same for what is of low priority: it leaves half of the budget to the rest."""
+    return take_up_to(bytes, load_relaxed_i64(&budget_limit) // 2)
+
+
+cdef inline bint take_up_to(int64_t bytes, int64_t limit) noexcept nogil:
     # Looked at first: what is far too much must not, even for a moment, take the room of others.
     if bytes <= limit - load_relaxed_i64(&budget_used):
         if add_relaxed_i64(&budget_used, bytes) + bytes <= limit:
@@ -48,9 +56,12 @@ def set_max_in_flight_bytes(limit: int) -> None:
     store_relaxed_i64(&budget_limit, limit)
 
 
-def take_in_flight_bytes(size: int) -> bool:
-    """Count `size` bytes more as in flight; False, and nothing changed, when that is over the limit."""
-    return budget_take(size)
+def take_in_flight_bytes(size: int, low: bool = False) -> bool:
+    """Count `size` bytes more as in flight; False, and nothing changed, when that is over the limit.
+
+    Of what is `low` the limit is the half.
+    """
+    return budget_take_low(size) if low else budget_take(size)
 
 
 def give_in_flight_bytes(size: int) -> None:

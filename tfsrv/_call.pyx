@@ -9,7 +9,7 @@ from libc.stdint cimport int64_t
 from libc.stdlib cimport calloc, free, malloc
 
 from tfsrv._atomic cimport load_acquire_int
-from tfsrv._budget cimport budget_give, budget_take
+from tfsrv._budget cimport budget_give, budget_take, budget_take_low
 from tfsrv._buffer cimport Buffer, Bytes, buffer_append, buffer_free, buffer_init
 from tfsrv._message cimport message_clear, message_free, message_init
 from tfsrv._predict_request cimport predict_view_clear, predict_view_free, predict_view_init
@@ -155,7 +155,7 @@ cdef void* call_scratch(Call* call, size_t size) noexcept nogil:
 
 cdef bint call_charge(Call* call, int64_t bytes) noexcept nogil:
     """Charge `bytes` to the call until it is freed; False when the budget has no room."""
-    if not budget_take(bytes):
+    if not (budget_take_low(bytes) if call.low_priority else budget_take(bytes)):
         return False
     call.charged_bytes += bytes
     return True

@@ -9,10 +9,10 @@ from libc.stdint cimport int64_t, uint64_t
 from libc.stdlib cimport calloc, free, malloc
 from libc.string cimport memcpy, memset, strcmp, strstr
 
-from tfsrv._atomic cimport load_acquire_int, store_release_int
+from tfsrv._atomic cimport load_acquire_int, load_relaxed_i64, store_release_int
 from tfsrv._batch_counts cimport batch_counts
 from tfsrv._batch_settings cimport batch_settings_read
-from tfsrv._batching cimport BatchQueue, batch_queue_hurry
+from tfsrv._batching cimport BatchQueue, batch_queue_hurry, batch_queue_sweep
 from tfsrv._buffer cimport Bytes, buffer_append, bytes_compare
 from tfsrv._counters cimport counters_of
 from tfsrv._meta_graph cimport (
@@ -449,6 +449,16 @@ cdef class SavedModelSession(NativeServable):
             for i in range(self.session.signatures_size if self.session.is_batched else 0):
                 if self.session.signatures[i].queue != NULL:
                     batch_queue_hurry(<BatchQueue*>self.session.signatures[i].queue)
+
+    def sweep(self) -> None:
+        """Let go of requests in batch queues that nobody waits for any more, and of their memory."""
+        cdef BatchQueue* queue
+        cdef int i
+        with self._lifecycle:  # not while close() frees the queues
+            for i in range(self.session.signatures_size if self.session.is_batched else 0):
+                queue = <BatchQueue*>self.session.signatures[i].queue
+                if queue != NULL and load_relaxed_i64(&queue.waiting_rows) > 0:
+                    batch_queue_sweep(queue)
 
     def describe_batching(self) -> dict[str, dict[str, object]]:
         """What batch_counts tells of each signature that was asked, by name.

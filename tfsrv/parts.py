@@ -40,7 +40,7 @@ def make_parts(options: ServerOptions, loop: asyncio.AbstractEventLoop) -> Parts
     python_threads = PythonThreads()
     sources = [load_source(options.source)] if options.source else []
     core = ServerCore(options, serving_map, load_platforms(options), sources=sources)
-    housekeeping = Housekeeping([trim, BatchingLog(batched_sessions).look])
+    housekeeping = Housekeeping([sweep_batches, trim, BatchingLog(batched_sessions).look])
     call_loop = CallLoop(loop)
     call_loop.watch(serving_map)
     predict = PredictMethod(
@@ -67,6 +67,12 @@ def make_parts(options: ServerOptions, loop: asyncio.AbstractEventLoop) -> Parts
         call_loop=call_loop,
         grpc_server=make_grpc_server(methods, call_loop, options),
     )
+
+
+def sweep_batches() -> None:
+    """Free what cancelled and expired requests hold while they wait behind a model that hangs."""
+    for session in batched_sessions():
+        session.sweep()
 
 
 def worker_pool(options: ServerOptions) -> WorkerPool:

@@ -38,3 +38,11 @@ def test_more_than_can_be_added_is_refused() -> None:
     assert not take_in_flight_bytes(2**63 - 1)
     assert in_flight_bytes() == 60
     give_in_flight_bytes(60)
+
+
+def test_what_is_low_leaves_half_of_it_to_the_rest() -> None:
+    set_max_in_flight_bytes(100)
+    assert take_in_flight_bytes(40, low=True)
+    assert not take_in_flight_bytes(11, low=True)
+    assert take_in_flight_bytes(60)
+    give_in_flight_bytes(100)

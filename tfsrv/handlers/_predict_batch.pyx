@@ -122,6 +122,7 @@ from tfsrv.handlers._predict_split cimport (
     split_fail,
     split_leave,
     split_make_feeds,
+    split_part_charge,
     split_part_free,
     split_part_new,
     split_take,
@@ -201,6 +202,7 @@ cdef int batch_call(Pool* pool, Call* call) noexcept nogil:
             and load_relaxed_i64(&served.queue.waiting_rows) == 0
             and load_relaxed_i64(&served.queue.wait_ns) == 0
             and task.rows <= served.queue.settings.max_rows
+            and (call.loop.event_ns == 0 or now_ns() - call.loop.event_ns < IN_PLACE_SLICE_NS)
             and (task.alone or batch_allowed_rows(&served.queue.settings, task.rows) == task.rows)
         ):
             run_here(served, call)
@@ -403,7 +405,8 @@ cdef void run_here(Served* served, Call* call) noexcept nogil:
     cdef int64_t rows = call.task_rows.rows
     cdef int64_t arrived_ns = call.task_rows.arrived_ns
     run_call(call, True, False)
-    batch_note_alone(served.queue, rows, arrived_ns, begun_ns, now_ns())
+    if call.status.code == OK:  # a run that failed tells nothing of others
+        batch_note_alone(served.queue, rows, arrived_ns, begun_ns, now_ns())
 
 
 # ---- what the scheduler asks ----------------------------------------------------------------------
@@ -905,13 +908,15 @@ cdef void keep_part(Running* running, BatchPart* part, int64_t row) noexcept nog
             kept.outputs[i] = rows_slice(
                 running.fetched[position_in(running, call, i)], row, part.rows)
             good = good and kept.outputs[i] != NULL
-    if good:
+    if good and split_part_charge(call, kept):
         if split_take(call, kept, running.begun_ns):
             done(running, call)
         return
+    status_set(
+        &running.status, RESOURCE_EXHAUSTED,
+        "Too many bytes are in flight (--max_in_flight_bytes)." if good else "out of memory")
     if kept != NULL:
         split_part_free(call, kept)
-    status_set(&running.status, RESOURCE_EXHAUSTED, "out of memory")
     if split_fail(call, part.rows, &running.status):
         done(running, call)
     status_clear(&running.status)

@@ -14,6 +14,7 @@ cdef struct SplitPart:
     int64_t first_row
     int64_t rows
     TF_Tensor** outputs         # owned, as are they: for each wanted output
+    int64_t charged_bytes       # of the in-flight budget
 
 
 # Of one call, owned by it until its last row is through; under the mutex.
@@ -33,3 +34,4 @@ cdef bint split_leave(Call* call, int64_t rows) noexcept nogil
 cdef bint split_fail(Call* call, int64_t rows, const Status* status) noexcept nogil
 cdef SplitPart* split_part_new(Call* call, int64_t first_row, int64_t rows) noexcept nogil
 cdef void split_part_free(Call* call, SplitPart* part) noexcept nogil
+cdef bint split_part_charge(Call* call, SplitPart* part) noexcept nogil

@@ -9,6 +9,7 @@ from libc.stdint cimport int64_t
 from libc.stdlib cimport calloc, free
 
 from tfsrv._batch_tensors cimport ROWS_MADE, ROWS_MISMATCH, rows_join
+from tfsrv._budget cimport budget_give, budget_take
 from tfsrv._buffer cimport Bytes
 from tfsrv._call cimport Call
 from tfsrv._clock cimport now_ns
@@ -22,6 +23,7 @@ from tfsrv._status cimport (
     status_set,
 )
 from tfsrv._tensor cimport tensor_release
+from tfsrv._tf cimport api
 from tfsrv._thread cimport (
     pthread_mutex_destroy,
     pthread_mutex_init,
@@ -88,7 +90,20 @@ cdef void split_part_free(Call* call, SplitPart* part) noexcept nogil:
     for i in range(call.wanted_size):
         if part.outputs[i] != NULL:
             tensor_release(part.outputs[i])
+    budget_give(part.charged_bytes)
     free(part)
+
+
+cdef bint split_part_charge(Call* call, SplitPart* part) noexcept nogil:
+    """Charge the outputs, which are all there, to the in-flight budget; False: it has no room."""
+    cdef int64_t bytes = 0
+    cdef int i
+    for i in range(call.wanted_size):
+        bytes += <int64_t>api.TensorByteSize(part.outputs[i])
+    if not budget_take(bytes):
+        return False
+    part.charged_bytes = bytes
+    return True
 
 
 cdef bint split_take(Call* call, SplitPart* part, int64_t begun_ns) noexcept nogil:
