@@ -316,3 +316,31 @@ def test_who_is_through_does_not_wait_for_others_of_a_batch_that_failed(tmp_path
     finally:
         predictor.close()
         session.close()
+
+
+def test_sweeping_frees_what_cancelled_requests_hold(tmp_path: Path) -> None:
+    identity().save(tmp_path / "1")
+    session = SavedModelSession.load(
+        str(tmp_path / "1"),
+        batching=BatchingParameters(max_batch_size=8, batch_timeout_micros=AN_HOUR),
+    )
+    predictor = Predictor({"m": {1: session}})
+
+    async def cancel_and_sweep() -> None:
+        asking = asyncio.ensure_future(ask(predictor, rows_of(2, 1000)))
+        while not in_flight_bytes():
+            await asyncio.sleep(0.001)
+        asking.cancel()
+        with pytest.raises(asyncio.CancelledError):
+            await asking
+        assert in_flight_bytes() > 8000  # it waits for an hour still
+        session.sweep()
+        while in_flight_bytes():
+            await asyncio.sleep(0.001)
+
+    try:
+        predictor.run(cancel_and_sweep)
+    finally:
+        predictor.close()
+        session.close()
+    session.sweep()  # there is nothing any more
