@@ -69,6 +69,12 @@ async def ask(predictor: Predictor, request: Any) -> Any:
     return PredictResponse.FromString(answer)
 
 
+async def until(condition: Callable[[], bool]) -> None:
+    """Let the loop go on until something is so; Predictor.run() sets the limit."""
+    while not condition():  # noqa: ASYNC110
+        await asyncio.sleep(0.001)
+
+
 def rows_of(*shape: int, signature: str = "") -> Any:
     """A request for an x of ones."""
     return predict_request("m", {"x": numpy.ones(shape, "float32")}, signature=signature)
@@ -328,15 +334,13 @@ def test_sweeping_frees_what_cancelled_requests_hold(tmp_path: Path) -> None:
 
     async def cancel_and_sweep() -> None:
         asking = asyncio.ensure_future(ask(predictor, rows_of(2, 1000)))
-        while not in_flight_bytes():
-            await asyncio.sleep(0.001)
+        await until(lambda: in_flight_bytes() > 8000)
         asking.cancel()
         with pytest.raises(asyncio.CancelledError):
             await asking
-        assert in_flight_bytes() > 8000  # it waits for an hour still
+        assert in_flight_bytes() > 8000  # it would wait for an hour
         session.sweep()
-        while in_flight_bytes():
-            await asyncio.sleep(0.001)
+        await until(lambda: in_flight_bytes() == 0)
 
     try:
         predictor.run(cancel_and_sweep)
