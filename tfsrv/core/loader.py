@@ -16,6 +16,7 @@ class Loader(ABC):
     The order is: load, warm_up, servable (any number of times), quiesce, unload. A load that
     raised has cleaned up after itself, and may be called again; unload follows each load that did
     not raise, exactly once, and never while a request still holds the servable.
+    """
 
     @property
     def origin(self) -> object:
