@@ -151,6 +151,8 @@ cdef bint is_worth_sharing(const Tuner* tuner, int64_t rows_waiting, int64_t sha
     cdef int64_t together_ns, shared_ns
     if tuner.settings.max_wait_ns > 0 or rows_waiting <= share:
         return False
+    if rows_waiting > tuner.curve.largest_rows:
+        return False  # what it takes is a guess: see it once
     together_ns = tuner_run_ns(tuner, min(rows_waiting, tuner.rows_limit))
     shared_ns = tuner_run_ns(tuner, share)
     return together_ns - shared_ns > SHORTER_NS and shared_ns < SHORTER * together_ns
@@ -190,13 +192,15 @@ cdef int64_t tuner_run_slow_ns(const Tuner* tuner, int64_t rows) noexcept nogil:
 cdef int64_t tuner_row_ns(const Tuner* tuner) noexcept nogil:
     """The time in which the queue drains by one row while rows wait; 0 while nothing is known.
 
-    Whatever else the workers do is in it: `rows ahead * row_ns` is the wait to be expected.
+    Whatever else the workers do is in it: `rows ahead * row_ns` is the wait to be expected. But
+    where batches were small, the drain was as slow as they are, and larger ones would be refused
+    for it before they could show that they cost no more: what the curve says of these counts, too.
     """
-    cdef int64_t rows
+    cdef int64_t rows = min(tuner.rows_limit, curve_rows_trusted(&tuner.curve))
+    cdef int64_t row_ns = <int64_t>(curve_ns(&tuner.curve, rows) / (rows * tuner.concurrency))
     if tuner.drain_batches >= FEW_DRAINED and tuner.drain_rows > 0:
-        return tuner.drain_ns // tuner.drain_rows
-    rows = min(tuner.rows_limit, curve_rows_trusted(&tuner.curve))
-    return <int64_t>(curve_ns(&tuner.curve, rows) / (rows * tuner.concurrency))
+        return min(row_ns, tuner.drain_ns // tuner.drain_rows)
+    return row_ns
 
 
 cdef int64_t tuner_p99_ns(const Tuner* tuner) noexcept nogil:

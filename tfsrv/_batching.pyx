@@ -80,7 +80,8 @@ cdef enum:
     KEPT_SCRATCH = 65536    # bytes of a batch that is kept
 
 cdef int64_t PATIENCE_NS = NS_PER_S          # after the wait: the deadline that a task without one is served by
-cdef int64_t TRUST_NS = NS_PER_S             # estimates older than this refuse nothing
+cdef int64_t TRUST_NS = NS_PER_S             # estimates older than this refuse nothing …
+cdef int64_t TRUST_RUNS = 8                  # … nor after so many runs could have ended since: these cost 1/9
 cdef int64_t SWEEP_NS = NS_PER_MS            # a full queue is searched for abandoned tasks as often …
 cdef int64_t SWEEP_TASK_NS = 2 * NS_PER_US   # … or once in so much for each task: a few % of a thread
 cdef int64_t NO_MEMORY_NS = NS_PER_MS        # without memory for a batch, try again after this
@@ -713,9 +714,27 @@ cdef bint is_late(const BatchQueue* queue, const BatchTask* task, int64_t expect
     # What is begun is worth ending; and who was not proved wrong for long may be wrong by now.
     return (
         task.rows_begun == 0
-        and now - queue.last_end_ns < TRUST_NS
+        and now - queue.last_end_ns < min(TRUST_NS, TRUST_RUNS * expected_ns)
         and now + expected_ns > task.deadline_ns
     )
+
+
+cdef int64_t expected_run_ns(
+    const BatchQueue* queue, const BatchKind* kind, int64_t limit, int64_t now
+) noexcept nogil:
+    """What the run of what waits in the kind takes, for is_late().
+
+    Who competes for a place has to be through in most cases; who is alone, only to have a chance. And
+    if the queue has been idle for as long as a run, then who is alone runs in any case: so it shows when
+    runs got shorter, and at worst half of a worker's time is lost.
+    More rows than ever ran are no reason to refuse anybody: they would never be tried.
+    """
+    cdef int64_t mean_ns
+    cdef int64_t rows = min(min(limit, kind.rows), max(queue.tuner.curve.largest_rows, 1))
+    if queue.runs == 0 and kind_first(kind) != NULL and kind_first(kind).rows == kind.rows:
+        mean_ns = tuner_run_ns(&queue.tuner, rows)
+        return mean_ns if now - queue.last_end_ns < mean_ns else 0
+    return tuner_run_slow_ns(&queue.tuner, rows)
 
 
 cdef void fill(
@@ -829,8 +848,7 @@ cdef Batch* batch_form(
         kind = choose_kind(queue, limit, now, &ripe_ns, &only_low)
         if kind == NULL:
             break
-        fill(
-            queue, kind, batch, limit, tuner_run_slow_ns(&queue.tuner, min(limit, kind.rows)), now, refused)
+        fill(queue, kind, batch, limit, expected_run_ns(queue, kind, limit, now), now, refused)
         begin_wait(kind, now)
         if batch.size:
             fill_gaps(queue, kind, batch, now, refused)

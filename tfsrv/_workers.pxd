@@ -39,6 +39,7 @@ cdef struct WorkQueue:
     int low                 # atomic; in the list: only if a worker stays free for others
     int64_t due_ns          # atomic; in the list: not before; 0: at once
     int running             # workers in turn(); the loop reads it without the mutex
+    int low_running         # of these, turns that it had as low
     int stuck               # of these, runs of more than STUCK_NS
 
 
@@ -48,6 +49,7 @@ cdef struct Worker:
     WorkQueue* queue        # what it runs now, else NULL; under the mutex
     int64_t since_ns        # when that run began
     int64_t charged_ns      # what its share was charged for it
+    bint low                # the queue was low when it was taken
     bint used
     bint doubled            # a spare stands in for it
     bint counted_stuck

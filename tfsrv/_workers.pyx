@@ -190,7 +190,10 @@ cdef bint may_have_worker(Pool* pool, WorkQueue* queue) noexcept nogil:
     cdef int own = load_relaxed_int(&queue.limit)
     cdef Share* share = queue.share
     if own:
-        limit = min(limit, own + (0 if share.strict else queue.stuck))
+        own += 0 if share.strict else queue.stuck
+        # Runs of what is low must not take the place of others, where a queue has few by choice.
+        own += 0 if queue.low else queue.low_running
+        limit = min(limit, own)
     if queue.low and pool.running >= workers - 1:
         return False
     if share.limit and share.running >= share.limit + (0 if share.strict else share.stuck):
@@ -312,6 +315,8 @@ cdef int wait_until(pthread_cond_t* condition, Pool* pool, int64_t at) noexcept 
 cdef void begin_run(Pool* pool, Worker* worker, WorkQueue* queue) noexcept nogil:
     cdef Share* share = queue.share
     worker.queue = queue
+    worker.low = queue.low != 0
+    queue.low_running += worker.low
     worker.since_ns = now_ns()
     # Charged now, or one queue would have all workers before the end of its first run.
     worker.charged_ns = share.last_ns
@@ -330,6 +335,7 @@ cdef void end_run(Pool* pool, Worker* worker, WorkQueue* queue) noexcept nogil:
     share.last_ns = now_ns() - worker.since_ns
     share.taken_ns += share.last_ns - worker.charged_ns
     share.running -= 1
+    queue.low_running -= worker.low
     worker.queue = NULL
     store_relaxed_int(&queue.running, queue.running - 1)
     pool.running -= 1

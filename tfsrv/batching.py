@@ -61,6 +61,7 @@ from __future__ import annotations
 
 import asyncio
 import atexit
+import inspect
 import os
 import time
 import weakref
@@ -206,8 +207,8 @@ class BatchingSession(Generic[Inputs, Outputs]):
     """A callable whose requests run in batches: see the module.
 
     Without a scheduler it has one of its own, with the `num_batch_threads` of its parameters.
-    `name` is for logs and describe(). Raises WrongParameterError, and UNAVAILABLE if the scheduler
-    is closed. Thread-safe, and for any number of event loops.
+    `name` is for logs and describe(). Raises TypeError for a coroutine function, UNAVAILABLE if the
+    scheduler is closed, and WrongParameterError. Thread-safe, and for any number of event loops.
     """
 
     def __init__(
@@ -218,6 +219,8 @@ class BatchingSession(Generic[Inputs, Outputs]):
         *,
         name: str = "",
     ) -> None:
+        if inspect.iscoroutinefunction(function):
+            raise TypeError("The function must return its answer, not a coroutine")
         parameters = parameters or BatchingParameters()
         self._own_scheduler: BatchScheduler | None = None
         if scheduler is None:

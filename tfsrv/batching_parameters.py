@@ -78,6 +78,23 @@ class BatchingParameters:
         if self.max_batch_size != DEFAULT_MAX_BATCH_SIZE:
             object.__setattr__(self, "explicit_max_batch_size", True)
 
+    def sentence(self) -> str:
+        """What matters of them, for the log."""
+        parts = [
+            f"{self.num_batch_threads} threads",
+            f"batches of up to {self.max_execution_batch_size} rows",
+        ]
+        if self.allowed_batch_sizes:
+            sizes = ", ".join(map(str, self.allowed_batch_sizes))
+            parts.append(f"padded to {sizes}")
+        if self.batch_timeout_micros:
+            parts.append(f"that wait up to {self.batch_timeout_micros / 1000:g} ms to fill up")
+        if self.max_concurrent_runs:
+            parts.append(f"at most {self.max_concurrent_runs} of a model at a time")
+        if self.target_latency_ms:
+            parts.append(f"chosen so that 99 % of requests take {self.target_latency_ms:g} ms")
+        return ", ".join(parts)
+
     def in_pool_of(self, shared: BatchingParameters) -> BatchingParameters:
         """These parameters of one model, with the threads of `shared`, which run all models."""
         return replace(

@@ -79,6 +79,7 @@ def worker_pool(options: ServerOptions) -> WorkerPool:
     """The threads that run requests: `num_batch_threads` of them if there is batching."""
     if options.batching is None:
         return WorkerPool()
+    logger.info("Batching is on: %s", options.batching.sentence())
     return WorkerPool(options.batching.num_batch_threads, name=options.batching.thread_pool_name)
 
 

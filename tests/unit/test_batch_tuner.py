@@ -234,6 +234,17 @@ def test_without_a_backlog_the_drain_is_the_curve_s() -> None:
     assert tuner.row_ns() == pytest.approx(MODEL(32, CALLER, 1) / 32 / 2, rel=0.15)
 
 
+def test_a_drain_by_small_batches_does_not_hide_what_large_ones_would_drain() -> None:
+    """Or else what waits would be refused for it, and the batches would stay small."""
+    tuner = BatchTuner(32, max_concurrency=1)
+    now = 0
+    for _ in range(10):
+        tuner.began(now, 1, 1)
+        now += 20 * MS
+        tuner.ended(now, 1, 20 * MS, CALLER, 0, 5)
+    assert tuner.row_ns() <= 0.55 * 20 * MS  # before others were seen, half of a run is its rows'
+
+
 # ------------------------------------------------------------------------------------- latency
 
 

@@ -560,6 +560,46 @@ def test_what_was_learned_more_than_a_second_ago_refuses_nothing() -> None:
         assert form(queue, START + S).tasks == [10]
 
 
+def test_estimates_are_trusted_for_eight_runs_so_that_one_bad_start_does_not_shut_a_queue() -> None:
+    with stepped() as queue:
+        learn_runs_of(queue, 10 * MS)
+        queue.expect(run_ns=0, row_ns=0)
+        push_all(queue, 1, 1, now_ns=START + 50 * MS, deadline_ns=START + 55 * MS)
+        assert sorted(form(queue, START + 50 * MS).refused) == [(10, "late"), (11, "late")]
+        push_all(queue, 1, 1, now_ns=START + 100 * MS, deadline_ns=START + 105 * MS)
+        assert form(queue, START + 100 * MS).tasks == [12, 13]
+
+
+def test_a_task_that_is_alone_at_a_queue_that_was_idle_runs_in_any_case() -> None:
+    """Or a queue whose runs became faster would never know."""
+    with stepped() as queue:
+        learn_runs_of(queue, 10 * MS)
+        push_all(queue, 1, now_ns=START + 5 * MS, deadline_ns=START + 12 * MS)
+        assert form(queue, START + 5 * MS).refused == [(10, "late")]
+        push_all(queue, 1, now_ns=START + 10 * MS, deadline_ns=START + 17 * MS)
+        assert form(queue, START + 10 * MS).tasks == [11]
+
+
+def test_a_task_that_is_alone_runs_if_it_can_be_through_in_an_ordinary_run() -> None:
+    with stepped() as queue:
+        learn_runs_of(queue, 100 * MS)  # one in twenty may take a quarter longer, it seems
+        push_all(queue, 1, deadline_ns=START + 110 * MS)
+        assert form(queue).tasks == [10]
+        queue.end(START + 100 * MS)
+        queue.expect(run_ns=0, row_ns=0)
+        push_all(queue, 1, 1, now_ns=START + S // 2, deadline_ns=START + S // 2 + 110 * MS)
+        assert sorted(form(queue, START + S // 2).refused) == [(11, "late"), (12, "late")]
+
+
+def test_more_rows_than_ever_ran_make_nobody_late() -> None:
+    """Where large runs were refused for what they might take, it would never be known."""
+    with stepped() as queue:
+        learn_runs_of(queue, 20 * MS)
+        push_all(queue, 1, 1, 1, 1, deadline_ns=START + 50 * MS)
+        batch = form(queue)
+        assert (batch.tasks, batch.refused) == ([10, 11, 12, 13], [])
+
+
 def test_a_task_is_refused_as_it_comes_when_the_rows_before_it_take_too_long() -> None:
     with stepped() as queue:
         push_all(queue, 5)

@@ -1094,3 +1094,11 @@ def test_a_child_process_is_told_to_make_its_own() -> None:
         _, status = os.waitpid(child, 0)
         assert os.waitstatus_to_exitcode(status) == 0
         assert session.run(rows(1)).tolist() == [2]
+
+
+def test_a_coroutine_function_is_refused() -> None:
+    async def later(rows: Any) -> Any:
+        return rows
+
+    with pytest.raises(TypeError, match="not a coroutine"):
+        BatchingSession(later)

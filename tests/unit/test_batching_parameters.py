@@ -332,3 +332,20 @@ def test_a_version_has_parameters_if_it_has_the_file(tmp_path: Path) -> None:
     file.symlink_to(tmp_path / "nowhere")  # somebody meant it to be there
     with pytest.raises(ServingError, match="No such file"):
         read_version_parameters(str(tmp_path))
+
+
+def test_tells_what_matters_in_one_sentence() -> None:
+    plain = BatchingParameters(num_batch_threads=2)
+    assert plain.sentence() == "2 threads, batches of up to 1000 rows"
+    told = BatchingParameters(
+        num_batch_threads=4,
+        max_batch_size=32,
+        allowed_batch_sizes=(8, 32),
+        batch_timeout_micros=1500,
+        max_concurrent_runs=1,
+        target_latency_ms=20.0,
+    ).sentence()
+    assert told == (
+        "4 threads, batches of up to 32 rows, padded to 8, 32, that wait up to 1.5 ms to fill up,"
+        " at most 1 of a model at a time, chosen so that 99 % of requests take 20 ms"
+    )

@@ -133,7 +133,11 @@ cdef int64_t IN_PLACE_SLICE_NS = 2 * NS_PER_MS   # of one look at all queues; th
 cdef int64_t IN_PLACE_BYTES = 65536              # of one call among others; copying takes time too
 cdef int64_t IN_PLACE_BATCH_BYTES = 1 << 20      # of all that came together, or of one that is alone
 cdef int64_t MOST_PADDING_BYTES = <int64_t>1 << 61   # two of rows_padding_bytes can be added
+cdef int64_t MIXED_ROW_BYTES = 65536             # longer rows are padded to twice their length at most
 cdef int MOST_SKIPS = 64                         # calls that do not look for company after one found none
+
+cdef extern from *:
+    int count_leading_zeros "__builtin_clzll"(unsigned long long value) nogil
 
 cdef uint64_t MIX = 0x9E3779B97F4A7C15           # 2**64 divided by the golden ratio
 
@@ -303,6 +307,9 @@ cdef void describe(Served* served, Call* call, BatchTask* task) noexcept nogil:
     task.owner = call
     task.rows = max(1, rows)
     task.bytes = plan.input_bytes
+    if pads and task.bytes // task.rows > MIXED_ROW_BYTES:
+        # One long row among many short ones would make all of them as long.
+        kind += MIX * <uint64_t>(63 - count_leading_zeros(<uint64_t>(task.bytes // task.rows)))
     task.kind = KIND_ALONE if task.alone else kind
     task.arrived_ns = now_ns()
     task.deadline_ns = call.deadline_ns
