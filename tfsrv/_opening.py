@@ -45,6 +45,7 @@ class Opening:
         self._op_libraries = op_libraries
         self._session_config = session_config
         self.error: ServingError | None = None  # final once the thread has ended
+        self.devices: list[str] = []  # known once it is open
         self._version = ""
         _tf.hold_sessions()
         self._thread = threading.Thread(target=self._open, name="open-tensorflow", daemon=True)
@@ -66,9 +67,7 @@ class Opening:
             if not self._xla_enabled:
                 disable_xla_compilation()
             load_op_libraries(libraries)
-            devices: list[str] = []
-            prime_pools(self._session_config, devices)
-            logger.info("TensorFlow %s runs on %s", self._version, ", ".join(devices) or "nothing")
+            prime_pools(self._session_config, self.devices)
         except ServingError as error:
             self.error = error
         except Exception as error:

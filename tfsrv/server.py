@@ -94,6 +94,10 @@ class Library(Protocol):
     def error(self) -> ServingError | None:
         """Why it could not be opened, as soon as that is known."""
 
+    @property
+    def devices(self) -> Sequence[str]:
+        """What sessions run on, such as "CPU:0"; known once it is open."""
+
     def wait(self) -> str:
         """Wait until it is open; its version. Raises `error`."""
 
@@ -165,7 +169,8 @@ class Server:
         parts.core.start()
         if not parts.core.is_any_pending():  # there are no models, or nobody looks for them
             self._all_decided.set()
-        await asyncio.to_thread(library.wait)
+        version = await asyncio.to_thread(library.wait)
+        logger.info("TensorFlow %s runs on %s", version, ", ".join(library.devices))
         if self._options.wait_for_models:
             await self._wait_for_models(parts.core)
         if self._options.open_ports == "when_ready":

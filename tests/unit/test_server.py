@@ -20,6 +20,7 @@ class FakeLibrary:
 
     def __init__(self) -> None:
         self.error: ServingError | None = None
+        self.devices = ("CPU:0",)
 
     def wait(self) -> str:
         if self.error is not None:
