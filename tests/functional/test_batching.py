@@ -533,7 +533,6 @@ def test_a_cancelled_request_never_runs(ask: Client) -> None:
     futures = [kept, *send(ask, rows("cancelled", 3), rows("cancelled", 4))]
     filled = answer_all("cancelled", ask, futures)
     assert all(2 not in together(response) for response in filled)
-    assert max(outputs(response)["run"][0] for response in filled) <= 2
 
 
 def answer_all(name: str, ask: Client, futures: list[Any]) -> list[Any]:
