@@ -241,16 +241,22 @@ cdef void expire(Call* call, int64_t now) noexcept:
     done(owner, NULL)
 
 
-cdef void finish_all(Call* newest) noexcept:
-    """Of a list of calls that were run, oldest first."""
-    cdef Call* call = newest
+cdef Call* turned_round(Call* newest) noexcept:
+    """The same list, with the oldest call first."""
     cdef Call* oldest = NULL
-    cdef Call* following
-    while call != NULL:
-        following = call.next
+    cdef Call* call
+    while newest != NULL:
+        call = newest
+        newest = call.next
         call.next = oldest
         oldest = call
-        call = following
+    return oldest
+
+
+cdef void finish_all(Call* newest) noexcept:
+    """Of a list of calls that were run, oldest first."""
+    cdef Call* call
+    cdef Call* oldest = turned_round(newest)
     while oldest != NULL:
         call = oldest
         oldest = call.next
@@ -294,15 +300,9 @@ cdef void unpark(Call* call) noexcept:
 
 cdef void restart_parked(LoopState* loop) noexcept:
     """The serving map changed: start every parked call again, the oldest first."""
-    cdef Call* call = loop.parked
-    cdef Call* oldest = NULL
-    cdef Call* following
+    cdef Call* call
+    cdef Call* oldest = turned_round(loop.parked)
     loop.parked = NULL
-    while call != NULL:  # the list is newest first: turn it round
-        following = call.next
-        call.next = oldest
-        oldest = call
-        call = following
     while oldest != NULL:
         call = oldest
         oldest = call.next
