@@ -173,14 +173,24 @@ def at_most_in_flight(limit: int) -> Iterator[None]:
 
 def test_inner_padding_counts_against_the_bytes_in_flight(tmp_path: Path) -> None:
     """A long row among short ones would make them all as long."""
-    long = repeated(1_000_000)
+    long = repeated(16_000)
     with (
         batched(largest(), tmp_path, rows=4, pad_variable_length_inputs=True) as (session, ask),
-        at_most_in_flight(6_000_000),
+        at_most_in_flight(96_000),
     ):
         responses = ask(rows_of(1, 1), rows_of(1, 1), long, rows_of(1, 2))
         assert [shape(one) for one in responses] == [(1,)] * 4
         assert counts(session)["run_apart"] == 1
+
+
+def test_a_very_long_row_does_not_wait_for_short_ones(tmp_path: Path) -> None:
+    """Nor they for it: they would all become as long."""
+    parameters = {"pad_variable_length_inputs": True, "batch_timeout_micros": 0}
+    with batched(largest(), tmp_path, rows=4, **parameters) as (session, ask):
+        responses = ask(rows_of(1, 1), repeated(1_000_000), rows_of(1, 2))
+        assert [shape(one) for one in responses] == [(1,)] * 3
+        assert counts(session)["padding_rows"] == 0
+        assert counts(session)["batches"] >= 2
 
 
 def test_padding_rows_count_against_the_bytes_in_flight(tmp_path: Path) -> None:
@@ -206,7 +216,7 @@ def test_padding_of_texts_counts_with_what_is_copied(tmp_path: Path) -> None:
         info.dtype = STRING
     for node in graph.meta.graph_def.node:
         node.attr["dtype" if node.op == "Placeholder" else "T"].type = STRING
-    text = numpy.array([[b"x" * 100_000]], object)
+    text = numpy.array([[b"x" * 60_000]], object)
     words = numpy.array([[b"word"] * 200], object)
     with (
         batched(graph, tmp_path, rows=2, pad_variable_length_inputs=True) as (session, ask),
