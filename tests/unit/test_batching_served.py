@@ -186,17 +186,19 @@ def test_a_normal_task_behind_low_ones_is_not_forgotten() -> None:
             eventually(lambda number=number: queue.rows_done == 2 * number + 2)  # type: ignore[misc]
 
 
+def is_listed_for_later(queue: BatchProbe, *, low: bool) -> bool:
+    listed = queue.listed  # once: a worker may be having a look
+    return listed is not None and listed[0] > 0 and listed[1] == low
+
+
 def test_low_tasks_that_wait_for_their_timeout_stay_low() -> None:
     with pool() as workers, served(workers, wait_ns=NEVER_NS, max_rows=4) as queue:
         push(queue, 3, kind=1, low=True)
-        assert queue.listed is not None
+        assert is_listed_for_later(queue, low=True)
         push(queue, 3, kind=2, low=True)  # full together, so a worker looks
-        eventually(lambda: queue.listed is not None and queue.listed[0] > 0)
-        assert queue.listed is not None
-        assert queue.listed[1]
+        eventually(lambda: is_listed_for_later(queue, low=True))
         push(queue, 1, kind=3)
-        eventually(lambda: queue.listed is not None and queue.listed[0] > 0)
-        assert not queue.listed[1]
+        eventually(lambda: is_listed_for_later(queue, low=False))
 
 
 # ---- in the caller's thread ----------------------------------------------------------------------
