@@ -148,6 +148,15 @@ def test_one_kind_of_requests_with_other_rows_does_not_end_batching_for_the_othe
         assert session.describe()["serving_default"]["batched"]
 
 
+def test_a_kind_of_long_rows_with_other_rows_is_remembered_where_rows_are_padded(
+    tmp_path: Path,
+) -> None:
+    with batched(fours(), tmp_path, rows=2, pad_variable_length_inputs=True) as (_, ask):
+        assert [shape(one) for one in ask(rows_of(1, 4), rows_of(1, 4))] == [(1, 4)] * 2
+        assert [shape(one) for one in ask(repeated(20_000), repeated(20_000))] == [(5_000, 4)] * 2
+        assert [shape(one) for one in ask(repeated(20_000))] == [(5_000, 4)]  # waits for nobody
+
+
 def test_outputs_that_never_had_rows_end_batching(tmp_path: Path) -> None:
     with batched(fours(), tmp_path, rows=2) as (session, ask):
         assert [shape(one) for one in ask(rows_of(1, 8), rows_of(1, 8))] == [(2, 4)] * 2

@@ -302,14 +302,14 @@ cdef void describe(Served* served, Call* call, BatchTask* task) noexcept nogil:
         kind += <uint64_t>(call.wanted[i] + 1) * MIX
         if load_relaxed_int(&signature.twin.outputs[call.wanted[i]].has_rows) == HAS_NO_ROWS:
             task.alone = True
-    if is_odd(served, kind):
-        task.alone = True
     task.owner = call
     task.rows = max(1, rows)
     task.bytes = plan.input_bytes
     if pads and task.bytes // task.rows > MIXED_ROW_BYTES:
         # One long row among many short ones would make all of them as long.
         kind += MIX * <uint64_t>(63 - count_leading_zeros(<uint64_t>(task.bytes // task.rows)))
+    if is_odd(served, kind):  # as remember_odd() had it, so the last question
+        task.alone = True
     task.kind = KIND_ALONE if task.alone else kind
     task.arrived_ns = now_ns()
     task.deadline_ns = call.deadline_ns
