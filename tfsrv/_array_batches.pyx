@@ -28,15 +28,14 @@ from libc.stdint cimport int64_t
 from libc.string cimport memset
 
 from tfsrv._array_rows cimport joined, outputs_of, rows_of, stack, why_not_rows
-from tfsrv._atomic cimport add_relaxed_i64, load_relaxed_i64, load_relaxed_int, store_relaxed_int
+from tfsrv._atomic cimport add_relaxed_i64, load_relaxed_int, store_relaxed_int
 from tfsrv._batch_counts cimport batch_counts
+from tfsrv._batch_refusals cimport tell_refused
 from tfsrv._batch_settings cimport batch_settings_read
 from tfsrv._batching cimport (
     KIND_ALONE,
     PUSHED,
-    PUSHED_FULL,
-    PUSHED_LATE,
-    PUSHED_TOO_LARGE,
+    PUSHED_NO_MEMORY,
     REFUSED_LATE,
     BatchHandler,
     batch_allowed_rows,
@@ -49,6 +48,7 @@ from tfsrv._batching cimport (
     batch_scratch,
 )
 from tfsrv._clock cimport NS_PER_S, now_ns
+from tfsrv._status cimport Status, status_error, status_free, status_init
 from tfsrv._workers cimport work_queue_is_idle, work_queue_wait
 
 from tfsrv.batching_parameters import BatchingParameters
@@ -413,34 +413,15 @@ cdef class ArrayQueue:
         raise error
 
     cdef object refusal(self, ArrayRequest request, int pushed):
-        """The error of a request that was not taken; the texts are TensorFlow's."""
-        cdef int64_t rows = request.task.task.rows
-        cdef int64_t waiting = load_relaxed_i64(&self.queue.waiting_rows)
-        cdef int64_t most = self.settings.max_rows
-        cdef int64_t batches = (waiting + most - 1) // most
-        if pushed == PUSHED_LATE:
-            return late()
-        if pushed == PUSHED_TOO_LARGE:
-            return ServingError(
-                Code.INVALID_ARGUMENT,
-                f"Task size {rows} is larger than maximum input batch size {self.settings.max_request_rows}")
-        if pushed != PUSHED_FULL:
+        """The error of a request that was not taken."""
+        cdef Status status
+        if pushed == PUSHED_NO_MEMORY:
             return MemoryError()
-        text = "The batch scheduling queue to which this task was submitted is full; "
-        if self.settings.splits:
-            text += (
-                f"task size is {rows} but scheduling capacity is only "
-                f"{max(0, self.settings.max_waiting_rows - waiting)} (num_enqueued_batches={batches}, "
-                f"max_enqueued_batches={self.settings.max_batches}, "
-                f"open_batch_size={waiting - max(0, batches - 1) * most}, "
-                f"max_execution_batch_size={most})"
-            )
-        else:
-            text += (
-                f"currently {batches} batches enqueued and max_enqueued_batches is "
-                f"{self.settings.max_batches}"
-            )
-        return ServingError(Code.UNAVAILABLE, text)
+        status_init(&status)
+        tell_refused(self.queue, &request.task.task, pushed, &status)
+        error = status_error(&status)
+        status_free(&status)
+        return error
 
     # What is outstanding.
 

@@ -9,6 +9,9 @@ ctypedef void (*run_fn)(void* item) noexcept nogil
 ctypedef bint (*keep_fn)(void* item) noexcept nogil
 
 
+cdef enum:
+    IN_PLACE_NS = 200000    # shorter runs, 200 µs, may run in the loop's thread
+
 # The waiting requests of one signature. Owned by who made it, freed by run_queue_free.
 cdef struct RunQueue:
     WorkQueue work          # first: a WorkQueue's address is its RunQueue's

@@ -17,12 +17,11 @@ from tfsrv._atomic cimport (
     store_relaxed_int,
     store_seq_cst_int,
 )
-from tfsrv._clock cimport NS_PER_MS, NS_PER_US, now_ns
+from tfsrv._clock cimport NS_PER_MS, now_ns
 from tfsrv._queue cimport queue_close, queue_open, queue_pop, queue_push, queue_size
 from tfsrv._workers cimport work_queue_begin, work_queue_end, work_queue_schedule
 
 cdef int64_t SWEEP_NS = NS_PER_MS
-cdef int64_t IN_PLACE_NS = 200 * NS_PER_US   # faster runs may run in place
 cdef int64_t BACK_NS = NS_PER_MS             # one slower run in place ends that
 cdef int FIRST_STREAK = 4                    # fast runs before a new signature runs in place
 cdef int AGAIN_STREAK = 16                   # … before one that was sent back does, doubling

@@ -33,6 +33,7 @@ cdef void status_init(Status* status) noexcept nogil
 cdef void status_free(Status* status) noexcept nogil
 cdef void status_clear(Status* status) noexcept nogil
 cdef int status_set(Status* status, int code, const char* text) noexcept nogil
+cdef void status_copy(Status* target, const Status* source) noexcept nogil
 cdef void status_add(Status* status, const char* text) noexcept nogil
 cdef void status_add_bytes(Status* status, Bytes text) noexcept nogil
 cdef void status_add_int(Status* status, int64_t value) noexcept nogil

@@ -46,6 +46,13 @@ cdef int status_set(Status* status, int code, const char* text) noexcept nogil:
     return code
 
 
+cdef void status_copy(Status* target, const Status* source) noexcept nogil:
+    """Have `target` say what `source` says."""
+    target.code = source.code
+    target.message.size = 0
+    status_add_bytes(target, Bytes(source.message.data, source.message.size))
+
+
 cdef void status_add(Status* status, const char* text) noexcept nogil:
     buffer_append_text(&status.message, text)
 

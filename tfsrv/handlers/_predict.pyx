@@ -15,7 +15,6 @@ from libc.stdint cimport int64_t
 from tfsrv._buffer cimport Bytes, bytes_equal
 from tfsrv._call cimport Call, call_is_abandoned, call_release_servable
 from tfsrv._call_loop cimport call_complete
-from tfsrv._clock cimport NS_PER_MS, now_ns
 from tfsrv._counters cimport counters_of
 from tfsrv._method cimport STARTED_DONE, STARTED_PARKED, STARTED_RARE, STARTED_RUNNING, Method
 from tfsrv._predict_request cimport PredictView, wire_read_predict
@@ -53,7 +52,7 @@ from tfsrv.handlers._predict_errors cimport (
 )
 from tfsrv.handlers._predict_plan cimport Plan, plan_make
 from tfsrv.handlers._predict_python cimport PythonPredictor, start_in_python
-from tfsrv.handlers._predict_run cimport run_call, run_is_wanted
+from tfsrv.handlers._predict_run cimport run_call, run_has_time, run_is_small, run_is_wanted
 
 from google.protobuf.message import DecodeError
 
@@ -61,10 +60,7 @@ from tfsrv import _proto
 from tfsrv.errors import Code, ServingError
 from tfsrv.handlers.python_threads import PythonThreads
 
-cdef size_t IN_PLACE_BYTES = 65536           # larger requests go to a worker: copying takes time too
-cdef size_t ALONE_BYTES = 1 << 20            # … unless no other request is in flight that would wait
 cdef size_t RARE_BYTES = 1 << 20             # what goes through Python protobuf, which holds the loop up
-cdef int64_t IN_PLACE_SLICE_NS = 2 * NS_PER_MS   # of one I/O event; then the other connections' turn
 cdef int64_t SWEEP_FROM = 64                 # abandoned calls that make a look through a full queue worth it
 
 cdef Bytes DEFAULT_SIGNATURE = Bytes(b"serving_default", 15)
@@ -83,7 +79,7 @@ cdef int start(void* context_pointer, Call* call) noexcept nogil:
         status_set(&call.status, RESOURCE_EXHAUSTED, "Received message larger than max")
         return STARTED_DONE
     if not call.parsed:
-        if not is_small(call, call.body.size):
+        if not run_is_small(call, call.body.size):
             return have_parsed(context, call)
         call.parse_result = wire_read_predict(call.body.data, call.body.size, &call.view)
         call.parsed = True
@@ -109,11 +105,6 @@ cdef int start(void* context_pointer, Call* call) noexcept nogil:
         call_release_servable(call)
         return STARTED_DONE
     return run_or_queue(context, call)
-
-
-cdef bint is_small(Call* call, size_t size) noexcept nogil:
-    """Whether so many bytes may be worked on in the loop: others wait meanwhile."""
-    return size < (IN_PLACE_BYTES if call.loop.waiting > 1 else ALONE_BYTES)
 
 
 cdef int have_parsed(Context* context, Call* call) noexcept nogil:
@@ -211,8 +202,8 @@ cdef int run_or_queue(Context* context, Call* call) noexcept nogil:
         and not first_time  # TensorFlow builds an executor first, which takes milliseconds
         and run_record_is_fast(&signature.twin.record)
         and work_queue_is_idle(&queue.work)  # nothing is overtaken
-        and is_small(call, max(call.body.size, <size_t>plan.input_bytes))
-        and (call.loop.event_ns == 0 or now_ns() - call.loop.event_ns < IN_PLACE_SLICE_NS)
+        and run_is_small(call, max(call.body.size, <size_t>plan.input_bytes))
+        and run_has_time(call)
     ):
         run_call(call, True, False)
         return STARTED_DONE

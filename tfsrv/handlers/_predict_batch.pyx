@@ -29,6 +29,7 @@ from tfsrv._atomic cimport (
     store_relaxed_int,
     store_relaxed_u64,
 )
+from tfsrv._batch_refusals cimport tell_refused
 from tfsrv._batch_tensors cimport (
     ROWS_EMPTY_AMONG_OTHERS,
     ROWS_INVALID,
@@ -47,14 +48,13 @@ from tfsrv._batch_tensors cimport (
 from tfsrv._batching cimport (
     KIND_ALONE,
     PUSHED,
-    PUSHED_FULL,
-    PUSHED_LATE,
     PUSHED_TOO_LARGE,
     REFUSED_LATE,
     Batch,
     BatchHandler,
     BatchPart,
     BatchQueue,
+    BatchSettings,
     BatchTask,
     batch_allowed_rows,
     batch_note_alone,
@@ -67,7 +67,6 @@ from tfsrv._batching cimport (
     batch_scratch,
 )
 from tfsrv._budget cimport budget_give, budget_take
-from tfsrv._buffer cimport Bytes
 from tfsrv._call cimport (
     Call,
     Deferred,
@@ -76,28 +75,25 @@ from tfsrv._call cimport (
     call_release_servable,
 )
 from tfsrv._call_loop cimport call_complete, call_complete_all, loop_defer
-from tfsrv._clock cimport NS_PER_MS, NS_PER_US, now_ns
+from tfsrv._clock cimport now_ns
 from tfsrv._method cimport STARTED_DONE, STARTED_RUNNING
 from tfsrv._predict_request cimport PredictView, TensorView
 from tfsrv._predict_response cimport TensorData, wire_splices
 from tfsrv._run_arms cimport ARM_POOL, ARM_SINGLE
-from tfsrv._run_queue cimport run_record_is_fast, run_record_note
+from tfsrv._run_queue cimport IN_PLACE_NS, run_record_is_fast, run_record_note
 from tfsrv._servable cimport Servable, servable_hold, servable_release
 from tfsrv._session cimport Session, session_plan, session_run
 from tfsrv._signature cimport HAS_NO_ROWS, HAS_ROWS, MAY_HAVE_ROWS, Signature
 from tfsrv._status cimport (
     CANCELLED,
     DEADLINE_EXCEEDED,
-    FAILED_PRECONDITION,
     INVALID_ARGUMENT,
     OK,
     RESOURCE_EXHAUSTED,
     UNAVAILABLE,
     Status,
-    status_add,
-    status_add_bytes,
-    status_add_int,
     status_clear,
+    status_copy,
     status_free,
     status_init,
     status_set,
@@ -108,8 +104,11 @@ from tfsrv._workers cimport work_queue_is_idle
 from tfsrv.handlers._predict_errors cimport tell_bad_tensor
 from tfsrv.handlers._predict_plan cimport Plan, plan_check_tensors
 from tfsrv.handlers._predict_run cimport (
+    IN_PLACE_SLICE_NS,
     SPLICE_FROM,
     run_call,
+    run_has_time,
+    run_is_small,
     run_is_wanted,
     run_place,
     run_timeout_ms,
@@ -128,10 +127,7 @@ from tfsrv.handlers._predict_split cimport (
     split_take,
 )
 
-cdef int64_t IN_PLACE_NS = 200 * NS_PER_US       # longer batches go to workers
-cdef int64_t IN_PLACE_SLICE_NS = 2 * NS_PER_MS   # of one look at all queues; then the connections' turn
-cdef int64_t IN_PLACE_BYTES = 65536              # of one call among others; copying takes time too
-cdef int64_t IN_PLACE_BATCH_BYTES = 1 << 20      # of all that came together, or of one that is alone
+cdef int64_t IN_PLACE_BATCH_BYTES = 1 << 20      # of all that came together
 cdef int64_t MOST_PADDING_BYTES = <int64_t>1 << 61   # two of rows_padding_bytes can be added
 cdef int64_t MIXED_ROW_BYTES = 65536             # longer rows are padded to twice their length at most
 cdef int MOST_SKIPS = 64                         # calls that do not look for company after one found none
@@ -180,9 +176,8 @@ cdef int batch_call(Pool* pool, Call* call) noexcept nogil:
     cdef Signature* signature = <Signature*>call.signature
     cdef BatchTask* task = &call.task_rows
     cdef Served* served = served_by(pool, session, signature.twin)
-    cdef Servable* servable = call.servable
     cdef bint first_time = False
-    cdef bint here, first
+    cdef bint here
     if served == NULL:
         status_set(&call.status, RESOURCE_EXHAUSTED, "out of memory")
         return give_up(call)
@@ -196,48 +191,66 @@ cdef int batch_call(Pool* pool, Call* call) noexcept nogil:
         and not first_time  # TensorFlow builds an executor first, which takes milliseconds
         and not task.low
         and run_record_is_fast(&signature.twin.record)
-        and max(<int64_t>call.body.size, task.bytes) < (
-            IN_PLACE_BYTES if call.loop.waiting > 1 else IN_PLACE_BATCH_BYTES)
+        and run_is_small(call, max(call.body.size, <size_t>task.bytes))
     )
-    if served.skips > 0 and served.deferred.loop == NULL:
+    if served.deferred.loop == NULL:
+        if served.skips == 0:
+            return gather_first(served, call, here)
         served.skips -= 1
-        if (
-            here and work_queue_is_idle(&served.queue.work)
-            and load_relaxed_i64(&served.queue.waiting_rows) == 0
-            and load_relaxed_i64(&served.queue.wait_ns) == 0
-            and task.rows <= served.queue.settings.max_rows
-            and (call.loop.event_ns == 0 or now_ns() - call.loop.event_ns < IN_PLACE_SLICE_NS)
-            and (task.alone or batch_allowed_rows(&served.queue.settings, task.rows) == task.rows)
-        ):
+        if here and may_run_at_once(served, call):
             run_here(served, call)
             return STARTED_DONE
-        if not push(served, call):
-            return give_up(call)
-        batch_queue_kick(served.queue, now_ns())
-        return STARTED_RUNNING
-    if served.deferred.loop != NULL and served.deferred.loop != call.loop:
-        if not push(served, call):
-            return give_up(call)
-        batch_queue_kick(served.queue, now_ns())
-        return STARTED_RUNNING
-    first = served.deferred.loop == NULL
-    if first:  # before the push: a worker may be through with the call at once, and let its servable go
-        servable_hold(servable)
+    elif served.deferred.loop == call.loop:
+        return gather_more(served, call, here)
     if not push(served, call):
-        if first:
-            servable_release(servable)
         return give_up(call)
-    if first:
-        served.held = servable
-        served.gathered = 0
-        served.gathered_bytes = 0
-        served.must_not_run_here = False
-        loop_defer(call.loop, &served.deferred)
+    batch_queue_kick(served.queue, now_ns())
+    return STARTED_RUNNING
+
+
+cdef bint may_run_at_once(Served* served, const Call* call) noexcept nogil:
+    """Whether a quick call may do without the queue: nobody is in it, and it would wait for nobody."""
+    cdef const BatchTask* task = &call.task_rows
+    cdef const BatchSettings* settings = &served.queue.settings
+    return (
+        work_queue_is_idle(&served.queue.work)
+        and load_relaxed_i64(&served.queue.waiting_rows) == 0
+        and load_relaxed_i64(&served.queue.wait_ns) == 0
+        and task.rows <= settings.max_rows
+        and run_has_time(call)
+        and (task.alone or batch_allowed_rows(settings, task.rows) == task.rows)
+    )
+
+
+cdef int gather_first(Served* served, Call* call, bint here) noexcept nogil:
+    """Push a call, and look at the queue when all that came with it has been read."""
+    cdef Servable* servable = call.servable
+    servable_hold(servable)  # before the push: a worker may be through with the call, and let it go
+    if not push(served, call):
+        servable_release(servable)
+        return give_up(call)
+    served.held = servable
+    served.gathered = 0
+    served.gathered_bytes = 0
+    served.must_not_run_here = False
+    loop_defer(call.loop, &served.deferred)
+    count_gathered(served, call, here)
+    return STARTED_RUNNING
+
+
+cdef int gather_more(Served* served, Call* call, bint here) noexcept nogil:
+    """Push one more call before that look."""
+    if not push(served, call):
+        return give_up(call)
+    count_gathered(served, call, here)
+    return STARTED_RUNNING
+
+
+cdef inline void count_gathered(Served* served, const Call* call, bint here) noexcept nogil:
     served.gathered += 1
-    served.gathered_bytes += task.bytes
+    served.gathered_bytes += call.task_rows.bytes
     if not here:
         served.must_not_run_here = True
-    return STARTED_RUNNING
 
 
 cdef int give_up(Call* call) noexcept nogil:
@@ -340,52 +353,13 @@ cdef inline bint pads_inner(Call* call) noexcept nogil:
 
 cdef bint push(Served* served, Call* call) noexcept nogil:
     """False when the queue does not take the call: its status is set."""
-    cdef BatchQueue* queue = served.queue
-    cdef int pushed = batch_queue_push(queue, &call.task_rows)
-    cdef Status* status = &call.status
+    cdef int pushed = batch_queue_push(served.queue, &call.task_rows)
     if pushed == PUSHED:
         return True
-    if pushed == PUSHED_TOO_LARGE:
-        if plan_check_tensors(call) != OK:
-            return False
-        status_set(status, INVALID_ARGUMENT, "Task size ")
-        status_add_int(status, call.task_rows.rows)
-        status_add(status, " is larger than maximum input batch size ")
-        status_add_int(status, queue.settings.max_request_rows)
-    elif pushed == PUSHED_FULL:
-        tell_full(queue, call)
-    elif pushed == PUSHED_LATE:
-        status_set(status, DEADLINE_EXCEEDED, "Deadline Exceeded")
-    else:
-        status_set(status, RESOURCE_EXHAUSTED, "out of memory")
+    # A tensor that does not parse is told first, as TensorFlow Serving does.
+    if pushed != PUSHED_TOO_LARGE or plan_check_tensors(call) == OK:
+        tell_refused(served.queue, &call.task_rows, pushed, &call.status)
     return False
-
-
-cdef void tell_full(BatchQueue* queue, Call* call) noexcept nogil:
-    cdef Status* status = &call.status
-    cdef int64_t rows = load_relaxed_i64(&queue.waiting_rows)
-    cdef int64_t batches = (rows + queue.settings.max_rows - 1) // queue.settings.max_rows
-    status_set(
-        status, UNAVAILABLE, "The batch scheduling queue to which this task was submitted is full; ")
-    if not queue.settings.splits:
-        status_add(status, "currently ")
-        status_add_int(status, batches)
-        status_add(status, " batches enqueued and max_enqueued_batches is ")
-        status_add_int(status, queue.settings.max_batches)
-        return
-    status_add(status, "task size is ")
-    status_add_int(status, call.task_rows.rows)
-    status_add(status, " but scheduling capacity is only ")
-    status_add_int(status, max(0, queue.settings.max_waiting_rows - rows))
-    status_add(status, " (num_enqueued_batches=")
-    status_add_int(status, batches)
-    status_add(status, ", max_enqueued_batches=")
-    status_add_int(status, queue.settings.max_batches)
-    status_add(status, ", open_batch_size=")
-    status_add_int(status, rows - max(0, batches - 1) * queue.settings.max_rows)
-    status_add(status, ", max_execution_batch_size=")
-    status_add_int(status, queue.settings.max_rows)
-    status_add(status, ")")
 
 
 cdef void look(Deferred* deferred, int64_t since_ns) noexcept:
@@ -442,16 +416,18 @@ cdef bint same_outputs(const Call* call, const Call* other) noexcept nogil:
     if call.wanted_size != other.wanted_size:
         return False
     for i in range(call.wanted_size):
-        if call.wanted[i] != other.wanted[i] and position_of(other, call.wanted[i]) < 0:
+        if position_of(call.wanted[i], i, other.wanted, other.wanted_size) < 0:
             return False
     return True
 
 
-cdef int position_of(const Call* call, int output) noexcept nogil:
-    """Where among the call's outputs one is; -1: it is not."""
+cdef inline int position_of(int output, int likely, const int* wanted, int size) noexcept nogil:
+    """Where an output is in a list, its likely place looked at first; -1: it is not there."""
     cdef int i
-    for i in range(call.wanted_size):
-        if call.wanted[i] == output:
+    if wanted[likely] == output:
+        return likely
+    for i in range(size):
+        if wanted[i] == output:
             return i
     return -1
 
@@ -473,8 +449,7 @@ cdef void refuse(BatchTask* task, int reason) noexcept nogil:
     else:
         status_set(&status, CANCELLED, "CANCELLED")
     if call.split == NULL:
-        status_set(&call.status, status.code, "")
-        status_add_bytes(&call.status, Bytes(status.message.data, status.message.size))
+        status_copy(&call.status, &status)
         call_complete(call)
     elif split_fail(call, task.rows - task.rows_begun, &status):
         call_complete(call)
@@ -806,7 +781,7 @@ cdef void run_session(Running* running) noexcept nogil:
 
 
 cdef bint look_at_outputs(Running* running) noexcept nogil:
-    """Fill in `whole`. False: some output has other rows than the inputs, and the status says so."""
+    """Fill in `whole`. False: some output has other rows than the inputs; its calls will run by themselves."""
     cdef Signature* signature = running.served.signature
     cdef int64_t rows = running.rows + running.padding_rows
     cdef TensorData* whole
@@ -826,19 +801,7 @@ cdef bint look_at_outputs(Running* running) noexcept nogil:
         else:
             store_relaxed_int(has_rows, HAS_NO_ROWS)
         running.has_other_rows = True
-        if not known:
-            status_set(
-                &running.status, FAILED_PRECONDITION,
-                "An output has a type that a TensorProto cannot carry: ")
-            status_add_bytes(&running.status, signature.outputs[running.wanted[i]].alias)
-        elif whole.rank == 0:
-            status_set(&running.status, FAILED_PRECONDITION, "Batched output tensor has 0 dimensions")
-        else:
-            status_set(
-                &running.status, FAILED_PRECONDITION,
-                "Batched output tensor's 0th dimension does not equal the sum of the 0th dimension "
-                "sizes of the input tensors")
-    return running.status.code == OK
+    return not running.has_other_rows
 
 
 cdef void remember_odd(Served* served, uint64_t kind) noexcept nogil:
@@ -894,14 +857,8 @@ cdef void write(Running* running, Call* call, int64_t row, int64_t rows) noexcep
 
 
 cdef inline int position_in(const Running* running, const Call* call, int i) noexcept nogil:
-    """Where the call's `i`-th output is among those that were fetched."""
-    cdef int at
-    if running.wanted[i] == call.wanted[i]:
-        return i
-    for at in range(running.wanted_size):
-        if running.wanted[at] == call.wanted[i]:
-            return at
-    return 0  # never: calls of a batch want the same outputs
+    """Where the call's `i`-th output is among those that were fetched: calls of a batch want the same."""
+    return position_of(call.wanted[i], i, running.wanted, running.wanted_size)
 
 
 cdef void keep_part(Running* running, BatchPart* part, int64_t row) noexcept nogil:
@@ -961,9 +918,7 @@ cdef void fail(Running* running, BatchPart* part) noexcept nogil:
             done(running, call)
         return
     note_run(running, call)
-    status_set(&call.status, running.status.code, "")
-    status_add_bytes(
-        &call.status, Bytes(running.status.message.data, running.status.message.size))
+    status_copy(&call.status, &running.status)
     done(running, call)
 
 

@@ -9,7 +9,10 @@ from tfsrv.handlers._predict_plan cimport Plan
 
 cdef enum:
     SPLICE_FROM = 16384         # bytes; smaller payloads are cheaper to copy
+    IN_PLACE_SLICE_NS = 2000000     # of the loop's time at one go; then the other connections' turn
 
+cdef bint run_is_small(const Call* call, size_t size) noexcept nogil
+cdef bint run_has_time(const Call* call) noexcept nogil
 cdef bint run_is_wanted(Call* call) noexcept nogil
 cdef int run_make_feeds(Call* call, Plan* plan) noexcept nogil
 cdef void run_drop_feeds(Call* call, Plan* plan) noexcept nogil

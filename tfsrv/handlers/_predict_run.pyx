@@ -33,7 +33,20 @@ from tfsrv.handlers._predict_errors cimport tell_bad_tensor
 
 cdef int64_t SLOW_NS = 50 * NS_PER_MS        # slower signatures run on TensorFlow's pool if a deadline is set
 
+cdef size_t IN_PLACE_BYTES = 65536           # larger requests go to a worker: copying takes time too
+cdef size_t ALONE_BYTES = 1 << 20            # … unless no other request is in flight that would wait
+
 cdef Bytes DEFAULT_SIGNATURE = Bytes(b"serving_default", 15)
+
+
+cdef bint run_is_small(const Call* call, size_t size) noexcept nogil:
+    """Whether so many bytes may be worked on in the loop: others wait meanwhile."""
+    return size < (IN_PLACE_BYTES if call.loop.waiting > 1 else ALONE_BYTES)
+
+
+cdef bint run_has_time(const Call* call) noexcept nogil:
+    """Whether the loop has not been busy for too long with the I/O event that it is at."""
+    return call.loop.event_ns == 0 or now_ns() - call.loop.event_ns < IN_PLACE_SLICE_NS
 
 
 cdef bint run_is_wanted(Call* call) noexcept nogil:

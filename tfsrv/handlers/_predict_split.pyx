@@ -10,14 +10,13 @@ from libc.stdlib cimport calloc, free
 
 from tfsrv._batch_tensors cimport ROWS_MADE, ROWS_MISMATCH, rows_join
 from tfsrv._budget cimport budget_give, budget_take
-from tfsrv._buffer cimport Bytes
 from tfsrv._call cimport Call
 from tfsrv._clock cimport now_ns
 from tfsrv._status cimport (
     FAILED_PRECONDITION,
     OK,
     RESOURCE_EXHAUSTED,
-    status_add_bytes,
+    status_copy,
     status_free,
     status_init,
     status_set,
@@ -63,15 +62,10 @@ cdef int split_make_feeds(Call* call) noexcept nogil:
     if not split.has_feeds and split.status.code == OK:
         split.has_feeds = True
         if run_make_feeds(call, <Plan*>call.scratch) != OK:
-            copy_status(&split.status, &call.status)
+            status_copy(&split.status, &call.status)
     code = split.status.code
     pthread_mutex_unlock(&split.mutex)
     return code
-
-
-cdef void copy_status(Status* target, const Status* source) noexcept nogil:
-    status_set(target, source.code, "")
-    status_add_bytes(target, Bytes(source.message.data, source.message.size))
 
 
 cdef SplitPart* split_part_new(Call* call, int64_t first_row, int64_t rows) noexcept nogil:
@@ -151,7 +145,7 @@ cdef bint split_fail(Call* call, int64_t rows, const Status* status) noexcept no
     cdef bint last
     pthread_mutex_lock(&split.mutex)
     if split.status.code == OK:
-        copy_status(&split.status, status)
+        status_copy(&split.status, status)
     split.rows_left -= rows
     last = split.rows_left == 0
     pthread_mutex_unlock(&split.mutex)
@@ -164,7 +158,7 @@ cdef void finish(Call* call, Split* split) noexcept nogil:
     """Nobody else has the split any more."""
     cdef SplitPart* part
     if split.status.code != OK:
-        copy_status(&call.status, &split.status)
+        status_copy(&call.status, &split.status)
     elif not split.runs_whole:
         write_joined(call, split)
     elif run_is_wanted(call):
