@@ -23,6 +23,12 @@ cdef enum Refusal:
     REFUSED_LATE = 1            # its deadline passed, or would pass before it is through
 
 
+# When to look at a queue again, besides times.
+cdef enum Look:
+    LOOK_AT_ONCE = 0
+    LOOK_AFTER_PUSH = -1        # not before somebody pushes
+    LOOK_AS_LOW = -2            # when a worker stays free for others
+
 # One request, or what a request's owner embeds in it. From a push that says PUSHED until `run` or
 # `refuse` gets it, it is the queue's; rows of a task that is split come in several batches.
 cdef struct BatchTask:
@@ -57,10 +63,11 @@ cdef struct Batch:
     int size
     int capacity
     int64_t rows
+    int64_t bytes               # that its tasks add, each counted whole
     int64_t padding_rows        # to be added to come to an allowed size
     int64_t deadline_ns         # of the last of them; 0: some task has none
     int64_t begun_ns
-    int arm                     # 0: in the caller's thread, 1: on TensorFlow's pool
+    int arm                     # of _run_arms: where it runs
     bint in_place               # the loop runs it
     bint strange                # set by run(): what it took teaches nothing
     void* scratch               # owned; the handler's, reused
@@ -96,7 +103,7 @@ cdef struct BatchSettings:
     int64_t wait_ns             # batch_timeout_micros
     int64_t target_ns           # 99th percentile of the time from arrival to completion; 0: none
     int max_runs                # at a time; 0: as many as there are threads
-    int arm                     # of _run_arms: the only one, or ARM_EITHER: the queue finds out
+    int arm                     # of _run_arms: the only one, or ARM_EITHER, ARM_ANY: the queue finds out
     bint splits                 # enable_large_batch_splitting
     bint pads_inner             # pad_variable_length_inputs
     int allowed_size

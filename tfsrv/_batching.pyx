@@ -55,6 +55,7 @@ from tfsrv._batch_tuner cimport (
 )
 from tfsrv._clock cimport NS_PER_MS, NS_PER_S, NS_PER_US, now_ns
 from tfsrv._queue cimport queue_close, queue_open, queue_pop, queue_push, queue_size
+from tfsrv._run_arms cimport ARM_CALLER
 from tfsrv._thread cimport (
     pthread_mutex_destroy,
     pthread_mutex_init,
@@ -129,17 +130,10 @@ cdef void batch_queue_free(void* queue_pointer) noexcept nogil:
     Waits for workers that are on their way out of its last run.
     """
     cdef BatchQueue* queue = <BatchQueue*>queue_pointer
-    cdef BatchKind* kind
     cdef Batch* batch
     work_queue_end(&queue.work)
-    while queue.kinds != NULL:
-        kind = queue.kinds
-        queue.kinds = kind.next
-        free(kind)
-    while queue.free_kinds != NULL:
-        kind = queue.free_kinds
-        queue.free_kinds = kind.next
-        free(kind)
+    free_kinds(queue.kinds)
+    free_kinds(queue.free_kinds)
     while queue.free_batches != NULL:
         batch = queue.free_batches
         queue.free_batches = batch.next
@@ -149,6 +143,14 @@ cdef void batch_queue_free(void* queue_pointer) noexcept nogil:
     queue_close(&queue.inbox)
     pthread_mutex_destroy(&queue.lock)
     free(queue)
+
+
+cdef void free_kinds(BatchKind* kind) noexcept nogil:
+    cdef BatchKind* following
+    while kind != NULL:
+        following = kind.next
+        free(kind)
+        kind = following
 
 
 cdef void free_batch(Batch* batch) noexcept nogil:
@@ -301,7 +303,7 @@ cdef void batch_queue_hurry(BatchQueue* queue) noexcept nogil:
     publish(queue)  # for the last ones who push: they would have it looked at after the wait
     pthread_mutex_unlock(&queue.lock)
     exchange_int(&queue.work.scheduled, 1)
-    work_queue_schedule(&queue.work, 0, False)  # as in bring_forward()
+    work_queue_schedule(&queue.work, 0, False)  # as at the end of schedule_again()
 
 
 # ---- order -------------------------------------------------------------------------------------------
@@ -500,22 +502,19 @@ cdef int64_t batch_queue_sweep(BatchQueue* queue) noexcept nogil:
             task = kind_first(kind)
             if task == NULL:
                 break
-            kind_pop(kind, task)
             tasks += 1
             if queue.handler.is_wanted(task):
+                kind_pop(kind, task)
                 task.next = kept
                 kept = task
             else:
-                add_relaxed_i64(&queue.counts.refused_unwanted, 1)
-                take_off(queue, task)
-                task.next = unwanted
-                unwanted = task
+                take_out(queue, kind, task, &unwanted)
         put_back(kind, kept)
         kind = kind.next
     drop_empty_kinds(queue)
     store_relaxed_i64(&queue.full_rows, rows_to_look_at(queue))
     pthread_mutex_unlock(&queue.lock)
-    refuse_all(queue, unwanted, REFUSED_UNWANTED)
+    refuse_taken(queue, unwanted)
     return tasks
 
 
@@ -532,16 +531,6 @@ cdef void put_back(BatchKind* kind, BatchTask* newest) noexcept nogil:
             kind.last = task
         kind.rows += task.rows - task.rows_begun
     kind.since_ns = since_ns
-
-
-cdef void refuse_all(BatchQueue* queue, BatchTask* task, int reason) noexcept nogil:
-    """Of a list on `next`; not under the lock."""
-    cdef BatchTask* following
-    while task != NULL:
-        following = task.next
-        task.next = NULL
-        queue.handler.refuse(task, reason)
-        task = following
 
 
 # ---- forming -------------------------------------------------------------------------------------------
@@ -655,6 +644,7 @@ cdef Batch* new_batch(BatchQueue* queue) noexcept nogil:
     batch.next = NULL
     batch.size = 0
     batch.rows = 0
+    batch.bytes = 0
     batch.padding_rows = 0
     batch.deadline_ns = 0
     batch.in_place = False
@@ -704,6 +694,7 @@ cdef void add_part(Batch* batch, BatchTask* task, int64_t rows) noexcept nogil:
         batch.deadline_ns = max(batch.deadline_ns, task.deadline_ns)
     batch.size += 1
     batch.rows += rows
+    batch.bytes += task.bytes
 
 
 cdef bint is_late(const BatchQueue* queue, const BatchTask* task, int64_t expected_ns, int64_t now) noexcept nogil:
@@ -737,12 +728,27 @@ cdef int64_t expected_run_ns(
     return tuner_run_slow_ns(&queue.tuner, rows)
 
 
+cdef void take_out(BatchQueue* queue, BatchKind* kind, BatchTask* task, BatchTask** refused) noexcept nogil:
+    """Move what kind_first gave to a list of those that will not run."""
+    kind_pop(kind, task)
+    take_off(queue, task)
+    task.next = refused[0]
+    refused[0] = task
+
+
+cdef void take_in(BatchQueue* queue, BatchKind* kind, BatchTask* task, Batch* batch) noexcept nogil:
+    """Move what kind_first gave, or what is left of it, into the batch."""
+    kind_pop(kind, task)
+    take_off(queue, task)
+    add_part(batch, task, task.rows - task.rows_begun)
+    task.rows_begun = task.rows
+
+
 cdef void fill(
     BatchQueue* queue, BatchKind* kind, Batch* batch, int64_t limit, int64_t expected_ns, int64_t now,
     BatchTask** refused
 ) noexcept nogil:
     """Move tasks from the kind into the batch, until it has `limit` rows or the next does not fit."""
-    cdef int64_t bytes = 0
     cdef int64_t left
     cdef BatchTask* task
     while has_room(batch):
@@ -751,12 +757,9 @@ cdef void fill(
             break
         left = task.rows - task.rows_begun
         if not queue.handler.is_wanted(task) or is_late(queue, task, expected_ns, now):
-            kind_pop(kind, task)
-            take_off(queue, task)
-            task.next = refused[0]
-            refused[0] = task
+            take_out(queue, kind, task, &refused[0])
             continue
-        if batch.size and (task.alone or bytes + task.bytes > queue.settings.max_bytes):
+        if batch.size and (task.alone or batch.bytes + task.bytes > queue.settings.max_bytes):
             break
         if left > limit - batch.rows and not task.alone:
             if queue.settings.splits and limit > batch.rows and queue.handler.begin_split(task):
@@ -769,11 +772,7 @@ cdef void fill(
             if batch.size:
                 break
             # More rows than are chosen now, but no more than are allowed: by itself.
-        kind_pop(kind, task)
-        take_off(queue, task)
-        add_part(batch, task, left)
-        task.rows_begun = task.rows
-        bytes += task.bytes
+        take_in(queue, kind, task, batch)
         if task.alone:
             break
 
@@ -785,10 +784,7 @@ cdef void fill_gaps(
     cdef BatchKind* low = queue.kinds
     cdef int64_t allowed = batch_allowed_rows(&queue.settings, batch.rows)
     cdef int64_t deadline_ns = batch.deadline_ns
-    cdef int64_t bytes = 0
-    cdef int64_t left
     cdef BatchTask* task
-    cdef int i
     if kind.low or allowed == batch.rows or batch.parts[0].task.alone:
         return
     while low != NULL and not (
@@ -798,26 +794,19 @@ cdef void fill_gaps(
         low = low.next
     if low == NULL:
         return
-    for i in range(batch.size):
-        bytes += batch.parts[i].task.bytes
     while has_room(batch):
         task = kind_first(low)
         if task == NULL or task.alone:
             break
-        left = task.rows - task.rows_begun
         if not queue.handler.is_wanted(task) or is_late(queue, task, 0, now):
-            kind_pop(low, task)
-            take_off(queue, task)
-            task.next = refused[0]
-            refused[0] = task
+            take_out(queue, low, task, &refused[0])
             continue
-        if left > allowed - batch.rows or bytes + task.bytes > queue.settings.max_bytes:
+        if (
+            task.rows - task.rows_begun > allowed - batch.rows
+            or batch.bytes + task.bytes > queue.settings.max_bytes
+        ):
             break
-        kind_pop(low, task)
-        take_off(queue, task)
-        add_part(batch, task, left)
-        task.rows_begun = task.rows
-        bytes += task.bytes
+        take_in(queue, low, task, batch)
     batch.deadline_ns = deadline_ns  # theirs change nothing
     begin_wait(low, now)
 
@@ -827,8 +816,8 @@ cdef Batch* batch_form(
 ) noexcept nogil:
     """The next batch, taken from what waits; NULL: there is none now. Under the lock.
 
-    `due_ns` becomes when to look again: 0 at once, -1 not before a push, -2 as low. `refused`, NULL
-    before, becomes a list of tasks that will not run; the caller gives them to `refuse`.
+    `due_ns` becomes when to look again, or a Look. `refused`, NULL before, becomes a list of tasks that
+    will not run; the caller gives them to `refuse`.
     """
     cdef Batch* batch
     cdef BatchKind* kind
@@ -865,11 +854,11 @@ cdef Batch* batch_form(
     else:
         begin(queue, batch, now)
     if choose_kind(queue, limit, now, &ripe_ns, &only_low) != NULL:
-        due_ns[0] = -2 if only_low else 0
+        due_ns[0] = LOOK_AS_LOW if only_low else LOOK_AT_ONCE
     elif ripe_ns != 0:
         due_ns[0] = ripe_ns
     else:
-        due_ns[0] = -1
+        due_ns[0] = LOOK_AFTER_PUSH
     store_relaxed_i64(&queue.full_rows, rows_to_look_at(queue))
     return batch
 
@@ -909,21 +898,17 @@ cdef void take_turn(WorkQueue* work) noexcept nogil:
 
 cdef void schedule_again(BatchQueue* queue, int64_t due_ns) noexcept nogil:
     """After a look at the queue, by whoever made `scheduled` 1: care for what is left."""
-    cdef bint low = due_ns == -2 or (due_ns > 0 and load_relaxed_i64(&queue.waiting_normal) <= 0)
-    if due_ns == -1:
+    cdef bint low = due_ns == LOOK_AS_LOW or (due_ns > 0 and load_relaxed_i64(&queue.waiting_normal) <= 0)
+    if due_ns == LOOK_AFTER_PUSH:
         release(queue)
         return
     work_queue_schedule(&queue.work, max(due_ns, 0), low)
     fence()  # pairs with the fence in batch_queue_kick()
     if (low and load_relaxed_i64(&queue.waiting_normal) > 0) or (due_ns > 0 and need_not_wait(queue)):
-        bring_forward(queue)
+        # Somebody may have taken it out of the list by now; it is looked at once more then.
+        work_queue_schedule(&queue.work, 0, False)
     elif due_ns > load_relaxed_i64(&queue.last_call_ns):
         work_queue_schedule(&queue.work, load_relaxed_i64(&queue.last_call_ns), low)
-
-
-cdef void bring_forward(BatchQueue* queue) noexcept nogil:
-    """Of a queue that somebody may have taken out of the list by now; it is looked at again then."""
-    work_queue_schedule(&queue.work, 0, False)
 
 
 cdef void release(BatchQueue* queue) noexcept nogil:
@@ -963,23 +948,27 @@ cdef void batch_ended(Batch* batch, int64_t now) noexcept nogil:
     add_relaxed_i64(&queue.running_rows, -batch.rows)
     pthread_mutex_lock(&queue.lock)
     queue.runs -= 1
-    tuner_ended(
-        &queue.tuner, now, batch.rows, 0 if batch.strange else now - batch.begun_ns, batch.arm,
-        queue.runs, load_relaxed_i64(&queue.waiting_rows))
+    learn(queue, now, batch.rows, 0 if batch.strange else now - batch.begun_ns, batch.arm)
     for i in range(batch.size):
         tuner_latency(&queue.tuner, now - batch.parts[i].arrived_ns)
-    queue.last_end_ns = now
-    queue.counts.batches += 1
     queue.counts.tasks += batch.size
-    queue.counts.rows += batch.rows
     queue.counts.padding_rows += batch.padding_rows
-    queue.counts.sizes[min(31, 63 - count_leading_zeros(<uint64_t>max(1, batch.rows)))] += 1
-    store_relaxed_i64(&queue.run_ns, tuner_run_slow_ns(&queue.tuner, batch.rows))
-    publish(queue)
     limit = queue.tuner.concurrency
     keep_batch(queue, batch)
     pthread_mutex_unlock(&queue.lock)
     work_queue_set_limit(&queue.work, limit)
+
+
+cdef void learn(BatchQueue* queue, int64_t now, int64_t rows, int64_t run_ns, int arm) noexcept nogil:
+    """One run has ended; `run_ns` is 0 if what it took teaches nothing. Under the lock."""
+    tuner_ended(
+        &queue.tuner, now, rows, run_ns, arm, queue.runs, load_relaxed_i64(&queue.waiting_rows))
+    queue.last_end_ns = now
+    queue.counts.batches += 1
+    queue.counts.rows += rows
+    queue.counts.sizes[min(31, 63 - count_leading_zeros(<uint64_t>max(1, rows)))] += 1
+    store_relaxed_i64(&queue.run_ns, tuner_run_slow_ns(&queue.tuner, rows))
+    publish(queue)
 
 
 cdef void publish(BatchQueue* queue) noexcept nogil:
@@ -998,18 +987,18 @@ cdef void batch_queue_serve(BatchQueue* queue, int64_t until_ns, int64_t longest
     cdef Batch* batch
     cdef BatchTask* refused
     cdef int64_t now = now_ns()
-    cdef int64_t due_ns = 0
+    cdef int64_t due_ns = LOOK_AT_ONCE
     cdef int64_t rows
     if load_relaxed_int(&queue.work.running) != 0 or exchange_int(&queue.work.scheduled, 1) != 0:
         batch_queue_kick(queue, now)
         return
-    while due_ns == 0:
+    while due_ns == LOOK_AT_ONCE:
         refused = NULL
         pthread_mutex_lock(&queue.lock)
         rows = min(load_relaxed_i64(&queue.waiting_rows), rows_limit(queue))
         if load_relaxed_i64(&queue.waiting_normal) <= 0:
-            due_ns = -2
-        if due_ns != 0 or now >= until_ns or tuner_run_ns(&queue.tuner, rows) > longest_ns:
+            due_ns = LOOK_AS_LOW
+        if due_ns != LOOK_AT_ONCE or now >= until_ns or tuner_run_ns(&queue.tuner, rows) > longest_ns:
             pthread_mutex_unlock(&queue.lock)
             break
         batch = batch_form(queue, now, &refused, &due_ns)
@@ -1029,16 +1018,9 @@ cdef void batch_note_alone(
     pthread_mutex_lock(&queue.lock)
     tuner_arrived(&queue.tuner, rows)
     tuner_began(&queue.tuner, begun_ns, rows, queue.runs + 1)
-    tuner_ended(
-        &queue.tuner, now, rows, now - begun_ns, 0, queue.runs, load_relaxed_i64(&queue.waiting_rows))
+    learn(queue, now, rows, now - begun_ns, ARM_CALLER)
     tuner_latency(&queue.tuner, now - arrived_ns)
-    queue.last_end_ns = now
-    queue.counts.batches += 1
     queue.counts.tasks += 1
-    queue.counts.rows += rows
-    queue.counts.sizes[min(31, 63 - count_leading_zeros(<uint64_t>max(1, rows)))] += 1
-    store_relaxed_i64(&queue.run_ns, tuner_run_slow_ns(&queue.tuner, rows))
-    publish(queue)
     pthread_mutex_unlock(&queue.lock)
 
 
