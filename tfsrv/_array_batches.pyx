@@ -48,6 +48,7 @@ from tfsrv._batching cimport (
     batch_scratch,
 )
 from tfsrv._clock cimport NS_PER_S, now_ns
+from tfsrv._inner_padding cimport MOST_PADDED_RANK
 from tfsrv._status cimport Status, status_error, status_free, status_init
 from tfsrv._workers cimport work_queue_is_idle, work_queue_wait
 
@@ -57,7 +58,6 @@ from tfsrv.errors import Code, ServingError
 cdef enum:
     MOST_FORMS = 256            # sets of names that are remembered
     MOST_KINDS = 1024           # dtypes and shapes that are remembered
-    MOST_PADDED_RANK = 6        # as in TensorFlow Serving's batching_util.cc
 
 cdef double MOST_SECONDS = 1e9  # a longer time-out is none
 

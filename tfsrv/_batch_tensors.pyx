@@ -26,6 +26,7 @@ from tfsrv._predict_request cimport (
 from tfsrv._tensor cimport (
     MAX_RANK,
     Tensor,
+    fill_strings,
     is_known_type,
     numbers_deallocator,
     strings_deallocator,
@@ -33,7 +34,7 @@ from tfsrv._tensor cimport (
     tensor_view_bytes,
 )
 from tfsrv._tensor_proto cimport dtype_bytes
-from tfsrv._tensor_values cimport count_elements, read_strings, read_values
+from tfsrv._tensor_values cimport count_elements, read_values
 from tfsrv._tf cimport DT_STRING, api, tensor_deallocator
 from tfsrv._tstring cimport TString, tstring_get, tstring_set
 from tfsrv._wire_format cimport WIRE_OK
@@ -380,31 +381,13 @@ cdef int repeat_row(
 # Elements of one source, without gaps
 
 
-ctypedef struct Filling:
-    TString* strings
-    bint no_memory
-
-
-cdef int store_string(void* arg, int64_t index, Bytes text) noexcept nogil:
-    cdef Filling* filling = <Filling*>arg
-    if tstring_set(&filling.strings[index], text.data, text.size) != 0:
-        filling.no_memory = True
-        return -1
-    return 0
-
-
 cdef int read_wire(
     const RowSource* source, const Merge* merge, char* target, int64_t elements
 ) noexcept nogil:
-    cdef Filling filling
-    if merge.dtype != DT_STRING:
-        if read_values(source.view, source.wire, target, elements) != 0:
-            return ROWS_INVALID
-        return ROWS_MADE
-    filling.strings = <TString*>target
-    filling.no_memory = False
-    if read_strings(source.view, source.wire, elements, store_string, &filling) != 0:
-        return ROWS_NO_MEMORY if filling.no_memory else ROWS_INVALID
+    if merge.dtype == DT_STRING:  # the codes are the same
+        return fill_strings(source.view, source.wire, <TString*>target, elements)
+    if read_values(source.view, source.wire, target, elements) != 0:
+        return ROWS_INVALID
     return ROWS_MADE
 
 

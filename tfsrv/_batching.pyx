@@ -53,6 +53,7 @@ from tfsrv._batch_tuner cimport (
     tuner_run_ns,
     tuner_run_slow_ns,
 )
+from tfsrv._buffer cimport block_reserve
 from tfsrv._clock cimport NS_PER_MS, NS_PER_S, NS_PER_US, now_ns
 from tfsrv._queue cimport queue_close, queue_open, queue_pop, queue_push, queue_size
 from tfsrv._run_arms cimport ARM_CALLER
@@ -1029,12 +1030,4 @@ cdef void* batch_scratch(Batch* batch, size_t size) noexcept nogil:
 
     There is one such block a batch: asking again may move it.
     """
-    cdef void* grown
-    if size > batch.scratch_size:
-        grown = malloc(size)
-        if grown == NULL:
-            return NULL
-        free(batch.scratch)
-        batch.scratch = grown
-        batch.scratch_size = size
-    return batch.scratch
+    return block_reserve(&batch.scratch, &batch.scratch_size, size)

@@ -21,6 +21,7 @@ cdef inline void buffer_init(Buffer* buffer) noexcept nogil:
     buffer.capacity = 0
 
 cdef int buffer_reserve(Buffer* buffer, size_t extra) noexcept nogil
+cdef void* block_reserve(void** block, size_t* size, size_t needed) noexcept nogil
 cdef void buffer_free(Buffer* buffer) noexcept nogil
 cdef int buffer_append_int(Buffer* buffer, int64_t value) noexcept nogil
 cdef int buffer_append_text(Buffer* buffer, const char* text) noexcept nogil

@@ -3,7 +3,7 @@
 from cpython.bytes cimport PyBytes_AS_STRING
 from libc.stdint cimport int64_t
 from libc.stdio cimport snprintf
-from libc.stdlib cimport free, realloc
+from libc.stdlib cimport free, malloc, realloc
 from libc.string cimport strlen
 
 cdef size_t SMALLEST = 256  # bytes; most messages of ours fit, so most buffers are allocated once
@@ -29,6 +29,22 @@ cdef int buffer_reserve(Buffer* buffer, size_t extra) noexcept nogil:
     buffer.data = data
     buffer.capacity = capacity
     return 0
+
+
+cdef void* block_reserve(void** block, size_t* size, size_t needed) noexcept nogil:
+    """`needed` bytes of a malloc'd block that its owner frees, 16-byte aligned; NULL without memory.
+
+    A larger block takes the place of one that is too small, and what was in that is gone.
+    """
+    cdef void* grown
+    if needed > size[0]:
+        grown = malloc(needed)
+        if grown == NULL:
+            return NULL
+        free(block[0])
+        block[0] = grown
+        size[0] = needed
+    return block[0]
 
 
 cdef void buffer_free(Buffer* buffer) noexcept nogil:

@@ -6,11 +6,18 @@ call's loop. A loop keeps some calls with their memory, and the memory of one la
 
 from cpython.bytes cimport PyBytes_AS_STRING
 from libc.stdint cimport int64_t
-from libc.stdlib cimport calloc, free, malloc
+from libc.stdlib cimport calloc, free
 
 from tfsrv._atomic cimport load_acquire_int
 from tfsrv._budget cimport budget_give, budget_take, budget_take_low
-from tfsrv._buffer cimport Buffer, Bytes, buffer_append, buffer_free, buffer_init
+from tfsrv._buffer cimport (
+    Buffer,
+    Bytes,
+    block_reserve,
+    buffer_append,
+    buffer_free,
+    buffer_init,
+)
 from tfsrv._message cimport message_clear, message_free, message_init
 from tfsrv._predict_request cimport predict_view_clear, predict_view_free, predict_view_init
 from tfsrv._servable cimport servable_release
@@ -142,15 +149,7 @@ cdef void* call_scratch(Call* call, size_t size) noexcept nogil:
 
     There is one such block a call: asking again may move it.
     """
-    cdef void* grown
-    if size > call.scratch_size:
-        grown = malloc(size)
-        if grown == NULL:
-            return NULL
-        free(call.scratch)
-        call.scratch = grown
-        call.scratch_size = size
-    return call.scratch
+    return block_reserve(&call.scratch, &call.scratch_size, size)
 
 
 cdef bint call_charge(Call* call, int64_t bytes) noexcept nogil:

@@ -443,20 +443,22 @@ cdef class SavedModelSession(NativeServable):
 
     def hurry(self) -> None:
         """Nobody new comes: let what waits in batches run now, whatever it waits for."""
+        cdef BatchQueue* queue
         cdef int i
         with self._lifecycle:  # not while close() frees the queues
             self.session.hurries = True
-            for i in range(self.session.signatures_size if self.session.is_batched else 0):
-                if self.session.signatures[i].queue != NULL:
-                    batch_queue_hurry(<BatchQueue*>self.session.signatures[i].queue)
+            for i in range(self.session.signatures_size):
+                queue = batch_queue_of(&self.session, i)
+                if queue != NULL:
+                    batch_queue_hurry(queue)
 
     def sweep(self) -> None:
         """Let go of requests in batch queues that nobody waits for any more, and of their memory."""
         cdef BatchQueue* queue
         cdef int i
         with self._lifecycle:  # not while close() frees the queues
-            for i in range(self.session.signatures_size if self.session.is_batched else 0):
-                queue = <BatchQueue*>self.session.signatures[i].queue
+            for i in range(self.session.signatures_size):
+                queue = batch_queue_of(&self.session, i)
                 if queue != NULL and load_relaxed_i64(&queue.waiting_rows) > 0:
                     batch_queue_sweep(queue)
 
@@ -465,13 +467,14 @@ cdef class SavedModelSession(NativeServable):
 
         Signatures with the same inputs and outputs share a queue; it is told of the first of them.
         """
+        cdef BatchQueue* queue
         cdef int i
         described = {}
         with self._lifecycle:  # not while close() frees the queues
-            for i in range(self.session.signatures_size if self.session.is_batched else 0):
-                if self.session.signatures[i].queue != NULL:
-                    described[text_of(self.session.signatures[i].name)] = batch_counts(
-                        <BatchQueue*>self.session.signatures[i].queue)
+            for i in range(self.session.signatures_size):
+                queue = batch_queue_of(&self.session, i)
+                if queue != NULL:
+                    described[text_of(self.session.signatures[i].name)] = batch_counts(queue)
         return described
 
     def describe(self) -> dict[str, dict[str, object]]:
@@ -488,6 +491,11 @@ cdef class SavedModelSession(NativeServable):
                 signature_description(&self.session.signatures[i])
             for i in range(self.session.signatures_size)
         }
+
+
+cdef inline BatchQueue* batch_queue_of(const Session* session, int signature) noexcept:
+    """The queue in which requests for a signature wait for a batch; NULL: there is none."""
+    return <BatchQueue*>session.signatures[signature].queue if session.is_batched else NULL
 
 
 def batched_sessions() -> list[SavedModelSession]:

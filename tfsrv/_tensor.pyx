@@ -101,6 +101,7 @@ cdef int tensor_from_view(
     if block.data == NULL:
         return NO_MEMORY
     if dtype_field(tensor.dtype) == STRING_VAL:
+        memset(block.data, 0, size)
         result = fill_strings(view, tensor, <TString*>block.data, elements)
         if result != MADE:
             strings_deallocator(block.data, size, block.key)
@@ -137,11 +138,10 @@ cdef int fill_strings(
     const PredictView* view, const TensorView* tensor, TString* strings,
     int64_t elements
 ) noexcept nogil:
-    """Every element is set or empty afterwards, whatever the result."""
+    """Write the strings of a tensor to zeroed memory. As tensor_from_view; all are set or empty afterwards."""
     cdef Filling filling
     filling.strings = strings
     filling.no_memory = False
-    memset(strings, 0, <size_t>elements * sizeof(TString))
     if read_strings(view, tensor, elements, store_string, &filling) != 0:
         return NO_MEMORY if filling.no_memory else INVALID
     return MADE

@@ -76,6 +76,7 @@ from tfsrv._call cimport (
 )
 from tfsrv._call_loop cimport call_complete, call_complete_all, loop_defer
 from tfsrv._clock cimport now_ns
+from tfsrv._inner_padding cimport MOST_PADDED_RANK
 from tfsrv._method cimport STARTED_DONE, STARTED_RUNNING
 from tfsrv._predict_request cimport PredictView, TensorView
 from tfsrv._predict_response cimport TensorData, wire_splices
@@ -339,12 +340,12 @@ cdef bint is_odd(Served* served, uint64_t kind) noexcept nogil:
 
 
 cdef bint may_be_padded(const PredictView* view, const TensorView* tensor) noexcept nogil:
-    """Up to six dims, none of them 0 (batching_util.cc: MaybePadDimensions)."""
+    """No more dims than can be padded, none of them 0 (batching_util.cc: MaybePadDimensions)."""
     cdef int i
     for i in range(tensor.rank):
         if view.dims[tensor.dims_start + i] == 0:
             return False
-    return tensor.rank <= 6
+    return tensor.rank <= MOST_PADDED_RANK
 
 
 cdef inline bint pads_inner(Call* call) noexcept nogil:
