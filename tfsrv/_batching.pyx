@@ -620,11 +620,12 @@ cdef BatchKind* choose_kind(
 cdef int64_t rows_to_look_at(const BatchQueue* queue) noexcept nogil:
     """With so many rows waiting one of the kinds may be full; with fewer none is, whoever comes."""
     cdef const BatchKind* kind = queue.kinds
-    cdef int64_t enough = min(rows_limit(queue), queue.tuner.rows_enough)
     cdef int64_t waiting = 0
-    cdef int64_t missing = enough
+    cdef int64_t enough, missing
     if queue.tuner.wait_ns == 0:
         return INT64_MAX  # nothing waits, so nobody asks
+    enough = min(rows_limit(queue), queue.tuner.rows_enough)
+    missing = enough
     while kind != NULL:
         waiting += kind.rows
         missing = min(missing, max(0, enough - kind.rows))
