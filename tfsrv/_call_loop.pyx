@@ -231,7 +231,7 @@ cdef void expire(Call* call, int64_t now) noexcept:
             status_set(&call.status, DEADLINE_EXCEEDED, "Deadline Exceeded")
         else:
             status_set(&call.status, UNAVAILABLE, "Model ")
-            status_add_bytes(&call.status, call.view.model_name)
+            status_add_bytes(&call.status, call.view.spec.name)
             status_add_bytes(&call.status, Bytes(b" is still loading", 17))
         call_finish(call)
         return

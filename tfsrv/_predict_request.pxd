@@ -3,6 +3,7 @@
 from libc.stdint cimport int64_t
 
 from tfsrv._buffer cimport Bytes, bytes_compare, bytes_equal
+from tfsrv._model_spec cimport ModelSpecView
 
 
 # One TensorProto of a request, as views into the request's bytes.
@@ -28,15 +29,16 @@ cdef struct TensorView:
 cdef enum:
     FEW_INPUTS = 16         # more than these stand in the order of their aliases
 
-# A PredictRequest, as views into its bytes. The arrays are owned and reused.
+# One task of a MultiInferenceRequest, as views into its bytes.
+cdef struct TaskView:
+    ModelSpecView spec
+    Bytes method_name
+
+
+# A PredictRequest, or a request for Classify, Regress or MultiInference as one, as views into its bytes.
+# The arrays are owned and reused.
 cdef struct PredictView:
-    bint has_model_spec
-    Bytes model_name
-    Bytes signature_name
-    bint has_version
-    int64_t version
-    bint has_version_label
-    Bytes version_label
+    ModelSpecView spec
     TensorView* inputs
     int inputs_size
     int inputs_capacity
@@ -49,8 +51,19 @@ cdef struct PredictView:
     Bytes* bodies
     int bodies_used
     int bodies_capacity
+    # The fields below are _inference_request's.
+    TaskView* tasks
+    int tasks_size
+    int tasks_capacity
+    size_t unjoined_bytes   # of examples that have a context still to be joined with; 0: none
+    void* joined            # owned; examples that were
+    size_t joined_capacity
 
 
+cdef enum:
+    WIRE_KEPT_BYTES = 16 * 1024     # of each array of a view, from one request to the next
+
+cdef int view_grow(void** array, int* capacity, size_t item) noexcept nogil
 cdef void predict_view_init(PredictView* view) noexcept nogil
 cdef void predict_view_clear(PredictView* view) noexcept nogil
 cdef size_t predict_view_bytes(const PredictView* view) noexcept nogil

@@ -14,6 +14,7 @@ from libc.stdlib cimport free, qsort, realloc
 from libc.string cimport memset
 
 from tfsrv._buffer cimport bytes_compare, bytes_equal
+from tfsrv._model_spec cimport ModelSpecView, model_spec_read
 from tfsrv._tensor_proto cimport (
     FLOAT8_VAL,
     MAX_RANK,
@@ -26,7 +27,6 @@ from tfsrv._tensor_proto cimport (
 )
 from tfsrv._wire_format cimport (
     LENGTH_DELIMITED,
-    START_GROUP,
     VARINT,
     WIRE_BAD,
     WIRE_NO_MEMORY,
@@ -37,11 +37,10 @@ from tfsrv._wire_format cimport (
     read_string,
     read_tag,
     read_varint,
-    skip_value,
+    skip_unknown,
 )
 
 cdef enum:
-    KEPT_BYTES = 16 * 1024          # of each array of a view, from one request to the next
     LARGEST_ARRAY = 8 * 1024 * 1024  # bytes; 80,000 inputs: a request of more is no request
 
 
@@ -51,24 +50,22 @@ cdef void predict_view_init(PredictView* view) noexcept nogil:
 
 cdef void predict_view_clear(PredictView* view) noexcept nogil:
     """Forget the request. Arrays that an ordinary request needs stay for the next one."""
-    cdef Bytes nothing
-    nothing.data = NULL
-    nothing.size = 0
-    view.has_model_spec = False
-    view.model_name = nothing
-    view.signature_name = nothing
-    view.has_version = False
-    view.version = 0
-    view.has_version_label = False
-    view.version_label = nothing
+    memset(&view.spec, 0, sizeof(ModelSpecView))
     view.inputs_size = 0
     view.output_filter_size = 0
     view.dims_size = 0
     view.bodies_used = 0
+    view.tasks_size = 0
+    view.unjoined_bytes = 0
     shrink(<void**>&view.inputs, &view.inputs_capacity, sizeof(TensorView))
     shrink(<void**>&view.output_filter, &view.output_filter_capacity, sizeof(Bytes))
     shrink(<void**>&view.dims, &view.dims_capacity, sizeof(int64_t))
     shrink(<void**>&view.bodies, &view.bodies_capacity, sizeof(Bytes))
+    shrink(<void**>&view.tasks, &view.tasks_capacity, sizeof(TaskView))
+    if view.joined_capacity > WIRE_KEPT_BYTES:
+        free(view.joined)
+        view.joined = NULL
+        view.joined_capacity = 0
 
 
 cdef size_t predict_view_bytes(const PredictView* view) noexcept nogil:
@@ -81,11 +78,13 @@ cdef size_t predict_view_bytes(const PredictView* view) noexcept nogil:
         + beyond_kept(<size_t>view.output_filter_capacity * sizeof(Bytes))
         + beyond_kept(<size_t>view.dims_capacity * sizeof(int64_t))
         + beyond_kept(<size_t>view.bodies_capacity * sizeof(Bytes))
+        + beyond_kept(<size_t>view.tasks_capacity * sizeof(TaskView))
+        + beyond_kept(view.joined_capacity)
     )
 
 
 cdef inline size_t beyond_kept(size_t size) noexcept nogil:
-    return size if size > KEPT_BYTES else 0
+    return size if size > WIRE_KEPT_BYTES else 0
 
 
 cdef void predict_view_free(PredictView* view) noexcept nogil:
@@ -94,17 +93,19 @@ cdef void predict_view_free(PredictView* view) noexcept nogil:
     free(view.output_filter)
     free(view.dims)
     free(view.bodies)
+    free(view.tasks)
+    free(view.joined)
     predict_view_init(view)
 
 
 cdef inline void shrink(void** array, int* capacity, size_t item) noexcept nogil:
-    if <size_t>capacity[0] * item > KEPT_BYTES:
+    if <size_t>capacity[0] * item > WIRE_KEPT_BYTES:
         free(array[0])
         array[0] = NULL
         capacity[0] = 0
 
 
-cdef int grow(void** array, int* capacity, size_t item) noexcept nogil:
+cdef int view_grow(void** array, int* capacity, size_t item) noexcept nogil:
     """Room for one item more at least. WIRE_OK or WIRE_NO_MEMORY."""
     cdef size_t wanted = <size_t>capacity[0] + (capacity[0] >> 1) + 8
     cdef void* grown
@@ -137,7 +138,7 @@ cdef int wire_read_predict(const char* data, size_t size, PredictView* view) noe
             at = read_bytes(at, end, &part)
             if at == NULL:
                 return WIRE_BAD
-            result = read_model_spec(view, part)
+            result = model_spec_read(&view.spec, part)
         elif tag == (2 << 3 | LENGTH_DELIMITED):  # inputs
             at = read_bytes(at, end, &part)
             if at == NULL:
@@ -159,79 +160,12 @@ cdef int wire_read_predict(const char* data, size_t size, PredictView* view) noe
     return WIRE_OK
 
 
-cdef inline int skip_unknown(Cursor* at, Cursor end, uint32_t tag) noexcept nogil:
-    if tag & 7 == START_GROUP:
-        return WIRE_RARE
-    at[0] = skip_value(at[0], end, tag)
-    return WIRE_OK if at[0] != NULL else WIRE_BAD
-
-
 cdef inline int add_output(PredictView* view, Bytes alias) noexcept nogil:
-    if view.output_filter_size == view.output_filter_capacity and grow(
+    if view.output_filter_size == view.output_filter_capacity and view_grow(
             <void**>&view.output_filter, &view.output_filter_capacity, sizeof(Bytes)) != WIRE_OK:
         return WIRE_NO_MEMORY
     view.output_filter[view.output_filter_size] = alias
     view.output_filter_size += 1
-    return WIRE_OK
-
-
-cdef int read_model_spec(PredictView* view, Bytes message) noexcept nogil:
-    cdef Cursor at = <Cursor>message.data
-    cdef Cursor end = at + message.size
-    cdef uint32_t tag
-    cdef Bytes part
-    cdef int result
-    view.has_model_spec = True
-    while at < end:
-        at = read_tag(at, end, &tag)
-        if at == NULL:
-            return WIRE_BAD
-        if tag == (1 << 3 | LENGTH_DELIMITED):
-            at = read_string(at, end, &view.model_name)
-        elif tag == (3 << 3 | LENGTH_DELIMITED):
-            at = read_string(at, end, &view.signature_name)
-        elif tag == (2 << 3 | LENGTH_DELIMITED):  # of version and label the last one counts
-            at = read_bytes(at, end, &part)
-            if at == NULL:
-                return WIRE_BAD
-            view.has_version = True
-            view.has_version_label = False
-            view.version_label.size = 0
-            result = read_int64_value(part, &view.version)
-            if result != WIRE_OK:
-                return result
-        elif tag == (4 << 3 | LENGTH_DELIMITED):
-            at = read_string(at, end, &view.version_label)
-            view.has_version_label = True
-            view.has_version = False
-            view.version = 0  # a version that comes yet starts from nothing
-        else:
-            result = skip_unknown(&at, end, tag)
-            if result != WIRE_OK:
-                return result
-        if at == NULL:
-            return WIRE_BAD
-    return WIRE_OK
-
-
-cdef int read_int64_value(Bytes message, int64_t* value) noexcept nogil:
-    """A google.protobuf.Int64Value, merged into `value`."""
-    cdef Cursor at = <Cursor>message.data
-    cdef Cursor end = at + message.size
-    cdef uint32_t tag
-    cdef int result
-    while at < end:
-        at = read_tag(at, end, &tag)
-        if at == NULL:
-            return WIRE_BAD
-        if tag == (1 << 3 | VARINT):
-            at = read_varint(at, end, <uint64_t*>value)
-            if at == NULL:
-                return WIRE_BAD
-        else:
-            result = skip_unknown(&at, end, tag)
-            if result != WIRE_OK:
-                return result
     return WIRE_OK
 
 
@@ -299,7 +233,7 @@ cdef int make_room_for_input(PredictView* view) noexcept nogil:
         drop_replaced_inputs(view)
         if view.inputs_size < view.inputs_capacity >> 1:
             return WIRE_OK
-    return grow(<void**>&view.inputs, &view.inputs_capacity, sizeof(TensorView))
+    return view_grow(<void**>&view.inputs, &view.inputs_capacity, sizeof(TensorView))
 
 
 cdef void drop_replaced_inputs(PredictView* view) noexcept nogil:
@@ -346,7 +280,7 @@ cdef int read_tensor(
     cdef bint values_seen = tensor.bodies_size > 0
     if message.size == 0:
         return WIRE_OK
-    if view.bodies_used == view.bodies_capacity and grow(
+    if view.bodies_used == view.bodies_capacity and view_grow(
             <void**>&view.bodies, &view.bodies_capacity, sizeof(Bytes)) != WIRE_OK:
         return WIRE_NO_MEMORY
     view.bodies[view.bodies_used] = message
@@ -429,7 +363,7 @@ cdef int read_shape(PredictView* view, TensorView* tensor, Bytes message) noexce
 cdef inline int add_dim(PredictView* view, TensorView* tensor, int64_t size) noexcept nogil:
     if tensor.rank > MAX_RANK:
         return WIRE_OK  # one too many is as bad as thousands
-    if view.dims_size == view.dims_capacity and grow(
+    if view.dims_size == view.dims_capacity and view_grow(
             <void**>&view.dims, &view.dims_capacity, sizeof(int64_t)) != WIRE_OK:
         return WIRE_NO_MEMORY
     view.dims[view.dims_size] = size

@@ -27,6 +27,7 @@ from tfsrv._message cimport (
     message_seal,
     message_splice,
 )
+from tfsrv._model_spec cimport model_spec_put, model_spec_size
 from tfsrv._tensor_proto cimport (
     BOOL_VAL,
     DCOMPLEX_VAL,
@@ -52,6 +53,7 @@ from tfsrv._wire_format cimport (
     WIRE_NO_MEMORY,
     WIRE_OK,
     WIRE_TOO_BIG,
+    field_size,
     put_bytes,
     put_varint,
     varint_size,
@@ -214,11 +216,6 @@ cdef char* put_shape(char* at, const TensorData* tensor) noexcept nogil:
     return at
 
 
-cdef inline size_t field_size(size_t size) noexcept nogil:
-    """Of a length-delimited field with a number below 16."""
-    return 1 + varint_size(size) + size
-
-
 cdef int write_output(
     Message* message, TensorData* tensor, bint as_content, size_t splice_from, size_t room,
     void (*release)(void* holder) noexcept nogil
@@ -303,16 +300,11 @@ cdef int wire_write_predict(
     message is of no use: clear it, which releases the holders taken so far.
     """
     cdef size_t room = LARGEST_LENGTH
-    cdef size_t value_size = 1 + varint_size(<uint64_t>version) if version else 0
-    cdef size_t spec_size = field_size(value_size)
+    cdef size_t spec_size = model_spec_size(model_name, version, signature_name)
     cdef size_t written
     cdef char* at
     cdef int i
     cdef int result
-    if model_name.size:
-        spec_size += field_size(model_name.size)
-    if signature_name.size:
-        spec_size += field_size(signature_name.size)
     if field_size(spec_size) > room:
         return WIRE_TOO_BIG
     room -= field_size(spec_size)
@@ -328,18 +320,7 @@ cdef int wire_write_predict(
         return WIRE_NO_MEMORY
     at = message.head.data + message.head.size
     at[0] = 2 << 3 | LENGTH_DELIMITED  # model_spec
-    at = put_varint(at + 1, spec_size)
-    if model_name.size:
-        at[0] = 1 << 3 | LENGTH_DELIMITED
-        at = put_bytes(at + 1, model_name)
-    at[0] = 2 << 3 | LENGTH_DELIMITED  # version, an Int64Value
-    at = put_varint(at + 1, value_size)
-    if version:
-        at[0] = 1 << 3 | VARINT
-        at = put_varint(at + 1, <uint64_t>version)
-    if signature_name.size:
-        at[0] = 3 << 3 | LENGTH_DELIMITED
-        at = put_bytes(at + 1, signature_name)
+    at = model_spec_put(put_varint(at + 1, spec_size), model_name, version, signature_name)
     message.head.size = at - message.head.data
     return WIRE_OK
 

@@ -102,7 +102,7 @@ cdef class _Run:
             raise ServingError(UNIMPLEMENTED, "The request has tensors of a rare kind")
         if result != WIRE_OK:
             raise ServingError(INVALID_ARGUMENT, "Not a PredictRequest")
-        name = self.view.signature_name
+        name = self.view.spec.signature_name
         if name.size == 0:
             name.data = "serving_default"
             name.size = 15
@@ -126,7 +126,7 @@ cdef class _Run:
             if tensor_data(self.outputs[i], self.dims + i * MAX_RANK, &self.datas[i]) != 0:
                 raise ServingError(UNIMPLEMENTED, "An output is of a kind that cannot be sent")
         result = wire_write_predict(
-            &self.message, self.datas, count, self.view.model_name, owner.version, name, False, 0,
+            &self.message, self.datas, count, self.view.spec.name, owner.version, name, False, 0,
             NULL)
         if result == WIRE_NO_MEMORY:
             raise MemoryError

@@ -19,8 +19,11 @@ cdef enum RunPlace:
 cdef struct Session:
     TF_Session* session     # owned; NULL once closed
     TF_Graph* graph         # owned; outlives `session`
-    Signature* signatures   # owned; sorted by name; they outlive `session`
-    int signatures_size
+    Signature* signatures   # owned; sorted by name, and behind them `joint`; they outlive `session`
+    int signatures_size     # of those that have names
+    int all_size            # and of the joint one, which may be empty
+    Signature* joint        # of MultiInference, see _inference_signature; NULL: no two that could be joined
+    void* multi_counters    # Counters of MultiInference on this model; NULL: it has nothing to infer
     bint uses_gpu           # some device is no CPU
     bint has_run_pools      # the pools of _run_pools, for runs with a time-out
     Share share             # of the workers

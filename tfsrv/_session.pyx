@@ -15,6 +15,7 @@ from tfsrv._batch_settings cimport batch_settings_read
 from tfsrv._batching cimport BatchQueue, batch_queue_hurry, batch_queue_sweep
 from tfsrv._buffer cimport Bytes, buffer_append, bytes_compare
 from tfsrv._counters cimport counters_of
+from tfsrv._inference_signature cimport inference_join, inference_resolve
 from tfsrv._meta_graph cimport (
     MetaGraphView,
     meta_graph_restores_variables,
@@ -344,7 +345,7 @@ cdef void delete_session(Session* session) noexcept nogil:
     """End and free what belongs to TensorFlow, and the queues. No run may be in flight."""
     cdef TF_Status* tf_status
     cdef int i
-    for i in range(session.signatures_size):
+    for i in range(session.all_size):
         signature_free_queue(&session.signatures[i])
     if session.session != NULL:
         tf_status = api.NewStatus()  # not the thread's: in __dealloc__ the thread may be ending
@@ -379,7 +380,7 @@ cdef class SavedModelSession(NativeServable):
         with nogil:
             delete_session(&self.session)
         if self.session.signatures != NULL:
-            for i in range(self.session.signatures_size):
+            for i in range(self.session.all_size):
                 signature_free(&self.session.signatures[i])
         free(self.session.signatures)
 
@@ -447,7 +448,7 @@ cdef class SavedModelSession(NativeServable):
         cdef int i
         with self._lifecycle:  # not while close() frees the queues
             self.session.hurries = True
-            for i in range(self.session.signatures_size):
+            for i in range(self.session.all_size):
                 queue = batch_queue_of(&self.session, i)
                 if queue != NULL:
                     batch_queue_hurry(queue)
@@ -457,7 +458,7 @@ cdef class SavedModelSession(NativeServable):
         cdef BatchQueue* queue
         cdef int i
         with self._lifecycle:  # not while close() frees the queues
-            for i in range(self.session.signatures_size):
+            for i in range(self.session.all_size):
                 queue = batch_queue_of(&self.session, i)
                 if queue != NULL and load_relaxed_i64(&queue.waiting_rows) > 0:
                     batch_queue_sweep(queue)
@@ -465,13 +466,14 @@ cdef class SavedModelSession(NativeServable):
     def describe_batching(self) -> dict[str, dict[str, object]]:
         """What batch_counts tells of each signature that was asked, by name.
 
-        Signatures with the same inputs and outputs share a queue; it is told of the first of them.
+        Signatures with the same inputs and outputs share a queue; it is told of the first of them. Under
+        "" is what MultiInference asks of several signatures.
         """
         cdef BatchQueue* queue
         cdef int i
         described = {}
         with self._lifecycle:  # not while close() frees the queues
-            for i in range(self.session.signatures_size):
+            for i in range(self.session.all_size):
                 queue = batch_queue_of(&self.session, i)
                 if queue != NULL:
                     described[text_of(self.session.signatures[i].name)] = batch_counts(queue)
@@ -618,8 +620,9 @@ cdef int resolve_signatures(SavedModelSession made, dict entries) except -1:
     """Fill in the signatures, sorted by name."""
     signature_def_class = message_class("tensorflow.SignatureDef")
     names = sorted(entries)
-    made.session.signatures = <Signature*>zeroed(len(names), sizeof(Signature))
+    made.session.signatures = <Signature*>zeroed(len(names) + 1, sizeof(Signature))
     made.session.signatures_size = len(names)
+    made.session.all_size = len(names) + 1
     cdef Signature* signature
     cdef int i
     for i in range(len(names)):
@@ -627,9 +630,27 @@ cdef int resolve_signatures(SavedModelSession made, dict entries) except -1:
         signature_def = signature_def_class.FromString(entries[names[i]])
         made.signature_defs[names[i]] = signature_def
         signature_resolve(signature, made.session.graph, names[i], signature_def)
-        signature.counters = counters_of(made.name, made.version, names[i], "Predict")
+        inference_resolve(signature, signature_def)
+        count_uses(made, signature, names[i])
         signature.may_run_in_place = not made.session.uses_gpu and not made.waiting_op
         signature.twin = find_twin(&made.session, i)
+    signature = &made.session.signatures[len(names)]
+    if inference_join(made.session.signatures, len(names), signature):
+        made.session.joint = signature
+        signature.may_run_in_place = not made.session.uses_gpu and not made.waiting_op
+        signature.twin = signature
+    return 0
+
+
+cdef int count_uses(SavedModelSession made, Signature* signature, str name) except -1:
+    """Give the signature the counters of what can be asked of it."""
+    signature.counters = counters_of(made.name, made.version, name, "Predict")
+    if signature.classify.refusal.data == NULL:
+        signature.classify.counters = counters_of(made.name, made.version, name, "Classify")
+    if signature.regress.refusal.data == NULL:
+        signature.regress.counters = counters_of(made.name, made.version, name, "Regress")
+    if signature.classify.counters != NULL or signature.regress.counters != NULL:
+        made.session.multi_counters = counters_of(made.name, made.version, "", "MultiInference")
     return 0
 
 

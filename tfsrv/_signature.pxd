@@ -38,6 +38,13 @@ cdef struct FetchSet:
     uint64_t* bits          # owned; atomic; bit i is outputs[i]; NULL while the slot is free
     int ready               # atomic: 0 not built yet, 1 built
 
+# What Classify or Regress does with a signature; set by _inference_signature.
+cdef struct InferenceUse:
+    Bytes refusal           # why it does nothing, as it is told; no data: it works
+    int labels              # output with the classes; -1: none
+    int scores              # output with the scores, or with the values of a regression; -1: none
+    void* counters          # Counters of it on this signature; NULL: it does nothing
+
 cdef struct Signature:
     Bytes name
     Bytes method_name
@@ -57,6 +64,9 @@ cdef struct Signature:
     void* queue             # what waits to be run on this signature; set by its handler
     void (*queue_free)(void* queue) noexcept nogil   # set with it; called once, by close()
     void* counters          # Counters of Predict on this signature; set at load, lives for ever
+    InferenceUse classify
+    InferenceUse regress
+    int* joint_outputs      # owned; where its outputs are in the model's joint signature; NULL: it is not in it
 
 cdef int signature_resolve(
     Signature* signature, TF_Graph* graph, str name, object signature_def) except -1
@@ -71,5 +81,8 @@ cdef void signature_hand_out(
     const Signature* signature, const uint64_t* bits, TF_Tensor** fetched, int fetched_size,
     const int* wanted, int wanted_size, TF_Tensor** outputs) noexcept nogil
 cdef object signature_description(const Signature* signature)
+cdef Bytes own_bytes(bytes text) except *
+cdef int signature_make_room(Signature* signature, int inputs_size, int outputs_size) except -1
+cdef bint same_output(TF_Output one, TF_Output other) noexcept nogil
 cdef str text_of(Bytes view)
 cdef void* zeroed(size_t count, size_t size) except NULL

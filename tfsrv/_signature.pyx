@@ -90,13 +90,7 @@ cdef int resolve_tensors(Signature* signature, TF_Graph* graph, object signature
     cdef int inputs_size = len(inputs)
     cdef int outputs_size = len(outputs)
     cdef int i
-    signature.inputs = <SignatureInput*>zeroed(inputs_size, sizeof(SignatureInput))
-    signature.outputs = <SignatureOutput*>zeroed(outputs_size, sizeof(SignatureOutput))
-    signature.inputs_size = inputs_size
-    signature.outputs_size = outputs_size
-    signature.feeds = <TF_Output*>zeroed(inputs_size, sizeof(TF_Output))
-    signature.fetches = <TF_Output*>zeroed(outputs_size, sizeof(TF_Output))
-    signature.sets = <FetchSet*>zeroed(MAX_OTHER_SETS + 1, sizeof(FetchSet))
+    signature_make_room(signature, inputs_size, outputs_size)
     for i in range(inputs_size):
         alias, info = inputs[i]
         signature.inputs[i].alias = own_bytes(alias.encode())
@@ -124,6 +118,18 @@ cdef int resolve_tensors(Signature* signature, TF_Graph* graph, object signature
         signature.fetches[i] = find_output(graph, f'output "{alias}"', info)
         if info.dtype == 0:
             signature.outputs[i].dtype = dtype_of(signature.fetches[i])
+    return 0
+
+
+cdef int signature_make_room(Signature* signature, int inputs_size, int outputs_size) except -1:
+    """Room for so many inputs and outputs, all zero."""
+    signature.inputs = <SignatureInput*>zeroed(inputs_size, sizeof(SignatureInput))
+    signature.outputs = <SignatureOutput*>zeroed(outputs_size, sizeof(SignatureOutput))
+    signature.inputs_size = inputs_size
+    signature.outputs_size = outputs_size
+    signature.feeds = <TF_Output*>zeroed(inputs_size, sizeof(TF_Output))
+    signature.fetches = <TF_Output*>zeroed(outputs_size, sizeof(TF_Output))
+    signature.sets = <FetchSet*>zeroed(MAX_OTHER_SETS + 1, sizeof(FetchSet))
     return 0
 
 
@@ -203,7 +209,7 @@ cdef bint signatures_are_twins(const Signature* one, const Signature* other) noe
     return True
 
 
-cdef inline bint same_output(TF_Output one, TF_Output other) noexcept nogil:
+cdef bint same_output(TF_Output one, TF_Output other) noexcept nogil:
     return one.oper == other.oper and one.index == other.index
 
 
@@ -221,6 +227,9 @@ cdef void signature_free(Signature* signature) noexcept nogil:
     free(<void*>signature.name.data)
     free(<void*>signature.method_name.data)
     free(<void*>signature.broken_reason.data)
+    free(<void*>signature.classify.refusal.data)
+    free(<void*>signature.regress.refusal.data)
+    free(signature.joint_outputs)
     if signature.inputs != NULL:
         for i in range(signature.inputs_size):
             free(<void*>signature.inputs[i].alias.data)

@@ -17,3 +17,4 @@ cdef int read_values(
 cdef int read_strings(
     const PredictView* view, const TensorView* tensor, int64_t elements, string_fn store,
     void* arg) noexcept nogil
+cdef dict view_description(const PredictView* view, int64_t limit)

@@ -420,7 +420,7 @@ cdef str text_of(Bytes text):
     return text.data[:text.size].decode() if text.size else ""
 
 
-cdef dict describe(const PredictView* view, int64_t limit):
+cdef dict view_description(const PredictView* view, int64_t limit):
     cdef const TensorView* tensor
     cdef dict inputs = {}
     cdef int i
@@ -434,11 +434,11 @@ cdef dict describe(const PredictView* view, int64_t limit):
             "values": values_of(view, tensor, limit),
         }
     return {
-        "has_model_spec": bool(view.has_model_spec),
-        "name": text_of(view.model_name),
-        "signature_name": text_of(view.signature_name),
-        "version": view.version if view.has_version else None,
-        "version_label": text_of(view.version_label) if view.has_version_label else None,
+        "has_model_spec": bool(view.spec.present),
+        "name": text_of(view.spec.name),
+        "signature_name": text_of(view.spec.signature_name),
+        "version": view.spec.version if view.spec.has_version else None,
+        "version_label": text_of(view.spec.version_label) if view.spec.has_version_label else None,
         "inputs": inputs,
         "output_filter": [
             text_of(view.output_filter[i]) for i in range(view.output_filter_size)
@@ -467,6 +467,6 @@ def parse_predict_request(data: bytes, max_tensor_bytes: int = 1 << 30) -> dict[
                 Code.UNIMPLEMENTED, "The request uses fields that only Python protobuf reads")
         if result != WIRE_OK:
             raise ServingError(Code.INTERNAL, "The request cannot be decoded")
-        return describe(&view, max_tensor_bytes)
+        return view_description(&view, max_tensor_bytes)
     finally:
         predict_view_free(&view)

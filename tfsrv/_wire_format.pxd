@@ -125,6 +125,14 @@ cdef inline Cursor skip_value(Cursor at, Cursor end, uint32_t tag) noexcept nogi
     return NULL
 
 
+cdef inline int skip_unknown(Cursor* at, Cursor end, uint32_t tag) noexcept nogil:
+    """Step over an unknown field, which is left to Python protobuf if it is a group. A WireResult."""
+    if tag & 7 == START_GROUP:
+        return WIRE_RARE
+    at[0] = skip_value(at[0], end, tag)
+    return WIRE_OK if at[0] != NULL else WIRE_BAD
+
+
 cdef inline bint count_varints(Bytes run, size_t* count) noexcept nogil:
     """How many varints stand in `run`, one after the other. False if one is cut off or too long.
 
@@ -221,6 +229,11 @@ cdef inline Cursor read_string(Cursor at, Cursor end, Bytes* view) noexcept nogi
 cdef inline size_t varint_size(uint64_t value) noexcept nogil:
     """Bytes that put_varint writes, 1 to 10: one for each 7 bits begun."""
     return <size_t>((63 - count_leading_zeros(value | 1)) * 9 + 73) >> 6
+
+
+cdef inline size_t field_size(size_t size) noexcept nogil:
+    """Of a length-delimited field with a number below 16, whose value has so many bytes."""
+    return 1 + varint_size(size) + size
 
 
 cdef inline char* put_varint(char* at, uint64_t value) noexcept nogil:

@@ -103,10 +103,9 @@ from tfsrv._tensor cimport MAX_RANK, tensor_data, tensor_release, tensor_view_pa
 from tfsrv._tf cimport TF_Tensor, limit_threads
 from tfsrv._workers cimport work_queue_is_idle
 from tfsrv.handlers._predict_errors cimport tell_bad_tensor
-from tfsrv.handlers._predict_plan cimport Plan, plan_check_tensors
+from tfsrv.handlers._predict_plan cimport SPLICE_FROM, Plan, plan_check_tensors
 from tfsrv.handlers._predict_run cimport (
     IN_PLACE_SLICE_NS,
-    SPLICE_FROM,
     run_call,
     run_has_time,
     run_is_small,
@@ -847,7 +846,9 @@ cdef void write(Running* running, Call* call, int64_t row, int64_t rows) noexcep
         dims = plan.dims + i * MAX_RANK
         plan.fetched[i] = NULL
         rows_look(&running.whole[at], row, rows, dims, &plan.outputs[i])
-        if plan.outputs[i].size >= SPLICE_FROM and wire_splices(plan.outputs[i].dtype, plan.as_content):
+        if plan.splices and plan.outputs[i].size >= SPLICE_FROM and (
+            wire_splices(plan.outputs[i].dtype, plan.as_content)
+        ):
             # Into memory that is used again and again, where the frames are filled from.
             plan.fetched[i] = rows_slice(running.fetched[at], row, rows)
             if plan.fetched[i] == NULL:

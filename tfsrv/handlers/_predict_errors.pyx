@@ -35,14 +35,14 @@ cdef int tell_unknown_servable(
     Status* status, const PredictView* view, int64_t version
 ) noexcept nogil:
     """`version` is the one asked for, or the one that the label asked for stands for."""
-    if view.has_version or view.has_version_label:
+    if view.spec.has_version or view.spec.has_version_label:
         status_set(status, NOT_FOUND, "Servable not found for request: Specific(")
-        status_add_bytes(status, view.model_name)
+        status_add_bytes(status, view.spec.name)
         status_add(status, ", ")
         status_add_int(status, version)
     else:
         status_set(status, NOT_FOUND, "Servable not found for request: Latest(")
-        status_add_bytes(status, view.model_name)
+        status_add_bytes(status, view.spec.name)
     status_add(status, ")")
     return NOT_FOUND
 

@@ -243,7 +243,7 @@ cdef class _Request:
         if buffer_append(&call.response.head, b"\0\0\0\0\0\0\0\0", call.headroom) != 0:
             raise MemoryError
         write_arrays(
-            &call.response, outputs, call.view.model_name, call.servable.version, signature_name,
+            &call.response, outputs, call.view.spec.name, call.servable.version, signature_name,
             self.predictor.as_content)
         call_give_back(call, copies)
         message_seal(&call.response)
@@ -355,7 +355,7 @@ cdef dict chosen(returned, list wanted):
 # ---- texts ------------------------------------------------------------------------------------------
 
 cdef Bytes signature_of(const Call* call) noexcept:
-    return call.view.signature_name if call.view.signature_name.size else DEFAULT_SIGNATURE
+    return call.view.spec.signature_name if call.view.spec.signature_name.size else DEFAULT_SIGNATURE
 
 
 cdef str text_of(Bytes text):

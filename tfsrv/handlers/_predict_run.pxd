@@ -8,7 +8,6 @@ from tfsrv._signature cimport Signature
 from tfsrv.handlers._predict_plan cimport Plan
 
 cdef enum:
-    SPLICE_FROM = 16384         # bytes; smaller payloads are cheaper to copy
     IN_PLACE_SLICE_NS = 2000000     # of the loop's time at one go; then the other connections' turn
 
 cdef bint run_is_small(const Call* call, size_t size) noexcept nogil

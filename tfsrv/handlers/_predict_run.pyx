@@ -1,13 +1,12 @@
-"""One Predict call on its session: tensors in, run, response out. In whatever thread."""
+"""One call on its session: tensors in, run, response out. In whatever thread."""
 
 from libc.stdint cimport int64_t
 
 from tfsrv._atomic cimport load_relaxed_i64
-from tfsrv._buffer cimport Bytes, buffer_append
+from tfsrv._buffer cimport buffer_append
 from tfsrv._call cimport Call, call_charge, call_is_abandoned, call_release_servable
 from tfsrv._clock cimport NS_PER_MS, now_ns
 from tfsrv._message cimport message_clear, message_seal
-from tfsrv._predict_response cimport wire_write_predict
 from tfsrv._run_queue cimport run_record_note
 from tfsrv._session cimport (
     IN_CALLERS_THREAD,
@@ -35,8 +34,6 @@ cdef int64_t SLOW_NS = 50 * NS_PER_MS        # slower signatures run on TensorFl
 
 cdef size_t IN_PLACE_BYTES = 65536           # larger requests go to a worker: copying takes time too
 cdef size_t ALONE_BYTES = 1 << 20            # … unless no other request is in flight that would wait
-
-cdef Bytes DEFAULT_SIGNATURE = Bytes(b"serving_default", 15)
 
 
 cdef bint run_is_small(const Call* call, size_t size) noexcept nogil:
@@ -154,10 +151,7 @@ cdef void run_write_outputs(Call* call, Plan* plan) noexcept nogil:
 
     Writes nothing if the status is an error already.
     """
-    cdef Bytes signature_name = call.view.signature_name
-    cdef int i, result = 0
-    if signature_name.size == 0:
-        signature_name = DEFAULT_SIGNATURE
+    cdef int i, result
     for i in range(call.wanted_size):
         plan.outputs[i].taken = False
         plan.outputs[i].alias = (<Signature*>call.signature).outputs[call.wanted[i]].alias
@@ -165,12 +159,11 @@ cdef void run_write_outputs(Call* call, Plan* plan) noexcept nogil:
     if call.status.code == OK:
         result = buffer_append(&call.response.head, b"\0\0\0\0\0\0\0\0", call.headroom)
         if result == 0:
-            result = wire_write_predict(
-                &call.response, plan.outputs, call.wanted_size, call.view.model_name,
-                call.servable.version, signature_name, plan.as_content, SPLICE_FROM, tensor_release)
-        if result != WIRE_OK:
-            message_clear(&call.response)
+            result = plan.write(call, plan)
+        if result != WIRE_OK and call.status.code == OK:
             status_set(&call.status, INTERNAL, "The response is larger than a message may be.")
+        if call.status.code != OK:
+            message_clear(&call.response)
     for i in range(call.wanted_size):
         if plan.fetched[i] != NULL and not plan.outputs[i].taken:
             tensor_release(plan.fetched[i])

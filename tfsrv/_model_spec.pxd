@@ -1,0 +1,22 @@
+"""A ModelSpec: read as views into a request's bytes, and written into an answer."""
+
+from libc.stdint cimport int64_t
+
+from tfsrv._buffer cimport Bytes
+
+
+# Which servable and which of its signatures a request asks for. Nothing is owned.
+cdef struct ModelSpecView:
+    bint present            # there is a ModelSpec, though it may be empty
+    Bytes name
+    Bytes signature_name
+    bint has_version
+    int64_t version
+    bint has_version_label
+    Bytes version_label
+
+
+cdef int model_spec_read(ModelSpecView* spec, Bytes message) noexcept nogil
+cdef size_t model_spec_size(Bytes name, int64_t version, Bytes signature_name) noexcept nogil
+cdef char* model_spec_put(
+    char* at, Bytes name, int64_t version, Bytes signature_name) noexcept nogil

@@ -1,0 +1,33 @@
+"""Methods that run a signature of a loaded SavedModel, without Python."""
+
+from tfsrv._call cimport Call
+from tfsrv._method cimport Method
+from tfsrv._run_queue cimport RunQueue
+from tfsrv._workers cimport Pool
+from tfsrv.handlers._predict_python cimport PythonPredictor
+
+
+# How a method differs from the others; the rest is the same for all.
+cdef struct Steps:
+    int (*read)(char* data, size_t size, void* view) noexcept nogil    # a PredictView; a WireResult
+    # Choose the signature and make the plan of a call that has its servable. The status' code.
+    int (*plan)(const Settings* settings, Call* call) noexcept nogil
+    const char* unreadable      # what a request that does not parse is told
+    const char* rare_too_large  # what one is told that takes Python protobuf, which holds the loop up
+
+cdef struct Settings:
+    Steps steps
+    void* map               # of `SessionMethod.serving_map`
+    Pool* pool              # of `SessionMethod.workers`
+    void* python            # SessionMethod.python, borrowed
+    RunQueue* unread        # large requests that wait to be parsed; owned by the SessionMethod
+    bint as_content         # --enable_serialization_as_tensor_content
+    bint checks_method_name   # --enable_signature_method_name_check
+    size_t max_message_bytes
+
+
+cdef class SessionMethod(Method):
+    cdef Settings settings  # `context` points to it
+    cdef readonly object serving_map
+    cdef readonly object workers
+    cdef PythonPredictor python
