@@ -18,6 +18,7 @@ from tfsrv.batching_log import BatchingLog
 from tfsrv.config import ServerOptions, session_config
 from tfsrv.errors import Code, ServingError
 from tfsrv.frontends.transport import GrpcServer
+from tfsrv.handlers._inference import ClassifyMethod, MultiInferenceMethod, RegressMethod
 from tfsrv.handlers._predict import PredictMethod
 from tfsrv.handlers.methods import Handler, MethodTable, method_table
 from tfsrv.handlers.model_management import ModelManagement
@@ -43,16 +44,18 @@ def make_parts(options: ServerOptions, loop: asyncio.AbstractEventLoop) -> Parts
     housekeeping = Housekeeping([sweep_batches, trim, BatchingLog(batched_sessions).look])
     call_loop = CallLoop(loop)
     call_loop.watch(serving_map)
-    predict = PredictMethod(
-        serving_map,
-        workers,
-        serialization_as_tensor_content=options.enable_serialization_as_tensor_content,
-        signature_method_name_check=options.enable_signature_method_name_check,
-        max_message_bytes=options.grpc_channel_arguments.max_receive_message_length,
-        python_threads=python_threads,
-    )
     methods = method_table(
-        predict,
+        [
+            method(
+                serving_map,
+                workers,
+                serialization_as_tensor_content=options.enable_serialization_as_tensor_content,
+                signature_method_name_check=options.enable_signature_method_name_check,
+                max_message_bytes=options.grpc_channel_arguments.max_receive_message_length,
+                python_threads=python_threads,
+            )
+            for method in (PredictMethod, ClassifyMethod, RegressMethod, MultiInferenceMethod)
+        ],
         GetModelStatus(core.monitor),
         HandleReloadConfigRequest(
             core,

@@ -1,9 +1,9 @@
 """The answers that were recorded from TensorFlow Serving: see tests/conformance/README.md.
 
-Only what this server can do yet: gRPC's Predict, GetModelStatus and HandleReloadConfigRequest.
+Only what this server can do yet: gRPC.
 
-The cases of both servers of the recording, "plain" and "batching"; and once more Predict's plain
-ones with batching on, which must not change an answer.
+The cases of both servers of the recording, "plain" and "batching"; and once more the plain ones that run a
+model with batching on, which must not change an answer.
 """
 
 from __future__ import annotations
@@ -34,6 +34,11 @@ VERSIONS = {
 }
 METHODS = {
     "tensorflow.serving.PredictionService/Predict": "tensorflow.serving.PredictResponse",
+    "tensorflow.serving.PredictionService/Classify": "tensorflow.serving.ClassificationResponse",
+    "tensorflow.serving.PredictionService/Regress": "tensorflow.serving.RegressionResponse",
+    "tensorflow.serving.PredictionService/MultiInference": (
+        "tensorflow.serving.MultiInferenceResponse"
+    ),
     "tensorflow.serving.ModelService/GetModelStatus": "tensorflow.serving.GetModelStatusResponse",
     "tensorflow.serving.ModelService/HandleReloadConfigRequest": (
         "tensorflow.serving.ReloadConfigResponse"
@@ -41,7 +46,10 @@ METHODS = {
     "tensorflow.serving.PredictionService/NoSuchMethod": "",
 }
 
-PREDICT = "tensorflow.serving.PredictionService/Predict"
+RUNS = tuple(
+    f"tensorflow.serving.PredictionService/{name}"
+    for name in ("Predict", "Classify", "Regress", "MultiInference")
+)
 # BATCHING in tests/conformance/check.py.
 PARAMETERS = """
 max_batch_size { value: 4 }
@@ -78,7 +86,7 @@ def recorded(server: str) -> dict[str, dict[str, Any]]:
 PLAIN = recorded("plain")
 BATCHING = recorded("batching")
 CASES = {**PLAIN, **BATCHING}
-PREDICTS = {id: case for id, case in PLAIN.items() if case["method"] == PREDICT}
+RUN_CASES = {id: case for id, case in PLAIN.items() if case["method"] in RUNS}
 
 
 @contextmanager
@@ -151,7 +159,7 @@ def test_answers_as_tensorflow_serving_did_with_batching(batching: Client, id: s
     assert comparable(case, answer(batching, case)) == comparable(case, case["answer"])
 
 
-@pytest.mark.parametrize("id", sorted(PREDICTS.keys() - DIFFERS.keys()))
+@pytest.mark.parametrize("id", sorted(RUN_CASES.keys() - DIFFERS.keys()))
 def test_batching_without_parameters_changes_no_answer(
     batching_by_default: Client, id: str
 ) -> None:
@@ -165,6 +173,8 @@ def test_batching_without_parameters_changes_no_answer(
 
 def feeds_nothing(case: dict[str, Any]) -> bool:
     """Whether the case was a run without any input, which batching does not take."""
+    if case["method"] != RUNS[0]:
+        return False
     request: Any = message_class("tensorflow.serving.PredictRequest")()
     request.ParseFromString(base64.b64decode(case["request"]))
     return case["answer"]["code"] == "OK" and not request.inputs
@@ -176,8 +186,8 @@ def test_what_tensorflow_serving_does_not_batch_is_answered(batching: Client, id
 
 
 def test_no_case_is_left_out_without_need(plain: Client, batching: Client) -> None:
-    assert len(PLAIN) == 102
-    assert len(BATCHING) == 11
+    assert len(PLAIN) == 140
+    assert len(BATCHING) == 16
     for id, reason in DIFFERS.items():
         case = CASES[id]
         ask = plain if id in PLAIN else batching

@@ -6,7 +6,7 @@ goes wrong. Predict runs without Python; the rare ones are coroutines in a Pytho
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Callable, Mapping
+from collections.abc import Awaitable, Callable, Iterable, Mapping
 
 from tfsrv._method import Method
 from tfsrv._python_method import PythonMethod
@@ -20,17 +20,17 @@ MODEL_SERVICE = "/tensorflow.serving.ModelService"
 
 
 def method_table(
-    predict: Method,
+    prediction_service: Iterable[Method],
     get_model_status: Handler,
     handle_reload_config_request: Handler,
     model_management: Mapping[str, Handler],
 ) -> MethodTable:
     """The table of all services; a path that is not in it is UNIMPLEMENTED.
 
-    `model_management` has the handlers of that service by name; they answer this machine only.
+    `prediction_service` are that service's methods that run without Python. `model_management` has the handlers of that service by name; they answer this machine only.
     """
     table = {
-        f"{PREDICTION_SERVICE}/Predict": predict,
+        **{f"{PREDICTION_SERVICE}/{method.name}": method for method in prediction_service},
         f"{MODEL_SERVICE}/GetModelStatus": PythonMethod("GetModelStatus", get_model_status),
         f"{MODEL_SERVICE}/HandleReloadConfigRequest": PythonMethod(
             "HandleReloadConfigRequest", handle_reload_config_request
