@@ -13,7 +13,7 @@ and contexts. Messages: tensorflow_serving/apis/{classification,regression,infer
 `parse_inference_request` is the reader's face for Python.
 """
 
-from libc.stdint cimport uint32_t, uint64_t
+from libc.stdint cimport uint32_t
 from libc.string cimport memcpy, memset
 
 from tfsrv._buffer cimport Bytes, block_reserve
@@ -43,7 +43,6 @@ from tfsrv._wire_format cimport (
     read_string,
     read_tag,
     skip_unknown,
-    varint_size,
 )
 
 from tfsrv.errors import Code, ServingError

@@ -2,8 +2,8 @@
 
 Only what this server can do yet: gRPC.
 
-The cases of both servers of the recording, "plain" and "batching"; and once more the plain ones that run a
-model with batching on, which must not change an answer.
+The cases of both servers of the recording, "plain" and "batching"; and once more the plain ones
+that run a model with batching on, which must not change an answer.
 """
 
 from __future__ import annotations

@@ -4,7 +4,6 @@ The checks, their order, codes and texts are those of TensorFlow Serving's serva
 classifier.cc (PostProcessClassificationResult) and regressor.cc (PostProcessRegressionResult).
 """
 
-from libc.stdint cimport int64_t
 from libc.stdlib cimport free, malloc
 
 from tfsrv._inference_response cimport (
@@ -13,7 +12,7 @@ from tfsrv._inference_response cimport (
     wire_write_multi_inference,
 )
 from tfsrv._predict_response cimport TensorData
-from tfsrv._status cimport INVALID_ARGUMENT, OK, status_set
+from tfsrv._status cimport OK
 from tfsrv._tf cimport DT_FLOAT, DT_STRING
 from tfsrv._wire_format cimport WIRE_BAD, WIRE_NO_MEMORY
 from tfsrv.handlers._inference_errors cimport (
