@@ -27,7 +27,8 @@ def method_table(
 ) -> MethodTable:
     """The table of all services; a path that is not in it is UNIMPLEMENTED.
 
-    `prediction_service` are that service's methods that run without Python. `model_management` has the handlers of that service by name; they answer this machine only.
+    `prediction_service` are that service's methods that run without Python. `model_management` has
+    the handlers of that service by name; they answer this machine only.
     """
     table = {
         **{f"{PREDICTION_SERVICE}/{method.name}": method for method in prediction_service},
