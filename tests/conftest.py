@@ -15,6 +15,7 @@ import pytest
 
 ROOT = Path(__file__).resolve().parents[1]
 MODELS_SCRIPT = ROOT / "tests" / "models.py"
+INFERENCE_MODELS_SCRIPT = ROOT / "tests" / "inference_models.py"
 MODELS_CACHE = ROOT / "build" / "test-models"
 
 
@@ -25,13 +26,25 @@ def models() -> Path:
     They are kept for later sessions, until the script or TensorFlow changes. Tests must not
     write there.
     """
+    return written(MODELS_SCRIPT)
+
+
+@pytest.fixture(scope="session")
+def inference_models() -> Path:
+    """The same for the SavedModel that tests/inference_models.py describes and writes."""
+    return written(INFERENCE_MODELS_SCRIPT, MODELS_SCRIPT)
+
+
+def written(script: Path, *imported: Path) -> Path:
+    """The folder that `script`, which imports other scripts, has written into."""
     installed = tensorflow_version()
     if installed is None:
         pytest.skip("needs TensorFlow")
-    key = hashlib.sha256(MODELS_SCRIPT.read_bytes() + installed.encode()).hexdigest()[:16]
+    texts = [path.read_bytes() for path in (script, *imported)]
+    key = hashlib.sha256(b"".join(texts) + installed.encode()).hexdigest()[:16]
     folder = MODELS_CACHE / key
     if not folder.exists():
-        write_models(folder)
+        write_models(script, folder)
     return folder
 
 
@@ -45,7 +58,7 @@ def tensorflow_version() -> str | None:
     return None
 
 
-def write_models(folder: Path) -> None:
+def write_models(script: Path, folder: Path) -> None:
     """Write all models in another process, and give the folder its name when it is whole.
 
     Sessions may run side by side, and may be killed.
@@ -54,13 +67,13 @@ def write_models(folder: Path) -> None:
     unfinished = Path(tempfile.mkdtemp(prefix="unfinished-", dir=folder.parent))
     try:
         done = subprocess.run(
-            [sys.executable, "-W", "ignore", MODELS_SCRIPT, unfinished],
+            [sys.executable, "-W", "ignore", script, unfinished],
             capture_output=True,
             text=True,
             check=False,
         )
         if done.returncode:
-            pytest.fail(f"{MODELS_SCRIPT} failed:\n{done.stderr}", pytrace=False)
+            pytest.fail(f"{script} failed:\n{done.stderr}", pytrace=False)
         unfinished.chmod(0o755)
         try:
             os.rename(unfinished, folder)
