@@ -44,6 +44,7 @@ TESTS = (
     "tests/unit/test_queue.py",
     "tests/unit/test_serving_map.py",
     "tests/unit/test_status.py",
+    "tests/unit/test_tfrecord.py",
     "tests/unit/test_wire.py",
     "tests/unit/test_workers.py",
 )

@@ -5,8 +5,10 @@ from __future__ import annotations
 import os
 import re
 import shutil
+import socket
 import subprocess
 import sys
+from collections.abc import Iterator
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
@@ -21,7 +23,7 @@ from tests.functional.messages import array, floats, predict_request, strings
 from tests.functional.sites import AVAILABLE
 from tests.plugging import project_of, write_metadata
 from tests.unit.waiting import DEADLINE_SECONDS, eventually
-from tfsrv._proto import parse_text
+from tfsrv._proto import message_class, parse_text
 from tfsrv._serving_map import ServingMap
 from tfsrv.config import ModelConfig, ServerOptions
 from tfsrv.core.aspired_versions_manager import AspiredVersionsManager
@@ -34,6 +36,7 @@ from tfsrv.plugins import load_platforms, load_source
 EXAMPLES = ROOT / "examples"
 TABLE = EXAMPLES / "lookup_table_servable"
 SOURCE = EXAMPLES / "custom_source"
+MNIST = EXAMPLES / "mnist"
 
 
 def install(example: Path, folder: Path) -> None:
@@ -185,6 +188,86 @@ def test_a_function_is_run_in_batches_for_many_callers() -> None:
     told = re.fullmatch(pattern, done.stdout)
     assert told, done.stdout
     assert float(told[1]) > 1
+
+
+# --- mnist
+
+
+@pytest.fixture(scope="module")
+def trained(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, str]:
+    """The base path of a model that train.py has exported, and what it printed."""
+    if not all(map(find_spec, ["tensorflow", "sklearn"])):
+        pytest.skip("needs TensorFlow and scikit-learn")
+    base_path = tmp_path_factory.mktemp("mnist")
+    done = ran(MNIST / "train.py", base_path)
+    assert done.returncode == 0, done.stderr
+    return base_path, done.stdout
+
+
+@pytest.fixture(scope="module")
+def reader_of_digits(trained: tuple[Path, str]) -> Iterator[str]:
+    """The address of a server of that model."""
+    if find_spec("tensorflow_serving") is None:
+        pytest.skip("needs tensorflow-serving-api")
+    with serving({"mnist": trained[0]}) as server:
+        yield server.address()
+
+
+def ran(script: Path, *arguments: str | Path) -> subprocess.CompletedProcess[str]:
+    """`script` after its end. It runs in a folder that is none of ours."""
+    command = [sys.executable, script, *arguments]
+    return subprocess.run(command, cwd="/", capture_output=True, text=True, check=False)
+
+
+def test_a_network_learns_digits_and_is_exported_whole(trained: tuple[Path, str]) -> None:
+    base_path, printed = trained
+    told = re.fullmatch(r"Reads ([\d.]+)% of the held-out digits.\nExported to (.*)\n", printed)
+    assert told, printed
+    assert float(told[1]) >= 95
+    assert list(base_path.iterdir()) == [base_path / "1"] == [Path(told[2])]
+
+
+def test_signatures_of_the_network_name_their_methods(trained: tuple[Path, str]) -> None:
+    saved: Any = message_class("tensorflow.SavedModel")()
+    saved.ParseFromString((trained[0] / "1" / "saved_model.pb").read_bytes())
+    assert {
+        name: signature.method_name
+        for name, signature in saved.meta_graphs[0].signature_def.items()
+        if signature.method_name
+    } == {
+        "serving_default": "tensorflow/serving/predict",
+        "predict_images": "tensorflow/serving/predict",
+        "classify": "tensorflow/serving/classify",
+        "certainty": "tensorflow/serving/regress",
+    }
+
+
+@pytest.mark.parametrize("option", ["--concurrency=1", "--concurrency=10", "--classify"])
+def test_few_digits_are_read_wrong(reader_of_digits: str, option: str) -> None:
+    done = ran(MNIST / "client.py", f"--server={reader_of_digits}", "--num_tests=400", option)
+    assert (done.returncode, done.stderr) == (0, "")
+    told = re.fullmatch(r"Inference error rate: ([\d.]+)%\n", done.stdout)
+    assert told, done.stdout
+    assert 0 < float(told[1]) <= 5  # the network is good, not perfect
+
+
+def test_calls_that_fail_are_errors_and_are_told(reader_of_digits: str) -> None:
+    done = ran(MNIST / "client.py", f"--server={reader_of_digits}", "--num_tests=7", "--model=nix")
+    failed = "7 × NOT_FOUND: Servable not found for request: Latest(nix)\n"
+    assert (done.returncode, done.stderr) == (1, failed)
+    assert done.stdout == "Inference error rate: 100.0%\n"
+
+
+def test_a_server_that_is_not_there_is_told() -> None:
+    if find_spec("tensorflow_serving") is None:
+        pytest.skip("needs tensorflow-serving-api")
+    with socket.socket() as taken:
+        taken.bind(("127.0.0.1", 0))  # nobody listens there
+        address = "{}:{}".format(*taken.getsockname())
+        done = ran(MNIST / "client.py", f"--server={address}", "--num_tests=7")
+    assert done.returncode == 1
+    assert re.fullmatch(r"7 × UNAVAILABLE: .*refused.*\n", done.stderr), done.stderr
+    assert done.stdout == "Inference error rate: 100.0%\n"
 
 
 # --- packages
