@@ -172,6 +172,9 @@ def options_from(line: CommandLine) -> ServerOptions:
         enable_serialization_as_tensor_content=line.boolean(
             "enable_serialization_as_tensor_content"
         ),
+        enable_model_warmup=line.boolean("enable_model_warmup"),
+        num_request_iterations_for_warmup=line.integer("num_request_iterations_for_warmup"),
+        synthetic_warmup=line.boolean("synthetic_warmup"),
         batching=_batching(line),
         enable_per_model_batching_parameters=line.boolean("enable_per_model_batching_parameters"),
         batching_target_latency_ms=line.number("batching_target_latency_ms"),

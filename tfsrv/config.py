@@ -122,6 +122,9 @@ class ServerOptions:
     op_libraries: tuple[str, ...] = ()
     enable_signature_method_name_check: bool = False
     enable_serialization_as_tensor_content: bool = False
+    enable_model_warmup: bool = True
+    num_request_iterations_for_warmup: int = 0  # 0: once
+    synthetic_warmup: bool = False
 
     batching: BatchingParameters | None = None  # --batching_parameters_file's; None: no batching
     enable_per_model_batching_parameters: bool = False

@@ -122,14 +122,17 @@ FLAG_GROUPS: dict[str, tuple[Flag, ...]] = {
             "enable_model_warmup",
             True,
             "Replay assets.extra/tf_serving_warmup_requests before a version becomes available.",
-            _NOT_YET,
-            also_fine=(False,),
         ),
         Flag(
             "num_request_iterations_for_warmup",
             0,
-            "How often each warm-up request is replayed.",
-            _NOT_YET,
+            "How often each warm-up request is replayed; 0 is once.",
+        ),
+        Flag(
+            "synthetic_warmup",
+            False,
+            "Run made-up inputs of all sizes that batching uses on versions that have no warm-up "
+            "requests. (Ours.)",
         ),
         Flag(
             "platform_config_file",

@@ -6,6 +6,8 @@ import asyncio
 import logging
 import os
 import time
+from collections.abc import Mapping
+from functools import partial
 
 from tfsrv._budget import set_max_in_flight_bytes
 from tfsrv._call_loop import CallLoop
@@ -16,17 +18,22 @@ from tfsrv._session import batched_sessions
 from tfsrv._workers import WorkerPool
 from tfsrv.batching_log import BatchingLog
 from tfsrv.config import ServerOptions, session_config
+from tfsrv.core.platform import Platform
 from tfsrv.errors import Code, ServingError
 from tfsrv.frontends.transport import GrpcServer
 from tfsrv.handlers._inference import ClassifyMethod, MultiInferenceMethod, RegressMethod
 from tfsrv.handlers._predict import PredictMethod
+from tfsrv.handlers._session_method import SessionMethod
+from tfsrv.handlers._warmup import WarmupRunner
 from tfsrv.handlers.methods import Handler, MethodTable, method_table
 from tfsrv.handlers.model_management import ModelManagement
 from tfsrv.handlers.python_threads import PythonThreads
 from tfsrv.handlers.reload import HandleReloadConfigRequest
 from tfsrv.handlers.status import GetModelStatus
 from tfsrv.housekeeping import Housekeeping
-from tfsrv.plugins import load_platforms, load_source
+from tfsrv.plugins import BUILT_IN_PLATFORMS, load_platforms, load_source
+from tfsrv.servables import warmup
+from tfsrv.servables.saved_model import saved_model_platform
 from tfsrv.server import Parts
 from tfsrv.server_core import ServerCore
 
@@ -39,23 +46,14 @@ def make_parts(options: ServerOptions, loop: asyncio.AbstractEventLoop) -> Parts
     serving_map = ServingMap()
     workers = worker_pool(options)
     python_threads = PythonThreads()
+    runs = run_methods(options, serving_map, workers, python_threads)
     sources = [load_source(options.source)] if options.source else []
-    core = ServerCore(options, serving_map, load_platforms(options), sources=sources)
+    core = ServerCore(options, serving_map, platforms(options, runs), sources=sources)
     housekeeping = Housekeeping([sweep_batches, trim, BatchingLog(batched_sessions).look])
     call_loop = CallLoop(loop)
     call_loop.watch(serving_map)
     methods = method_table(
-        [
-            method(
-                serving_map,
-                workers,
-                serialization_as_tensor_content=options.enable_serialization_as_tensor_content,
-                signature_method_name_check=options.enable_signature_method_name_check,
-                max_message_bytes=options.grpc_channel_arguments.max_receive_message_length,
-                python_threads=python_threads,
-            )
-            for method in (PredictMethod, ClassifyMethod, RegressMethod, MultiInferenceMethod)
-        ],
+        runs.values(),
         GetModelStatus(core.monitor),
         HandleReloadConfigRequest(
             core,
@@ -70,6 +68,38 @@ def make_parts(options: ServerOptions, loop: asyncio.AbstractEventLoop) -> Parts
         call_loop=call_loop,
         grpc_server=make_grpc_server(methods, call_loop, options),
     )
+
+
+def run_methods(
+    options: ServerOptions,
+    serving_map: ServingMap,
+    workers: WorkerPool,
+    python_threads: PythonThreads,
+) -> dict[int, SessionMethod]:
+    """The methods that run models, by the kind of PredictionLog that holds their requests."""
+    kinds: dict[int, type[SessionMethod]] = {
+        warmup.PREDICT: PredictMethod,
+        warmup.CLASSIFY: ClassifyMethod,
+        warmup.REGRESS: RegressMethod,
+        warmup.MULTI_INFERENCE: MultiInferenceMethod,
+    }
+    return {
+        kind: method(
+            serving_map,
+            workers,
+            serialization_as_tensor_content=options.enable_serialization_as_tensor_content,
+            signature_method_name_check=options.enable_signature_method_name_check,
+            max_message_bytes=options.grpc_channel_arguments.max_receive_message_length,
+            python_threads=python_threads,
+        )
+        for kind, method in kinds.items()
+    }
+
+
+def platforms(options: ServerOptions, runs: Mapping[int, SessionMethod]) -> Mapping[str, Platform]:
+    """All platforms; SavedModels are warmed up by the methods that will serve them."""
+    saved_model = partial(saved_model_platform, run_request=WarmupRunner(runs).run)
+    return load_platforms(options, making={**BUILT_IN_PLATFORMS, "tensorflow": saved_model})
 
 
 def sweep_batches() -> None:

@@ -52,13 +52,19 @@ def source_names() -> tuple[str, ...]:
     return tuple(sorted(_installed(SOURCES)))
 
 
-def load_platforms(options: ServerOptions, names: Iterable[str] = ()) -> Mapping[str, Platform]:
+def load_platforms(
+    options: ServerOptions,
+    names: Iterable[str] = (),
+    *,
+    making: Mapping[str, MakePlatform] = BUILT_IN_PLATFORMS,
+) -> Mapping[str, Platform]:
     """All platforms, those in `names` at once, every other one when it is first asked for.
 
+    `making` makes those that are built in.
     ServingError INVALID_ARGUMENT for a name that there is not, FAILED_PRECONDITION for one that
     can't be loaded; the mapping raises the second, too, and KeyError for the first.
     """
-    platforms = _Platforms(options)
+    platforms = _Platforms(options, making)
     for name in names:
         if name not in platforms:
             raise _unknown("platform", name, platform_names())
@@ -87,8 +93,9 @@ def load_source(spec: str) -> StoragePathSource:
 class _Platforms(Mapping[str, Platform]):
     """Platforms by name, made lazily, each once. Any thread may ask."""
 
-    def __init__(self, options: ServerOptions) -> None:
+    def __init__(self, options: ServerOptions, built_in: Mapping[str, MakePlatform]) -> None:
         self._options = options
+        self._built_in = built_in
         self._made: dict[str, Platform] = {}
         self._lock = threading.Lock()  # of what follows
         self._making: dict[str, threading.Lock] = {}
@@ -120,7 +127,7 @@ class _Platforms(Mapping[str, Platform]):
         return True  # without a look at what is installed, which takes a while
 
     def _make(self, name: str) -> Platform:
-        built_in = BUILT_IN_PLATFORMS.get(name)
+        built_in = self._built_in.get(name)
         if built_in is not None:
             return built_in(self._options)
         entry_point = _find(PLATFORMS, name)

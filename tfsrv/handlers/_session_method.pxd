@@ -31,3 +31,6 @@ cdef class SessionMethod(Method):
     cdef readonly object serving_map
     cdef readonly object workers
     cdef PythonPredictor python
+
+
+cdef int session_prepare(const Settings* settings, Call* call) noexcept nogil

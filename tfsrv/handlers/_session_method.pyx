@@ -149,6 +149,23 @@ cdef void read_aside(void* item) noexcept nogil:
     call_complete(call)
 
 
+cdef int session_prepare(const Settings* settings, Call* call) noexcept nogil:
+    """Read and plan the request of a call that has its servable, in this thread. For who has no loop.
+
+    WIRE_RARE if it has to be rewritten first; else the status says what came of it.
+    """
+    read(settings, call)
+    if call.parse_result == WIRE_RARE:
+        return WIRE_RARE
+    if call.parse_result == WIRE_OK and call.view.unjoined_bytes and may_join(settings, call):
+        read_on(call)
+    if call.parse_result != WIRE_OK:
+        tell_unreadable(settings, call)
+    elif call.status.code == OK:
+        settings.steps.plan(settings, call)
+    return WIRE_OK
+
+
 cdef int find_servable(Settings* settings, Call* call) noexcept nogil:
     """Take a handle of the servable that the request asks for. A Lookup; -1: bad request."""
     cdef PredictView* view = &call.view

@@ -5,7 +5,7 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Protocol
+from typing import Any, Protocol
 
 from tfsrv._session import SavedModelSession
 from tfsrv.batching_parameters import BatchingParameters
@@ -22,6 +22,7 @@ from tfsrv.servables.file_resources import estimate_from_files, file_bytes
 from tfsrv.servables.memory_growth import MemoryGrowth, memory_growth
 from tfsrv.servables.missing_ops import explain_missing_op
 from tfsrv.servables.version_files import VersionFiles, settle_seconds
+from tfsrv.servables.warmup import RunRequest, WarmUp
 
 FILE_NAMES = ("saved_model.pb", "saved_model.pbtxt")
 
@@ -36,6 +37,9 @@ class SavedModelOptions:
     # Whether each version's own file says how it is batched, and if; `batching` has the threads.
     enable_per_model_batching_parameters: bool = False
     batching_target_latency_ms: float = 0.0  # for files of versions that have none
+    warm_up: Callable[[Any, ServableId, str], None] | None = (
+        None  # None: versions serve as soon as they are loaded
+    )
 
 
 class Session(Protocol):
@@ -121,6 +125,10 @@ class SavedModelLoader(Loader):
             # Of a file that was cut off, say, TensorFlow does not tell where it is.
             raise ServingError(error.code, f"{error.message} (in {self._path})") from None
 
+    def warm_up(self) -> None:
+        if self._options.warm_up is not None and self._session is not None:
+            self._options.warm_up(self._session, self._id, self._path)
+
     def _batching(self) -> BatchingParameters | None:
         """How requests of this version are batched; None if they are not. Raises ServingError.
 
@@ -176,15 +184,31 @@ class SavedModelInspector(VersionFiles):
         super().__init__(FILE_NAMES, settle_seconds, clock=clock)
 
 
-def saved_model_platform(options: ServerOptions) -> Platform:
-    """The platform, as a server's options want its models to be loaded. Raises ServingError."""
+def saved_model_platform(options: ServerOptions, run_request: RunRequest | None = None) -> Platform:
+    """The platform, as a server's options want its models to be loaded. Raises ServingError.
+
+    `run_request` runs what versions are warmed up with; without it they are not.
+    """
     saved_model = SavedModelOptions(
         options.saved_model_tags,
         session_config(options),
         options.batching,
         options.enable_per_model_batching_parameters,
         options.batching_target_latency_ms,
+        warm_up(options, run_request),
     )
     return Platform(
         SavedModelSourceAdapter(saved_model), SavedModelInspector(settle_seconds(options))
+    )
+
+
+def warm_up(options: ServerOptions, run_request: RunRequest | None) -> WarmUp | None:
+    """How versions are warmed up, if they are."""
+    if run_request is None or not (options.enable_model_warmup or options.synthetic_warmup):
+        return None
+    return WarmUp(
+        run_request,
+        options.enable_model_warmup,
+        max(1, options.num_request_iterations_for_warmup),
+        options.synthetic_warmup,
     )
