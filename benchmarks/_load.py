@@ -21,7 +21,7 @@ from types import TracebackType
 import grpc
 
 from _servers import BenchmarkError, Target, unary
-from _workloads import PREDICT, PREFIX_SIZE
+from _workloads import PREFIX_SIZE
 
 PROBE_INTERVAL_SECONDS = 0.05
 PROBE_TIMEOUT_SECONDS = 30.0
@@ -140,7 +140,7 @@ class H2load:
                 *("--header=content-type: application/grpc", "--header=te: trailers"),
                 *(f"--header={header}" for header in headers),
                 *(f"--data={self._body}", f"--log-file={self._log}"),
-                f"http://127.0.0.1:{target.server.port}{PREDICT}",
+                f"http://127.0.0.1:{target.server.port}{target.workload.path}",
             ],
             stdout=subprocess.PIPE,
             stderr=subprocess.STDOUT,
@@ -219,7 +219,7 @@ class Probe:
     def _run(self) -> None:
         request = self.target.workload.request
         with self.target.server.channel() as channel:
-            predict = unary(channel)
+            predict = unary(channel, self.target.workload.path)
             while not self._stop.is_set():
                 try:
                     answer = predict(request, timeout=PROBE_TIMEOUT_SECONDS)

@@ -224,7 +224,7 @@ class Server:
         while True:
             try:
                 with self.channel() as channel:
-                    answer = unary(channel)(workload.request, timeout=READY_SECONDS)
+                    answer = unary(channel, workload.path)(workload.request, timeout=READY_SECONDS)
                 break
             except grpc.RpcError as error:
                 self._raise_if_gone()
@@ -289,6 +289,6 @@ class Server:
         return ServerMissingError("\n    ".join([f"{self.kind.name}: {why}", *lines]))
 
 
-def unary(channel: Any) -> Any:
-    """Predict on raw bytes."""
-    return channel.unary_unary(PREDICT)
+def unary(channel: Any, path: str = PREDICT) -> Any:
+    """A call on raw bytes."""
+    return channel.unary_unary(path)

@@ -20,7 +20,11 @@ from typing import TypeAlias
 
 ROOT = Path(__file__).resolve().parent.parent
 MAKER = Path(__file__).with_name("make_models.py")
-MAKER_SOURCES = (MAKER, ROOT / "tests" / "models.py")
+MAKER_SOURCES = (
+    MAKER,
+    ROOT / "tests" / "models.py",
+    ROOT / "tests" / "inference_models.py",
+)
 PREDICT = "/tensorflow.serving.PredictionService/Predict"
 PREFIX_SIZE = 5  # bytes before each gRPC message: compressed or not, and the length
 
@@ -38,6 +42,7 @@ class Workload:
     response: bytes
     input_tensor: str
     output_tensor: str
+    path: str = PREDICT  # of the RPC
 
     @property
     def body(self) -> bytes:
@@ -48,6 +53,8 @@ class Workload:
         """Whether `answer` says the same as the right response; how it is encoded is free."""
         if answer == self.response:
             return True
+        if self.path != PREDICT:
+            return False
         try:
             return meaning(answer) == meaning(self.response)
         except ValueError:
@@ -99,6 +106,7 @@ def load_workload(name: str) -> Workload:
         response=(requests / f"{name}.response").read_bytes(),
         input_tensor=names["input"],
         output_tensor=names["output"],
+        path=names.get("path", PREDICT),
     )
 
 

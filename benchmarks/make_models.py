@@ -9,6 +9,9 @@ Runs in a process of its own, because it imports TensorFlow. Below the directory
     versions/NAME/N/        SavedModels of y = x / 2 + offset: what bench_lifecycle.py swaps
     versions/NAME.json      the offsets, in the order of N
 
+The model `inference` is that of tests/inference_models.py; its requests are `classify` and
+`regress`, and the same as PredictRequests `classify.predict` and `regress.predict`.
+
 One model more is `mixed`, which has others as signatures; the requests to those are mixed.NAME.
 """
 
@@ -25,7 +28,7 @@ import numpy as np
 import tensorflow as tf
 from tensorflow.core.framework import types_pb2
 from tensorflow.python.tools import saved_model_utils
-from tensorflow_serving.apis import predict_pb2
+from tensorflow_serving.apis import classification_pb2, predict_pb2, regression_pb2
 
 ROOT = Path(__file__).resolve().parent.parent
 DEFAULT_SIGNATURE = "serving_default"
@@ -105,6 +108,37 @@ class Writer:
     def _write_offsets(self, name: str, offsets: list[float]) -> None:
         (self.versions / f"{name}.json").write_text(json.dumps(offsets))
 
+    def write_inference(self) -> None:
+        """One small Example for Classify, and one for Regress."""
+        sys.path.insert(0, str(ROOT / "tests"))
+        importlib.import_module("inference_models").inference(
+            self.models / "inference" / "1", version=1
+        )
+        example = tf.train.Example()
+        example.features.feature["x"].float_list.value.append(1.5)
+        example.features.feature["c"].float_list.value.append(4.0)
+        classified = classification_pb2.ClassificationResponse()
+        row = classified.result.classifications.add()
+        row.classes.add(label="a5.00", score=5.0)
+        row.classes.add(label="b5.00", score=-5.0)
+        regressed = regression_pb2.RegressionResponse()
+        regressed.result.regressions.add(value=15.0)
+        for name, request, response, path in (
+            ("classify", classification_pb2.ClassificationRequest(), classified, "Classify"),
+            ("regress", regression_pb2.RegressionRequest(), regressed, "Regress"),
+        ):
+            request.model_spec.name = response.model_spec.name = "inference"
+            request.model_spec.signature_name = response.model_spec.signature_name = name
+            response.model_spec.version.value = 1
+            request.input.example_list.examples.append(example)
+            inputs = {"inputs": np.array([example.SerializeToString()], object)}
+            self.write_request(f"{name}.predict", "inference", name, inputs, {})
+            facts = json.loads((self.requests / f"{name}.predict.json").read_text())
+            facts["path"] = f"/tensorflow.serving.PredictionService/{path}"
+            (self.requests / f"{name}.request").write_bytes(request.SerializeToString())
+            (self.requests / f"{name}.response").write_bytes(response.SerializeToString())
+            (self.requests / f"{name}.json").write_text(json.dumps(facts))
+
     def write_request(
         self, name: str, model: str, signature: str, inputs: Inputs, outputs: Inputs
     ) -> None:
@@ -182,6 +216,7 @@ def main() -> None:
     wanted = requests()
     writer.write_models(list(wanted))
     writer.write_versions()
+    writer.write_inference()
     for name, (inputs, outputs) in wanted.items():
         writer.write_request(name, name, DEFAULT_SIGNATURE, inputs, outputs)
     for name in MIXED:
