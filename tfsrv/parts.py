@@ -57,7 +57,7 @@ def make_parts(options: ServerOptions, loop: asyncio.AbstractEventLoop) -> Parts
     methods = method_table(
         predict,
         GetModelMetadata(servables),
-        GetModelStatus(core.monitor),
+        GetModelStatus(core.monitor, core.version_labels),
         HandleReloadConfigRequest(
             core,
             timeout_seconds=options.reload_timeout_seconds,

@@ -59,6 +59,7 @@ allowed_batch_sizes: 4
 
 # Cases in which this server differs on purpose, with the reason.
 DIFFERS: dict[str, str] = {
+    "grpc-0741": "GetModelStatus heeds a label, and refuses unknown ones",
     "grpc-0622": "a scalar is no batch of rows, and runs alone: TensorFlow Serving refuses it",
     "grpc-0639": "a request without rows is answered: TensorFlow Serving never does it",
 }
