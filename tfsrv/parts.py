@@ -25,10 +25,12 @@ from tfsrv.handlers._inference import ClassifyMethod, MultiInferenceMethod, Regr
 from tfsrv.handlers._predict import PredictMethod
 from tfsrv.handlers._session_method import SessionMethod
 from tfsrv.handlers._warmup import WarmupRunner
+from tfsrv.handlers.metadata import GetModelMetadata
 from tfsrv.handlers.methods import Handler, MethodTable, method_table
 from tfsrv.handlers.model_management import ModelManagement
 from tfsrv.handlers.python_threads import PythonThreads
 from tfsrv.handlers.reload import HandleReloadConfigRequest
+from tfsrv.handlers.servables import Servables
 from tfsrv.handlers.status import GetModelStatus
 from tfsrv.housekeeping import Housekeeping
 from tfsrv.plugins import BUILT_IN_PLATFORMS, load_platforms, load_source
@@ -52,9 +54,11 @@ def make_parts(options: ServerOptions, loop: asyncio.AbstractEventLoop) -> Parts
     housekeeping = Housekeeping([sweep_batches, trim, BatchingLog(batched_sessions).look])
     call_loop = CallLoop(loop)
     call_loop.watch(serving_map)
+    servables = Servables(serving_map, core.subscribe_decided, loop)
     methods = method_table(
         runs.values(),
-        GetModelStatus(core.monitor),
+        GetModelMetadata(servables),
+        GetModelStatus(core.monitor, core.version_labels),
         HandleReloadConfigRequest(
             core,
             timeout_seconds=options.reload_timeout_seconds,

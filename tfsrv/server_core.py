@@ -240,6 +240,10 @@ class ServerCore:
         with handle:
             return getattr(handle.servable, "signature_defs", None)
 
+    def version_labels(self, name: str) -> Mapping[str, int]:
+        """The labels of a model that work, and the versions that they point to."""
+        return self._labels.effective(name)
+
     def subscribe_decided(self, callback: Callable[[str], object]) -> Callable[[], None]:
         """Call `callback` with the name of each model as it is decided, after the map shows it.
 

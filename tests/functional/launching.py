@@ -170,12 +170,16 @@ class Client:
             response_deserializer=response_class.FromString,
         ).future(request, timeout=timeout)
 
-    def model_status(self, name: str, version: int | None = None) -> list[Any]:
+    def model_status(
+        self, name: str, version: int | None = None, label: str | None = None
+    ) -> list[Any]:
         """GetModelStatus's answer: the versions of a model, highest first."""
         request: Any = message_class("tensorflow.serving.GetModelStatusRequest")()
         request.model_spec.name = name
         if version is not None:
             request.model_spec.version.value = version
+        if label is not None:
+            request.model_spec.version_label = label
         response_class: Any = message_class("tensorflow.serving.GetModelStatusResponse")
         get_model_status = self.channel.unary_unary(
             "/tensorflow.serving.ModelService/GetModelStatus",

@@ -191,13 +191,53 @@ def array_of(value: float) -> Any:
     return array(ask_for(value).inputs["x"]).astype("float32")
 
 
-def test_asked_for_metrics_are_told(managed: Client) -> None:
-    request = ReloadConfigRequest()
-    request.config.model_config_list.SetInParent()
-    request.metric_names.append("/tensorflow/serving/nosuch")
-    future = call_future(managed, RELOAD, request.SerializeToString(), ReloadConfigResponse)
-    (metric,) = future.result().metric
-    assert (metric.name, metric.int64_value_increase) == ("/tensorflow/serving/nosuch", 0)
+LOADS = "/tensorflow/cc/saved_model/load_attempt_count"
+NAMES = (
+    LOADS,
+    ":tensorflow:cc:saved_model:load_attempt_count",
+    "/tensorflow/cc/saved_model/load_latency",
+    "/tensorflow/serving/request_count",
+    "/tensorflow/serving/nosuch",
+    LOADS,
+)
+
+
+def increases(ask: Client, *models: Any) -> list[int]:
+    """What a reload answers of NAMES, in their order."""
+    request = reload_request(*models)
+    request.metric_names.extend(NAMES)
+    future = call_future(ask, RELOAD, request.SerializeToString(), ReloadConfigResponse)
+    metrics = future.result().metric
+    assert [metric.name for metric in metrics] == list(NAMES)
+    return [metric.int64_value_increase for metric in metrics]
+
+
+def test_a_reload_tells_by_how_much_counters_grew(site: Site, managed: Client) -> None:
+    site.link(1, "counted")
+    config = model("counted", site.base("counted"))
+    one, same, micros, requests, nosuch, again = increases(managed, config)
+    assert (one, same, again, requests, nosuch) == (1, 1, 1, 0, 0)
+    assert 0 < micros < 30_000_000
+    assert increases(managed, config) == [0, 0, 0, 0, 0, 0]
+
+
+def test_requests_during_a_reload_are_told(
+    site: Site, managed: Client, managed_server: Launched, tmp_path: Path
+) -> None:
+    site.link(1, "asked")
+    asked = model("asked", site.base("asked"))
+    reload(managed, asked)
+    gated = GatedModel(tmp_path / "gated_meanwhile")
+    request = reload_request(asked, model("gated_meanwhile", gated.path))
+    request.metric_names.append("/tensorflow/serving/request_count")
+    reloading = call_future(managed, RELOAD, request.SerializeToString(), ReloadConfigResponse)
+    until(lambda: managed.states("gated_meanwhile") == [LOADING])
+    for _ in range(3):
+        managed.predict(ask_for(1, "asked"))
+    refusal(managed, predict_request("asked", {}, signature="nosuch"))
+    gated.open()
+    (metric,) = reloading.result().metric
+    assert metric.int64_value_increase == 4
 
 
 # --- lists that are wrong change nothing

@@ -5,9 +5,10 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
+import grpc
 import pytest
 
-from tests.functional.conftest import Serve, config_text, ends_well
+from tests.functional.conftest import Serve, config_text, ends_well, serving
 from tests.functional.gated_model import GatedModel
 from tests.functional.launching import Client, Launched, client, launched, until
 from tests.functional.managing import Management, model, refused_reload, reload, reload_future
@@ -69,6 +70,24 @@ def test_labels_of_the_file_work_as_soon_as_their_versions(site: Site, tmp_path:
 
 def states_of(ask: Client) -> dict[int, int]:
     return states(ask) if ask.states("m") else {}
+
+
+def test_the_status_of_a_label_is_that_of_its_version(site: Site, transport: str) -> None:
+    for version in (1, 2):
+        site.link(version)
+    more = "model_version_policy { all {} } version_labels { key: 'stable' value: 1 }"
+    with (
+        serving({"m": site.base()}, f"--grpc_transport={transport}", texts={"m": more}) as server,
+        client(server.address()) as ask,
+    ):
+        until(lambda: states(ask) == {1: AVAILABLE, 2: AVAILABLE})
+        (status,) = ask.model_status("m", label="stable")
+        assert (status.version, status.state, status.status.error_code) == (1, AVAILABLE, 0)
+        for name in ("m", "no_such_model"):
+            with pytest.raises(grpc.RpcError) as caught:
+                ask.model_status(name, label="canary")
+            assert caught.value.code() is grpc.StatusCode.INVALID_ARGUMENT
+            assert caught.value.details() == "Unrecognized servable version label: canary"
 
 
 # --- labels that move

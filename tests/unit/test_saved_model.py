@@ -14,6 +14,7 @@ from tfsrv.config import ModelConfig, ServerOptions
 from tfsrv.core.servable import ServableData, ServableId
 from tfsrv.core.storage_path import StoragePath
 from tfsrv.errors import Code, ServingError
+from tfsrv.metrics import SAVED_MODEL_LOAD_MICROS, SAVED_MODEL_LOADS
 from tfsrv.servables.saved_model import (
     SavedModelInspector,
     SavedModelOptions,
@@ -187,6 +188,22 @@ def test_loader_loads_serves_and_closes_a_session() -> None:
     loader.unload()
     loader.quiesce()
     assert loading.session.calls == ["hurry", "close"]
+
+
+def test_loads_are_counted_with_how_they_ended_and_how_long_they_took(tmp_path: Path) -> None:
+    path = str(tmp_path / "7")  # counters live as long as the process
+
+    def fail(*_: object, **__: object) -> FakeSession:
+        raise ServingError(Code.DATA_LOSS, "broken")
+
+    version = ServableData(ID, StoragePath(path))
+    for _ in range(2):
+        SavedModelSourceAdapter(load_session=Loading()).convert(version).load()
+    with pytest.raises(ServingError):
+        SavedModelSourceAdapter(load_session=fail).convert(version).load()
+    loads = SAVED_MODEL_LOADS.cells()
+    assert (loads[path, "success"], loads[path, "fail"]) == (2, 1)
+    assert SAVED_MODEL_LOAD_MICROS.cells()[path,] >= 0
 
 
 def test_loader_cancels_what_is_loaded_only() -> None:

@@ -26,9 +26,17 @@ class FakeMonitor:
         return {5: GOOD, 3: BAD} if name == "m" else {}
 
 
+def version_labels(name: str) -> dict[str, int]:
+    return {"stable": 5, "broken": 3, "early": 9} if name == "m" else {}
+
+
+def handler(monitor: FakeMonitor | None = None) -> GetModelStatus:
+    return GetModelStatus(monitor or FakeMonitor(), version_labels)
+
+
 def ask(text: str) -> Any:
     request = parse_text("tensorflow.serving.GetModelStatusRequest", text, "request")
-    response = asyncio.run(GetModelStatus(FakeMonitor())(request.SerializeToString()))
+    response = asyncio.run(handler()(request.SerializeToString()))
     return message_class("tensorflow.serving.GetModelStatusResponse").FromString(response)
 
 
@@ -56,8 +64,28 @@ def test_a_version_without_error_has_a_status_all_the_same() -> None:
     assert (status.status.error_code, status.status.error_message) == (0, "")
 
 
-def test_takes_no_notice_of_a_label() -> None:
-    assert len(ask("model_spec { name: 'm' version_label: 'x' }").model_version_status) == 2
+@pytest.mark.parametrize(("label", "version"), [("stable", 5), ("broken", 3)])
+def test_tells_of_the_version_that_a_label_stands_for(label: str, version: int) -> None:
+    response = ask(f"model_spec {{ name: 'm' version_label: '{label}' }}")
+    assert [status.version for status in response.model_version_status] == [version]
+
+
+@pytest.mark.parametrize("name", ["m", "other", ""])
+@pytest.mark.parametrize("label", ["x", "", "5", "STABLE"])
+def test_a_label_that_works_for_no_request_is_refused_as_predict_does(
+    name: str, label: str
+) -> None:
+    assert refused(f"model_spec {{ name: '{name}' version_label: '{label}' }}") == (
+        Code.INVALID_ARGUMENT,
+        f"Unrecognized servable version label: {label}",
+    )
+
+
+def test_a_label_may_point_to_a_version_of_which_nothing_is_known_yet() -> None:
+    assert refused("model_spec { name: 'm' version_label: 'early' }") == (
+        Code.NOT_FOUND,
+        "Could not find version 9 of model m",
+    )
 
 
 def test_refuses_with_tensorflow_servings_codes_and_texts() -> None:
@@ -82,13 +110,13 @@ def test_refuses_with_tensorflow_servings_codes_and_texts() -> None:
 
 def test_refuses_bytes_that_are_no_request() -> None:
     with pytest.raises(ServingError) as caught:
-        asyncio.run(GetModelStatus(FakeMonitor())(b"\xff"))
+        asyncio.run(handler()(b"\xff"))
     assert caught.value.code == Code.INTERNAL
 
 
 def test_refuses_to_parse_megabytes() -> None:
     with pytest.raises(ServingError) as caught:
-        asyncio.run(GetModelStatus(FakeMonitor())(b"\x98\x06\x01" * 30_000))
+        asyncio.run(handler()(b"\x98\x06\x01" * 30_000))
     assert caught.value.code is Code.RESOURCE_EXHAUSTED
 
 
@@ -102,7 +130,7 @@ def test_tells_of_files_whose_names_are_not_unicode() -> None:
         "tensorflow.serving.GetModelStatusRequest", "model_spec { name: 'm' }", "request"
     )
     response: Any = message_class("tensorflow.serving.GetModelStatusResponse").FromString(
-        asyncio.run(GetModelStatus(Monitor())(request.SerializeToString()))
+        asyncio.run(handler(Monitor())(request.SerializeToString()))
     )
     (version,) = response.model_version_status
     assert version.status.error_message == "nothing in /m?"

@@ -21,6 +21,7 @@ MODEL_SERVICE = "/tensorflow.serving.ModelService"
 
 def method_table(
     prediction_service: Iterable[Method],
+    get_model_metadata: Handler,
     get_model_status: Handler,
     handle_reload_config_request: Handler,
     model_management: Mapping[str, Handler],
@@ -32,6 +33,9 @@ def method_table(
     """
     table = {
         **{f"{PREDICTION_SERVICE}/{method.name}": method for method in prediction_service},
+        f"{PREDICTION_SERVICE}/GetModelMetadata": PythonMethod(
+            "GetModelMetadata", get_model_metadata
+        ),
         f"{MODEL_SERVICE}/GetModelStatus": PythonMethod("GetModelStatus", get_model_status),
         f"{MODEL_SERVICE}/HandleReloadConfigRequest": PythonMethod(
             "HandleReloadConfigRequest", handle_reload_config_request

@@ -8,7 +8,7 @@ available hold up nobody but the caller, and he waits for a bounded time.
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Collection, Iterable
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from typing import Any, Protocol
 
 from tfsrv._proto import message_class
@@ -16,6 +16,7 @@ from tfsrv.config import ModelConfig
 from tfsrv.errors import Code, ServingError
 from tfsrv.handlers.call_threads import CallThreads
 from tfsrv.handlers.requests import read_request
+from tfsrv.metrics import counter
 from tfsrv.model_config import models_of
 from tfsrv.model_listing import SetBy
 from tfsrv.reloading import Reloading, Results, summary
@@ -59,19 +60,22 @@ class HandleReloadConfigRequest:
                 "HandleReloadConfigRequest is turned off (--enable_reload_rpc=false).",
             )
         # In a thread: a long list takes a while to check, and its platforms may be imported.
-        message, reloading = await self._threads.run(lambda: self._begin(request))
+        names, before, reloading = await self._threads.run(lambda: self._begin(request))
         error = summary(await results_of(reloading, self._timeout_seconds))
         if error is not None:
             raise error
+        after = await self._threads.run(lambda: totals(names)) if before else {}
         response: Any = message_class("tensorflow.serving.ReloadConfigResponse")()
         response.status.SetInParent()
-        for name in message.metric_names:
-            # TensorFlow Serving says 0 of counters that it does not have; there are none here yet.
-            response.metric.add(name=name, int64_value_increase=0)
+        for name in names:
+            # TensorFlow Serving says 0 of counters that it does not have.
+            increase = after.get(name, 0) - before.get(name, 0)
+            response.metric.add(name=name, int64_value_increase=increase)
         serialized: bytes = response.SerializeToString()
         return serialized
 
-    def _begin(self, request: bytes) -> tuple[Any, Reloading]:
+    def _begin(self, request: bytes) -> tuple[Sequence[str], Mapping[str, int], Reloading]:
+        """Start to reload; the counters that are asked for, and what they show before that."""
         message = read_request(_REQUEST, request, MAX_REQUEST_BYTES)
         if not message.config.HasField("model_config_list"):
             raise ServingError(Code.INVALID_ARGUMENT, _ONLY_LISTS)
@@ -81,7 +85,18 @@ class HandleReloadConfigRequest:
             )
         models = models_of(message.config, root_dir=None, platforms=self._core.platform_names)
         assert models is not None  # there is a list
-        return message, self._core.reload(models, SetBy.CALL)
+        names = list(message.metric_names)
+        return names, totals(names), self._core.reload(models, SetBy.CALL)
+
+
+def totals(names: Iterable[str]) -> dict[str, int]:
+    """What those counters show that there are, by the names that were given.
+
+    The sum of a counter's cells: TensorFlow Serving takes the first cell that it comes across.
+    """
+    found = {name: metric for name in names if (metric := counter(name)) is not None}
+    shown = {metric: metric.total() for metric in set(found.values())}  # each is looked at once
+    return {name: shown[metric] for name, metric in found.items()}
 
 
 async def results_of(reloading: Reloading, timeout_seconds: float) -> Results:

@@ -1,11 +1,14 @@
 """GetModelStatus: the state of every version, as the state monitor knows it.
 
-Texts and codes are those of TensorFlow Serving's model_servers/get_model_status_impl.cc; like
-it, this takes no notice of a version label.
+Texts and codes are those of TensorFlow Serving's model_servers/get_model_status_impl.cc. That
+takes no notice of a version label and answers for all versions. Here the answer is for the
+version that the label stands for, and a label that works for no request is refused as Predict
+refuses it.
 """
 
 from __future__ import annotations
 
+from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING, Any, Protocol
 
 from tfsrv._proto import message_class
@@ -30,8 +33,12 @@ class StateMonitor(Protocol):
 class GetModelStatus:
     """The handler of `tensorflow.serving.ModelService/GetModelStatus`."""
 
-    def __init__(self, monitor: StateMonitor) -> None:
+    def __init__(
+        self, monitor: StateMonitor, version_labels: Callable[[str], Mapping[str, int]]
+    ) -> None:
+        """`version_labels` tells where the labels of a model point to; none of unknown ones."""
         self._monitor = monitor
+        self._version_labels = version_labels
 
     async def __call__(self, request: bytes) -> bytes:
         """Answer one request. Raises ServingError."""
@@ -53,14 +60,24 @@ class GetModelStatus:
         """The versions asked for, highest first."""
         name: str = model_spec.name
         if model_spec.HasField("version"):
-            version: int = model_spec.version.value
-            state = self._monitor.state(ServableId(name, version))
-            if state is None:
-                raise ServingError(
-                    Code.NOT_FOUND, f"Could not find version {version} of model {name}"
-                )
-            return [state]
+            return [self._state(name, model_spec.version.value)]
+        if model_spec.HasField("version_label"):
+            return [self._state(name, self._labelled(name, model_spec.version_label))]
         versions = self._monitor.versions(name)
         if not versions:
             raise ServingError(Code.NOT_FOUND, f"Could not find any versions of model {name}")
         return list(versions.values())
+
+    def _state(self, name: str, version: int) -> ServableState:
+        state = self._monitor.state(ServableId(name, version))
+        if state is None:
+            raise ServingError(Code.NOT_FOUND, f"Could not find version {version} of model {name}")
+        return state
+
+    def _labelled(self, name: str, label: str) -> int:
+        version = self._version_labels(name).get(label)
+        if version is None:
+            raise ServingError(
+                Code.INVALID_ARGUMENT, f"Unrecognized servable version label: {label}"
+            )
+        return version

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any, Protocol
 
@@ -18,6 +19,7 @@ from tfsrv.core.servable import ServableData, ServableId
 from tfsrv.core.source import SourceAdapter
 from tfsrv.core.storage_path import StoragePath
 from tfsrv.errors import ServingError
+from tfsrv.metrics import SAVED_MODEL_LOAD_MICROS, SAVED_MODEL_LOADS
 from tfsrv.servables.file_resources import estimate_from_files, file_bytes
 from tfsrv.servables.memory_growth import MemoryGrowth, memory_growth
 from tfsrv.servables.missing_ops import explain_missing_op
@@ -108,14 +110,15 @@ class SavedModelLoader(Loader):
     def _load(self) -> None:
         batching = self._batching()  # what is wrong with it should not take a load to be told
         try:
-            self._session = self._load_session(
-                self._path,
-                tags=self._options.tags,
-                config=self._options.session_config,
-                name=self._id.name,
-                version=self._id.version,
-                batching=batching,
-            )
+            with _counted(self._path):
+                self._session = self._load_session(
+                    self._path,
+                    tags=self._options.tags,
+                    config=self._options.session_config,
+                    name=self._id.name,
+                    version=self._id.version,
+                    batching=batching,
+                )
         except ServingError as error:
             explained = explain_missing_op(error, self._path)
             if explained is not None:
@@ -159,6 +162,19 @@ class SavedModelLoader(Loader):
         session = self._session
         if session is not None:
             session.cancel()
+
+
+@contextmanager
+def _counted(path: str) -> Iterator[None]:
+    """Count a load, and how long it took, as TensorFlow's cc/saved_model/loader.cc does."""
+    began = time.monotonic()
+    status = "fail"
+    try:
+        yield
+        status = "success"
+    finally:
+        SAVED_MODEL_LOADS.add(path, status)
+        SAVED_MODEL_LOAD_MICROS.add(path, by=round((time.monotonic() - began) * 1e6))
 
 
 class SavedModelSourceAdapter(SourceAdapter[StoragePath, Loader]):
