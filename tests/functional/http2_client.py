@@ -113,7 +113,7 @@ class ServerProcess:
 
     def holds_nothing(self) -> dict[str, int]:
         """Wait until nothing is left of what clients did."""
-        names = ("in_flight_bytes", "in_flight", "held_by_workers", "connections")
+        names = ("in_flight_bytes", "in_flight", "held_by_workers", "connections", "answering")
         return self.eventually(lambda stats: all(stats[name] == 0 for name in names))
 
     def close(self) -> dict[str, int]:
