@@ -56,7 +56,6 @@ class Methods:
             "/s/Flood": StreamingMethod("Flood", of_one_request(self.flood)),
             "/s/Wait": StreamingMethod("Wait", of_one_request(self.wait)),
             "/s/Fail": StreamingMethod("Fail", of_one_request(self.stream_fail)),
-            "/s/Crash": StreamingMethod("Crash", self.crash),
             "/s/Stubborn": StreamingMethod("Stubborn", self.stubborn),
         }
         self.release = asyncio.Event()
@@ -134,11 +133,6 @@ class Methods:
         for _ in range(int(number)):
             yield request
         raise ServingError(int(code), message)
-
-    async def crash(self, requests: AsyncIterator[bytes]) -> AsyncGenerator[bytes]:
-        async for request in requests:
-            yield request
-            raise RuntimeError("as told")
 
     async def stubborn(self, requests: AsyncIterator[bytes]) -> AsyncGenerator[bytes]:
         """Answers on, whatever happens to it."""

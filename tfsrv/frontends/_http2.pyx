@@ -28,7 +28,7 @@ from tfsrv._budget cimport budget_ran_out
 from tfsrv._buffer cimport Bytes
 from tfsrv._call_loop cimport CallLoop
 from tfsrv._method cimport Method
-from tfsrv._clock cimport NS_PER_MS, NS_PER_S, now_ns
+from tfsrv._clock cimport NS_PER_MS, now_ns
 from tfsrv._status cimport RESOURCE_EXHAUSTED
 from tfsrv._streaming_method cimport StreamingMethod
 from tfsrv.frontends._http2_callbacks cimport set_callbacks
@@ -151,7 +151,7 @@ cdef class Http2Server:
         """
         cdef Connection connection
         self.draining = True
-        self.stream_grace_ns = min(self.stream_grace_ns, <int64_t>(grace_seconds / 2 * NS_PER_S))
+        self.stream_grace_ns = min(self.stream_grace_ns, <int64_t>(grace_seconds / 2 * 1e9))
         if self.ticker is not None:  # it goes faster from here on
             self.ticker.cancel()
             self._tick()

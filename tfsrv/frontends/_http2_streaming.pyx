@@ -19,7 +19,7 @@ from libc.string cimport memcpy, memmove
 
 from tfsrv._budget cimport budget_give, budget_take
 from tfsrv._buffer cimport Buffer, Bytes, buffer_append, buffer_free, buffer_init, buffer_reserve
-from tfsrv._clock cimport NS_PER_MS, NS_PER_S, now_ns
+from tfsrv._clock cimport now_ns
 from tfsrv._counters cimport Counters, counters_add
 from tfsrv._status cimport (
     CANCELLED,
@@ -141,7 +141,7 @@ cdef class _StreamingCall:
                 self.expire()
                 return 0
             # A loop's clock counts whole milliseconds in places: never fire early.
-            self.timer = self.loop.call_later(min((left_ns + NS_PER_MS) / NS_PER_S, 1e8), self.expire)
+            self.timer = self.loop.call_later(min(left_ns / 1e9 + 0.001, 1e8), self.expire)
         task = self.loop.create_task(_answer(self, method))
         server.answering.add(task)
         task.add_done_callback(self.over)

@@ -38,8 +38,9 @@ class PortableStreams:
                 Code.PERMISSION_DENIED,
                 f"{method.name} is only answered on loopback and unix sockets",
             )
-        answering = asyncio.ensure_future(answer_stream(method, _charged(requests), context.write))
-        answering.add_done_callback(_hear)
+        charged = _Charged(aiter(requests))
+        answering = asyncio.ensure_future(answer_stream(method, charged, context.write))
+        answering.add_done_callback(charged.end)
         ending = asyncio.ensure_future(self._ending.wait())
         try:
             await asyncio.wait({answering, ending}, return_when=asyncio.FIRST_COMPLETED)
@@ -59,25 +60,32 @@ class PortableStreams:
         self._ending.set()
 
 
-def _hear(answering: asyncio.Task[None]) -> None:
-    """Nobody else asks for the error of what was cancelled."""
-    if not answering.cancelled():
-        answering.exception()
+class _Charged:
+    """The requests of a call; each counts against the in-flight budget until the next one comes."""
 
+    def __init__(self, requests: Requests) -> None:
+        self._requests = requests
+        self._held = 0
 
-async def _charged(requests: Requests) -> AsyncIterator[bytes]:
-    """The requests, each counted against the in-flight budget until the next one comes."""
-    held = 0
-    try:
-        async for request in requests:
-            give_in_flight_bytes(held)
-            held = 0
-            if not take_in_flight_bytes(len(request)):
-                raise ServingError(
-                    Code.RESOURCE_EXHAUSTED,
-                    "Too many bytes are in flight (--max_in_flight_bytes).",
-                )
-            held = len(request)
-            yield request
-    finally:
-        give_in_flight_bytes(held)
+    def __aiter__(self) -> Requests:
+        return self
+
+    async def __anext__(self) -> bytes:
+        request = await anext(self._requests)
+        self._let_go()
+        if not take_in_flight_bytes(len(request)):
+            raise ServingError(
+                Code.RESOURCE_EXHAUSTED, "Too many bytes are in flight (--max_in_flight_bytes)."
+            )
+        self._held = len(request)
+        return request
+
+    def end(self, answering: asyncio.Task[None]) -> None:
+        """The handler is through."""
+        self._let_go()
+        if not answering.cancelled():
+            answering.exception()  # nobody else asks, if it came after the call had ended
+
+    def _let_go(self) -> None:
+        give_in_flight_bytes(self._held)
+        self._held = 0
