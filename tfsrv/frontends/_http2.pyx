@@ -45,7 +45,7 @@ cdef extern from "Python.h":
 
 cdef size_t INPUT_BYTES = 262144             # one read at most
 cdef int FREE_STREAMS = 4096
-CANCELLED_SECONDS = 1.0                      # that handlers of streams have to end when all is over
+cdef double CANCELLED_SECONDS = 1.0          # that handlers of streams have to end when all is over
 cdef int64_t RELIEVE_NS = 100 * NS_PER_MS    # how often memory is looked for; it takes a walk over all
 # How often a client may reset streams before nghttp2 ends its connection. Its own 1,000 and 33 a
 # second (CVE-2023-44487) end those of honest clients with short deadlines; what a reset leaves
