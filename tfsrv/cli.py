@@ -179,6 +179,8 @@ def options_from(line: CommandLine) -> ServerOptions:
         enable_per_model_batching_parameters=line.boolean("enable_per_model_batching_parameters"),
         batching_target_latency_ms=line.number("batching_target_latency_ms"),
         shutdown_grace_seconds=line.number("shutdown_grace_seconds"),
+        enable_grpc_healthcheck_service=line.boolean("enable_grpc_healthcheck_service"),
+        enable_reflection=line.boolean("enable_reflection"),
     )
 
 

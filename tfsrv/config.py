@@ -132,6 +132,9 @@ class ServerOptions:
 
     shutdown_grace_seconds: float = 25.0
 
+    enable_grpc_healthcheck_service: bool = True
+    enable_reflection: bool = True
+
     def __post_init__(self) -> None:
         """Refuse what contradicts itself, with TensorFlow Serving's texts where it has them."""
         if not (self.models or self.model_config_file or self.source):

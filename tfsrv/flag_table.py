@@ -464,7 +464,18 @@ FLAG_GROUPS: dict[str, tuple[Flag, ...]] = {
             _NOT_YET,
             placeholder="FILE",
         ),
-        Flag("enable_grpc_healthcheck_service", False, "Serve grpc.health.v1.Health.", _NOT_YET),
+        Flag(
+            "enable_grpc_healthcheck_service",
+            True,
+            "Serve grpc.health.v1.Health: whether the server takes requests, and each model as "
+            "model/NAME. On by default, as it is not in TensorFlow Serving.",
+        ),
+        Flag(
+            "enable_reflection",
+            True,
+            "Serve gRPC's reflection, with which tools such as grpcurl list and call everything. "
+            "(Ours.)",
+        ),
         Flag(
             "enable_profiler",
             True,

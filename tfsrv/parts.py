@@ -25,8 +25,15 @@ from tfsrv.handlers._inference import ClassifyMethod, MultiInferenceMethod, Regr
 from tfsrv.handlers._predict import PredictMethod
 from tfsrv.handlers._session_method import SessionMethod
 from tfsrv.handlers._warmup import WarmupRunner
+from tfsrv.handlers.health import Health
 from tfsrv.handlers.metadata import GetModelMetadata
-from tfsrv.handlers.methods import Handler, MethodTable, method_table
+from tfsrv.handlers.methods import (
+    Handler,
+    MethodTable,
+    health_methods,
+    method_table,
+    with_reflection,
+)
 from tfsrv.handlers.model_management import ModelManagement
 from tfsrv.handlers.python_threads import PythonThreads
 from tfsrv.handlers.reload import HandleReloadConfigRequest
@@ -66,11 +73,18 @@ def make_parts(options: ServerOptions, loop: asyncio.AbstractEventLoop) -> Parts
         ),
         model_management(core, options) if options.enable_model_management else {},
     )
+    health = None
+    if options.enable_grpc_healthcheck_service:
+        health = Health(core, loop)
+        methods = {**methods, **health_methods(health)}
+    if options.enable_reflection:
+        methods = with_reflection(methods)  # the last: it tells of all others
     return Parts(
         core=core,
         workers=_AllWorkers(workers, python_threads, housekeeping),
         call_loop=call_loop,
         grpc_server=make_grpc_server(methods, call_loop, options),
+        health=health,
     )
 
 

@@ -67,6 +67,16 @@ class Core(Protocol):
         """The signatures of a model's latest version; None if none is available."""
 
 
+class Health(Protocol):
+    """What tells clients how the server is; see `handlers.health.Health`."""
+
+    def opened(self) -> None:
+        """TensorFlow is open."""
+
+    def drain(self) -> None:
+        """The server is going away."""
+
+
 class Workers(Protocol):
     """The part of WorkerPool that is used here, and more."""
 
@@ -110,6 +120,7 @@ class Parts:
     workers: Workers
     call_loop: Calls
     grpc_server: GrpcServer
+    health: Health | None = None
 
 
 MakeParts = Callable[[ServerOptions, asyncio.AbstractEventLoop], Parts]
@@ -171,6 +182,8 @@ class Server:
             self._all_decided.set()
         version = await asyncio.to_thread(library.wait)
         logger.info("TensorFlow %s runs on %s", version, ", ".join(library.devices))
+        if parts.health is not None:
+            parts.health.opened()
         if self._options.wait_for_models:
             await self._wait_for_models(parts.core)
         if self._options.open_ports == "when_ready":
@@ -257,6 +270,8 @@ class Server:
         parts = self._parts
         if parts is None:
             return
+        if parts.health is not None:
+            parts.health.drain()  # its clients hear of it before all others are told to go
         await asyncio.to_thread(parts.workers.hurry)
         if self._listening:
             await parts.grpc_server.stop(self._options.shutdown_grace_seconds)

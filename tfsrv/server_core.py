@@ -99,6 +99,7 @@ class ServerCore:
         )
         self._event_bus: EventBus[ServableState] = EventBus()
         self._decisions: EventBus[str] = EventBus()
+        self._changes: EventBus[tuple[str, ...]] = EventBus()
         self._memory_releaser = MemoryReleaser()
         self._show_soon = Coalescer("tfsrv-publish", self._show_decided, SHOW_INTERVAL_SECONDS)
         self.monitor = ServableStateMonitor(self._event_bus)  # hears first: _hear asks it
@@ -255,6 +256,10 @@ class ServerCore:
         """Call `callback` with every change of a version's state, as above."""
         return self._event_bus.subscribe(callback)
 
+    def subscribe_models(self, callback: Callable[[tuple[str, ...]], object]) -> Callable[[], None]:
+        """Call `callback` with the names of the configured models when they change, as above."""
+        return self._changes.subscribe(callback)
+
     # -- changing the list of models
 
     def reload(self, models: Iterable[ModelConfig], set_by: SetBy) -> Reloading:
@@ -336,6 +341,8 @@ class ServerCore:
             self._tell_failures(models.keys() - changed, reloading)
         self._source.update(monitored.values())
         self._answer_removed(removed)
+        if old.keys() != models.keys():
+            self._changes.publish(tuple(models))
         for name in gone:
             self._decisions.publish(name)  # nobody need wait for it
         self._source.look_again(asked)  # also if only labels have changed

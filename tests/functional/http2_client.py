@@ -113,7 +113,7 @@ class ServerProcess:
 
     def holds_nothing(self) -> dict[str, int]:
         """Wait until nothing is left of what clients did."""
-        names = ("in_flight_bytes", "in_flight", "held_by_workers", "connections")
+        names = ("in_flight_bytes", "in_flight", "held_by_workers", "connections", "answering")
         return self.eventually(lambda stats: all(stats[name] == 0 for name in names))
 
     def close(self) -> dict[str, int]:
@@ -169,6 +169,18 @@ class Response:
         assert self.code == 0, (self.code, self.message, self.reset)
         assert int.from_bytes(self.data[1:5], "big") == len(self.data) - 5
         return bytes(self.data[5:])
+
+    @property
+    def messages(self) -> list[bytes]:
+        """The whole messages that have come."""
+        found, at = [], 0
+        while len(self.data) - at >= 5:
+            end = at + 5 + int.from_bytes(self.data[at + 1 : at + 5], "big")
+            if end > len(self.data):
+                break
+            found.append(bytes(self.data[at + 5 : end]))
+            at = end
+        return found
 
 
 def message(body: bytes, flag: int = 0, length: int | None = None) -> bytes:
@@ -258,6 +270,20 @@ class Client:
         while not response.ended:
             self.receive()
         return response
+
+    def wait_messages(self, stream: int, number: int) -> list[bytes]:
+        """Read until so many messages have come on the stream, which has not ended."""
+        response = self.responses[stream]
+        while len(response.messages) < number:
+            assert not response.ended, response
+            self.receive()
+        return response.messages
+
+    def end(self, stream: int) -> Response:
+        """Say that no more requests come, and wait for the end of the answers."""
+        self.http2.end_stream(stream)
+        self.flush()
+        return self.wait(stream)
 
     def expect(self, requests: int) -> list[int]:
         """Take it that so many requests are sent, as `recorded`; the test does that with raw()."""

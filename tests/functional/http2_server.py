@@ -9,10 +9,12 @@ It prints one line of JSON when it listens, and one for each command that it rea
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import ctypes
 import gc
 import json
 import sys
+from collections.abc import AsyncGenerator, AsyncIterator, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -22,6 +24,7 @@ from tfsrv._budget import in_flight_bytes, set_max_in_flight_bytes
 from tfsrv._call_loop import CallLoop
 from tfsrv._echo import EchoMethod
 from tfsrv._python_method import PythonMethod
+from tfsrv._streaming_method import StreamingMethod, of_one_request
 from tfsrv._workers import WorkerPool
 from tfsrv.errors import Code, ServingError
 from tfsrv.frontends._http2 import Http2Server
@@ -46,10 +49,20 @@ class Methods:
             "/t/Big": PythonMethod("Big", self.big),
             "/t/Fail": PythonMethod("Fail", self.fail),
             "/t/Hold": PythonMethod("Hold", self.hold),
+            "/s/Echo": StreamingMethod("Echo", self.stream_echo),
+            "/s/Sink": StreamingMethod("Sink", self.sink),
+            "/s/Deaf": StreamingMethod("Deaf", self.deaf),
+            "/s/Count": StreamingMethod("Count", of_one_request(self.count)),
+            "/s/Flood": StreamingMethod("Flood", of_one_request(self.flood)),
+            "/s/Wait": StreamingMethod("Wait", of_one_request(self.wait)),
+            "/s/Fail": StreamingMethod("Fail", of_one_request(self.stream_fail)),
+            "/s/Stubborn": StreamingMethod("Stubborn", self.stubborn),
         }
         self.release = asyncio.Event()
         self.started = 0
         self.cancelled = 0
+        self.read = 0  # messages, by streaming handlers
+        self.written = 0
 
     async def echo(self, request: bytes) -> bytes:
         return request
@@ -71,6 +84,76 @@ class Methods:
             self.cancelled += 1
             raise
         return request
+
+    async def stream_echo(self, requests: AsyncIterator[bytes]) -> AsyncGenerator[bytes]:
+        with self.running():
+            async for request in requests:
+                self.read += 1
+                yield request
+
+    async def sink(self, requests: AsyncIterator[bytes]) -> AsyncGenerator[bytes]:
+        """How many messages and bytes came, at the end."""
+        size = count = 0
+        async for request in requests:
+            size += len(request)
+            count += 1
+        yield b"%d %d" % (count, size)
+
+    async def deaf(self, requests: AsyncIterator[bytes]) -> AsyncGenerator[bytes]:
+        """Reads nothing until it is released; then all, like sink."""
+        with self.running():
+            await self.release.wait()
+            async for answer in self.sink(requests):
+                yield answer
+
+    async def count(self, request: bytes) -> AsyncGenerator[bytes]:
+        """For "NUMBER SIZE": so many messages of that size."""
+        number, size = map(int, request.split())
+        for i in range(number):
+            self.written += 1
+            yield b"%0*d" % (size, i)
+
+    async def flood(self, request: bytes) -> AsyncGenerator[bytes]:
+        """Messages of the size that is asked for, for ever."""
+        with self.running():
+            while True:
+                self.written += 1
+                yield b"f" * int(request)
+
+    async def wait(self, request: bytes) -> AsyncGenerator[bytes]:
+        """One message at once, and one when it is released."""
+        with self.running():
+            yield request
+            await self.release.wait()
+            yield request
+
+    async def stream_fail(self, request: bytes) -> AsyncGenerator[bytes]:
+        """For "CODE NUMBER MESSAGE": the error after so many messages."""
+        code, number, message = request.decode().split(" ", 2)
+        for _ in range(int(number)):
+            yield request
+        raise ServingError(int(code), message)
+
+    async def stubborn(self, requests: AsyncIterator[bytes]) -> AsyncGenerator[bytes]:
+        """Answers on, whatever happens to it."""
+        with self.running():
+            async for request in requests:
+                yield request
+            for _ in range(1000):
+                try:
+                    await self.release.wait()
+                except asyncio.CancelledError:
+                    yield b"on"
+
+    @contextlib.contextmanager
+    def running(self) -> Iterator[None]:
+        """Count a handler that begins, and one that is cancelled or closed before its end."""
+        self.started += 1
+        try:
+            yield
+        except (asyncio.CancelledError, GeneratorExit):
+            self.cancelled += 1
+            raise
 
 
 class Server:
@@ -106,6 +189,9 @@ class Server:
             "in_flight": self.calls.in_flight,
             "held_by_workers": self.calls.held_by_workers,
             "connections": self.http2.open_connections,
+            "answering": self.http2.answering_streams,
+            "read": self.methods.read,
+            "written": self.methods.written,
             "started": self.methods.started,
             "cancelled": self.methods.cancelled,
             "rss": int(status["VmRSS"].split()[0]) * 1024,

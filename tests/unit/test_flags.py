@@ -62,7 +62,7 @@ TENSORFLOW_SERVING = {
     "thread_pool_factory_config_file": "",
     "mixed_precision": "",
     "skip_initialize_tpu": False,
-    "enable_grpc_healthcheck_service": False,
+    "enable_grpc_healthcheck_service": None,  # off there, on here
     "enable_serialization_as_tensor_content": False,
     "version": False,
 }

@@ -1,4 +1,4 @@
-"""A gRPC server for unary methods on libnghttp2 and uvloop."""
+"""A gRPC server on libnghttp2 and uvloop."""
 
 from libc.stdint cimport int64_t
 
@@ -14,6 +14,7 @@ cdef enum:
 cdef struct MethodEntry:
     Bytes path              # bytes of an object in Http2Server.paths
     void* method            # Method, kept alive by Http2Server.methods
+    void* streaming         # the same if it is a StreamingMethod; else NULL
 
 
 cdef class Http2Server:
@@ -32,8 +33,10 @@ cdef class Http2Server:
     cdef char* output       # what connections write from, one after the other
     cdef list dirty         # connections with something to write, after completions
     cdef set connections
+    cdef set answering      # tasks of streaming calls, those included that are cancelled and not over
     cdef object ticker
     cdef object idle        # asyncio.Event: no connection left
+    cdef bint flushing      # connections with something to write are flushed soon
     cdef bint draining
     cdef bint dropping      # the grace of drain() is over
     cdef readonly object settings
@@ -44,9 +47,11 @@ cdef class Http2Server:
     cdef int64_t upload_ns
     cdef int64_t stall_ns
     cdef int64_t last_word_ns
+    cdef int64_t stream_grace_ns
     cdef double tick_seconds
     cdef int64_t relieved_ns    # when relieve() last looked
     cdef Stream* new_stream(self) noexcept
     cdef void free_stream(self, Stream* stream) noexcept
     cdef bint relieve(self, object asking) noexcept
+    cdef void flush_soon(self) noexcept
     cdef int make_callbacks(self) except -1

@@ -1,8 +1,9 @@
-"""A gRPC server for unary methods on libnghttp2 and uvloop.
+"""A gRPC server on libnghttp2 and uvloop.
 
 uvloop reads into one buffer that all connections share; nghttp2 parses; a request's DATA collects
 in its Call, which is dispatched when the message is whole. Answers are written once for many:
-after each read, and after each batch of completions. No Python object is made per request.
+after each read, and after each batch of completions. No Python object is made per request, but
+for those of streaming methods (`_http2_streaming`).
 
 Bounded memory: requests, answers and what gzip unpacks count against the in-flight budget; a
 connection may hold half of it; and connections that have stalled are let go when it runs out.
@@ -29,9 +30,11 @@ from tfsrv._call_loop cimport CallLoop
 from tfsrv._method cimport Method
 from tfsrv._clock cimport NS_PER_MS, now_ns
 from tfsrv._status cimport RESOURCE_EXHAUSTED
+from tfsrv._streaming_method cimport StreamingMethod
 from tfsrv.frontends._http2_callbacks cimport set_callbacks
 from tfsrv.frontends._http2_connection cimport Connection, flush_dirty
 from tfsrv.frontends._http2_stream cimport COLLECTING, Stream
+from tfsrv.frontends._http2_streaming cimport streaming_relieve
 from tfsrv.frontends._nghttp2 cimport nghttp2
 
 from tfsrv.frontends import _nghttp2
@@ -42,6 +45,7 @@ cdef extern from "Python.h":
 
 cdef size_t INPUT_BYTES = 262144             # one read at most
 cdef int FREE_STREAMS = 4096
+cdef double CANCELLED_SECONDS = 1.0          # that handlers of streams have to end when all is over
 cdef int64_t RELIEVE_NS = 100 * NS_PER_MS    # how often memory is looked for; it takes a walk over all
 # How often a client may reset streams before nghttp2 ends its connection. Its own 1,000 and 33 a
 # second (CVE-2023-44487) end those of honest clients with short deadlines; what a reset leaves
@@ -86,9 +90,11 @@ cdef class Http2Server:
         self.upload_ns = settings.upload_timeout_ms * NS_PER_MS
         self.stall_ns = settings.stall_timeout_ms * NS_PER_MS
         self.last_word_ns = settings.goaway_timeout_ms * NS_PER_MS
+        self.stream_grace_ns = settings.stream_grace_ms * NS_PER_MS
         self.tick_seconds = settings.tick_ms / 1000
         self.connection_share = max(settings.max_in_flight_bytes // 2, 1)
         self.connections = set()
+        self.answering = set()
         self.dirty = []
         self.paths = []
         self.idle = asyncio.Event()
@@ -106,6 +112,8 @@ cdef class Http2Server:
             self.paths.append(path)
             self.table[i].path = Bytes(PyBytes_AS_STRING(path), <size_t>len(path))
             self.table[i].method = <void*>method
+            if isinstance(method, StreamingMethod):
+                self.table[i].streaming = <void*>method
         self.table_size = len(self.methods)
         self.make_callbacks()
         calls.add_flusher(flush_dirty, <void*>self)
@@ -129,27 +137,36 @@ cdef class Http2Server:
         """Connections that are open now."""
         return len(self.connections)
 
+    @property
+    def answering_streams(self) -> int:
+        """Handlers of streaming calls that run now."""
+        return len(self.answering)
+
     async def drain(self, grace_seconds: float) -> bool:
         """Ask every client to go, and wait until they have; then drop who is still there.
 
         False if connections had to be dropped. New connections are told to go as well, and
-        dropped at once when the grace is over.
+        dropped at once when the grace is over. Streaming calls, which might go on for ever, are
+        ended early.
         """
         cdef Connection connection
         self.draining = True
+        self.stream_grace_ns = min(self.stream_grace_ns, <int64_t>(grace_seconds / 2 * 1e9))
+        if self.ticker is not None:  # it goes faster from here on
+            self.ticker.cancel()
+            self._tick()
         for connection in list(self.connections):
             connection.start_goaway()
         try:
             await asyncio.wait_for(self.idle.wait(), grace_seconds)
         except asyncio.TimeoutError:
-            pass
-        else:
-            return True
-        self.dropping = True
-        for connection in list(self.connections):
-            connection.abort()
-        await self.idle.wait()
-        return False
+            self.dropping = True
+            for connection in list(self.connections):
+                connection.abort()
+            await self.idle.wait()
+        if self.answering:  # cancelled; what a handler does about that must not hold us up
+            await asyncio.wait(self.answering, timeout=CANCELLED_SECONDS)
+        return not self.dropping
 
     def close(self) -> None:
         """Stop the ticker; after drain()."""
@@ -197,8 +214,24 @@ cdef class Http2Server:
                     connection.refuse(stream, RESOURCE_EXHAUSTED, b"The request did not go on while memory was short.")
                     connection.touch()
                     relieved = True
+                elif stream.streaming != NULL and streaming_relieve(stream, now):
+                    relieved = True
                 stream = following
         return relieved
+
+    cdef void flush_soon(self) noexcept:
+        """Write for all connections that have something to, once, after what runs now."""
+        if self.flushing or not self.dirty:
+            return
+        try:
+            self.loop.call_soon(self._flush)
+            self.flushing = True
+        except BaseException:
+            flush_dirty(<void*>self)  # without memory: the loop's order is the lesser need
+
+    def _flush(self) -> None:
+        self.flushing = False
+        flush_dirty(<void*>self)
 
     cdef Stream* new_stream(self) noexcept:
         cdef Stream* stream = self.free_streams

@@ -10,6 +10,7 @@ from tfsrv._status cimport OK
 from tfsrv.frontends._http2_connection cimport GOAWAY_PING, Connection
 from tfsrv.frontends._http2_fields cimport status_field
 from tfsrv.frontends._http2_stream cimport PROGRESS_BYTES, Stream
+from tfsrv.frontends._http2_streaming cimport streaming_copy, streaming_data
 from tfsrv.frontends._nghttp2 cimport (
     NGHTTP2_DATA,
     NGHTTP2_DATA_FLAG_EOF,
@@ -63,7 +64,7 @@ cdef int on_header(
 ) noexcept:
     cdef Stream* stream = stream_of(session, frame.hd.stream_id)
     if frame.hd.type == NGHTTP2_HEADERS and frame.headers.cat != NGHTTP2_HCAT_REQUEST:
-        return 0  # a client's trailers say nothing to a unary method
+        return 0  # a client's trailers say nothing to any method
     if stream == NULL:
         return NGHTTP2_ERR_TEMPORAL_CALLBACK_FAILURE
     return (<Connection>user_data).header(
@@ -99,6 +100,9 @@ cdef int on_data_chunk(
 ) noexcept:
     cdef Stream* stream = stream_of(session, stream_id)
     if stream != NULL:
+        if stream.streaming != NULL:
+            streaming_data(stream, <const char*>data, size)  # consumes as its handler reads
+            return 0
         (<Connection>user_data).data(stream, <const char*>data, size)
     # Taken, or dropped: in both cases the client may send as much again.
     nghttp2.session_consume(session, stream_id, size)
@@ -155,6 +159,10 @@ cdef int send_answer(
     if not connection.make_room(FRAME_HEAD + size):
         return NGHTTP2_ERR_TEMPORAL_CALLBACK_FAILURE
     memcpy(connection.target + connection.filled, frame_head, FRAME_HEAD)
+    if stream.streaming != NULL:
+        streaming_copy(stream, connection.target + connection.filled + FRAME_HEAD, size)
+        connection.filled += FRAME_HEAD + size
+        return 0
     message_read(&stream.call.response, connection.target + connection.filled + FRAME_HEAD, size)
     connection.filled += FRAME_HEAD + size
     connection.unsent -= <int64_t>size

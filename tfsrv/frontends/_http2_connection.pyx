@@ -29,7 +29,9 @@ from tfsrv._status cimport (
     UNIMPLEMENTED,
     UNKNOWN,
 )
+from tfsrv._streaming_method cimport StreamingMethod
 from tfsrv.frontends._grpc cimport encode_message, has_token, is_grpc_content_type, parse_timeout
+from tfsrv.frontends._grpc_messages cimport LONGEST_MESSAGE, PREFIX, message_length, write_prefix
 from tfsrv.frontends._http2 cimport OUTPUT_BYTES, Http2Server
 from tfsrv.frontends._http2_callbacks cimport read_answer
 from tfsrv.frontends._http2_fields cimport field, same, status_field
@@ -38,10 +40,16 @@ from tfsrv.frontends._http2_stream cimport (
     ANSWERED,
     CODING,
     COLLECTING,
-    PREFIX,
+    GZIP_FROM,
     PROGRESS_BYTES,
     WAITING,
     Stream,
+)
+from tfsrv.frontends._http2_streaming cimport (
+    streaming_begin,
+    streaming_closed,
+    streaming_request_end,
+    streaming_tick,
 )
 from tfsrv.frontends._nghttp2 cimport (
     NGHTTP2_ERR_BAD_CLIENT_MAGIC,
@@ -78,8 +86,6 @@ cdef int32_t STREAM_WINDOW = 4 << 20         # bytes that a client may send ahea
 cdef int32_t CONNECTION_WINDOW = 16 << 20
 cdef uint32_t FRAME_BYTES = 131072
 cdef size_t OUTBOUND_FRAMES = 200            # that may wait for a client that does not read, and 2 a stream
-cdef size_t LONGEST_MESSAGE = 0xFFFFFFFF     # what the prefix can say
-cdef size_t GZIP_FROM = 1024                 # smaller answers do not get smaller
 
 cdef char* GOAWAY_PING = b"go away."  # a PING's eight bytes; those of keepalive are zeros
 
@@ -275,6 +281,8 @@ cdef class Connection:
             self.refuse(stream, INTERNAL, b"Malformed grpc-timeout header")
         elif stream.unknown_encoding:
             self.refuse(stream, UNIMPLEMENTED, b"The grpc-encoding is not supported; identity and gzip are.")
+        elif self.server.table[stream.method].streaming != NULL:
+            streaming_begin(self, stream, <StreamingMethod>self.server.table[stream.method].streaming)
 
     cdef void data(self, Stream* stream, const char* data, size_t size) noexcept:
         """Take bytes of a request; what comes after its answer is dropped."""
@@ -335,6 +343,8 @@ cdef class Connection:
         """The client has sent all: the message must be whole."""
         cdef Call* call = stream.call
         if stream.phase != COLLECTING:
+            if stream.streaming != NULL:
+                streaming_request_end(stream)
             return
         if call == NULL:
             self.refuse(stream, UNIMPLEMENTED, b"No message came on a unary call.")
@@ -385,14 +395,9 @@ cdef class Connection:
         cdef nghttp2_data_provider provider
         cdef Call* call = stream.call
         cdef size_t length = call.response.left - PREFIX
-        cdef char* prefix = call.response.head.data
         cdef size_t size = 2
         stream.phase = ANSWERED
-        prefix[0] = 1 if stream.compressed else 0
-        prefix[1] = <char>((length >> 24) & 255)
-        prefix[2] = <char>((length >> 16) & 255)
-        prefix[3] = <char>((length >> 8) & 255)
-        prefix[4] = <char>(length & 255)
+        write_prefix(call.response.head.data, length, stream.compressed)
         fields[0] = field(b":status", 7, b"200", 3)
         fields[1] = field(b"content-type", 12, b"application/grpc", 16)
         if stream.compressed:
@@ -448,6 +453,8 @@ cdef class Connection:
 
     cdef void stream_closed(self, Stream* stream) noexcept:
         """The stream has ended, in whatever way: give all of it back."""
+        if stream.streaming != NULL:
+            streaming_closed(stream)
         if stream.phase == ANSWERED and stream.call != NULL:
             self.unsent -= <int64_t>stream.call.response.left
         if stream.phase == WAITING and stream.call != NULL:
@@ -650,6 +657,8 @@ cdef class Connection:
             elif stream.phase == COLLECTING and now - stream.last_data_ns > self.server.upload_ns:
                 self.refuse(stream, CANCELLED, b"The request did not go on.")
                 changed = True
+            elif stream.streaming != NULL and streaming_tick(stream, now):
+                changed = True
             stream = following
         if keepalive_ns and self.pinged_ns:
             if now - self.pinged_ns > settings.keepalive_timeout_ms * NS_PER_MS:
@@ -675,12 +684,6 @@ cdef class Connection:
         # Only when the loop died without a word. Calls may still know the streams: leak those.
         if self.session != NULL:
             nghttp2.session_del(self.session)
-
-
-cdef size_t message_length(const char* prefix) noexcept:
-    """The length that a gRPC message's prefix announces."""
-    cdef const uint8_t* at = <const uint8_t*>prefix
-    return (<size_t>at[1] << 24) | (<size_t>at[2] << 16) | (<size_t>at[3] << 8) | <size_t>at[4]
 
 
 cdef void flush_dirty(void* server) noexcept:

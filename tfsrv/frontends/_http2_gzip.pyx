@@ -15,8 +15,9 @@ from tfsrv._buffer cimport Bytes, buffer_append
 from tfsrv._call cimport Call
 from tfsrv._message cimport message_clear, message_read, message_seal
 from tfsrv._status cimport INTERNAL, RESOURCE_EXHAUSTED
+from tfsrv.frontends._grpc_messages cimport PREFIX
 from tfsrv.frontends._http2_connection cimport Connection
-from tfsrv.frontends._http2_stream cimport CODING, PREFIX, Stream
+from tfsrv.frontends._http2_stream cimport CODING, Stream
 
 from tfsrv.errors import ServingError
 from tfsrv.frontends.compression import deflate, inflate

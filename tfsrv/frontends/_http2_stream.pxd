@@ -5,8 +5,8 @@ from libc.stdint cimport int32_t, int64_t
 from tfsrv._call cimport Call
 
 cdef enum:
-    PREFIX = 5              # bytes; flag and length in front of each gRPC message
     PROGRESS_BYTES = 4096   # what moves less between two looks does not move
+    GZIP_FROM = 1024        # bytes; smaller answers do not get smaller
 
 
 cdef enum Phase:
@@ -14,6 +14,7 @@ cdef enum Phase:
     WAITING = 1             # it was dispatched
     CODING = 2              # gzip is at work on it, in a thread
     ANSWERED = 3            # headers are submitted; what still comes of the request is dropped
+    STREAMING = 4           # `streaming` answers it until it is ANSWERED with a status
 
 
 # One HTTP/2 stream; owned by its Connection from HEADERS to stream_closed.
@@ -23,6 +24,7 @@ cdef struct Stream:
     Stream* next
     Call* call              # owned, except in WAITING, when the loop may end it; NULL: none
     void* coding            # of _http2_gzip, one reference; NULL: none
+    void* streaming         # of _http2_streaming, one reference until the stream has closed; NULL: unary
     int32_t id
     int phase
     int method              # index of the path; -1: unknown

@@ -118,6 +118,7 @@ cdef enum:
     NGHTTP2_ENHANCE_YOUR_CALM = 11
 
     NGHTTP2_ERR_WOULDBLOCK = -504
+    NGHTTP2_ERR_DEFERRED = -508
     NGHTTP2_ERR_TEMPORAL_CALLBACK_FAILURE = -521
     NGHTTP2_ERR_BAD_CLIENT_MAGIC = -903
 
@@ -156,6 +157,7 @@ cdef struct Api:
     int (*session_want_write)(nghttp2_session* session) noexcept
     int (*session_consume)(nghttp2_session* session, int32_t stream_id, size_t size) noexcept
     int (*session_consume_connection)(nghttp2_session* session, size_t size) noexcept
+    int (*session_consume_stream)(nghttp2_session* session, int32_t stream_id, size_t size) noexcept
     void* (*session_get_stream_user_data)(nghttp2_session* session, int32_t stream_id) noexcept
     int (*session_set_stream_user_data)(
         nghttp2_session* session, int32_t stream_id, void* data) noexcept

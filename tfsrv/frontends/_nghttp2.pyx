@@ -64,6 +64,7 @@ cdef int resolve() except -1:
     find(<void**>&nghttp2.session_want_write, "nghttp2_session_want_write")
     find(<void**>&nghttp2.session_consume, "nghttp2_session_consume")
     find(<void**>&nghttp2.session_consume_connection, "nghttp2_session_consume_connection")
+    find(<void**>&nghttp2.session_consume_stream, "nghttp2_session_consume_stream")
     find(<void**>&nghttp2.session_get_stream_user_data, "nghttp2_session_get_stream_user_data")
     find(<void**>&nghttp2.session_set_stream_user_data, "nghttp2_session_set_stream_user_data")
     find(<void**>&nghttp2.session_set_local_window_size, "nghttp2_session_set_local_window_size")

@@ -6,6 +6,7 @@ Requests and responses pass as raw bytes; the handlers behind do not know the di
 
 from __future__ import annotations
 
+import asyncio
 import logging
 import os
 import socket
@@ -16,8 +17,11 @@ import grpc
 import grpc.aio
 
 from tfsrv._python_method import PythonMethod
+from tfsrv._streaming_method import StreamingMethod
 from tfsrv.errors import Code, ServingError
 from tfsrv.frontends.peers import is_local_peer
+from tfsrv.frontends.portable_streaming import Context, PortableStreams, Requests
+from tfsrv.frontends.settings import GrpcSettings
 from tfsrv.frontends.transport import details, host_and_port
 
 if TYPE_CHECKING:
@@ -34,7 +38,8 @@ _LEFT_TOO_SOON = "ExecuteBatchError raised in core by servicer method"
 _LOW_PRIORITY = ("tfsrv-priority", "low")  # of a request's metadata
 
 RpcMethodHandler: TypeAlias = "grpc.RpcMethodHandler[bytes, bytes]"
-Answer = Callable[[bytes, "grpc.aio.ServicerContext[bytes, bytes]"], Awaitable[bytes]]
+Answer = Callable[[bytes, Context], Awaitable[bytes]]
+StreamAnswer = Callable[[Requests, Context], Awaitable[None]]
 
 
 class PortableGrpcServer:
@@ -45,6 +50,7 @@ class PortableGrpcServer:
         self._call_loop = call_loop
         self._options = options
         self._server: grpc.aio.Server | None = None
+        self._streams = PortableStreams()
         self.addresses: list[str] = []
 
     async def start(self) -> None:
@@ -61,10 +67,17 @@ class PortableGrpcServer:
         self._server = server
 
     async def stop(self, grace_seconds: float) -> None:
-        """Send GOAWAY, answer what is in flight for so long, cancel the rest."""
-        if self._server is not None:
-            await self._server.stop(grace_seconds)
-            self._server = None
+        """Send GOAWAY, answer what is in flight for so long, cancel the rest.
+
+        Streaming calls, which might go on for ever, are ended early.
+        """
+        if self._server is None:
+            return
+        stream_grace = min(GrpcSettings.stream_grace_ms / 1000, grace_seconds / 2)
+        ending = asyncio.ensure_future(self._streams.end_after(stream_grace))
+        await self._server.stop(grace_seconds)
+        ending.cancel()
+        self._server = None
 
     def _open_ports(self, server: grpc.aio.Server) -> None:
         options = self._options
@@ -80,9 +93,7 @@ class PortableGrpcServer:
             _add_port(server, address)
             self.addresses.append(address)
 
-    async def answer(
-        self, method: Method, request: bytes, context: grpc.aio.ServicerContext[bytes, bytes]
-    ) -> bytes:
+    async def answer(self, method: Method, request: bytes, context: Context) -> bytes:
         """Handle one request; an error becomes the status of the call."""
         try:
             # grpc makes a text of the peer when it is asked for it: only where that matters.
@@ -98,13 +109,21 @@ class PortableGrpcServer:
         except ServingError as error:
             return await _abort(context, error)
 
+    async def answer_stream(
+        self, method: StreamingMethod, requests: Requests, context: Context
+    ) -> None:
+        """Handle one streaming call; an error becomes its status."""
+        error = await self._streams.answer(method, requests, context)
+        if error is not None:
+            await _abort(context, error)
+
 
 def _is_news(record: logging.LogRecord) -> bool:
     """Whether a record of grpc's log says more than that a client has left."""
     return not str(record.msg).startswith(_LEFT_TOO_SOON)
 
 
-async def _abort(context: grpc.aio.ServicerContext[bytes, bytes], error: ServingError) -> bytes:
+async def _abort(context: Context, error: ServingError) -> bytes:
     await context.abort(_CODES[error.code], details(error.message))
     raise AssertionError("abort() raises")
 
@@ -115,22 +134,34 @@ class _Router(grpc.GenericRpcHandler):
     def __init__(self, methods: MethodTable, server: PortableGrpcServer) -> None:
         self._unknown: RpcMethodHandler = grpc.unary_unary_rpc_method_handler(_refuse)
         self._handlers: dict[str, RpcMethodHandler] = {
-            path: grpc.unary_unary_rpc_method_handler(_bound(server, method))
-            for path, method in methods.items()
+            path: _handler(server, method) for path, method in methods.items()
         }
 
     def service(self, handler_call_details: grpc.HandlerCallDetails) -> RpcMethodHandler:
         return self._handlers.get(handler_call_details.method, self._unknown)
 
 
+def _handler(server: PortableGrpcServer, method: Method) -> RpcMethodHandler:
+    if isinstance(method, StreamingMethod):
+        return grpc.stream_stream_rpc_method_handler(_bound_streaming(server, method))
+    return grpc.unary_unary_rpc_method_handler(_bound(server, method))
+
+
 def _bound(server: PortableGrpcServer, method: Method) -> Answer:
-    async def answer(request: bytes, context: grpc.aio.ServicerContext[bytes, bytes]) -> bytes:
+    async def answer(request: bytes, context: Context) -> bytes:
         return await server.answer(method, request, context)
 
     return answer
 
 
-async def _refuse(request: bytes, context: grpc.aio.ServicerContext[bytes, bytes]) -> bytes:
+def _bound_streaming(server: PortableGrpcServer, method: StreamingMethod) -> StreamAnswer:
+    async def answer(requests: Requests, context: Context) -> None:
+        await server.answer_stream(method, requests, context)
+
+    return answer
+
+
+async def _refuse(request: bytes, context: Context) -> bytes:
     return await _abort(context, ServingError(Code.UNIMPLEMENTED, ""))
 
 

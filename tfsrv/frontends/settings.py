@@ -22,4 +22,5 @@ class GrpcSettings:
     upload_timeout_ms: int = 120_000  # for a request that does not go on
     stall_timeout_ms: int = 5_000  # for both of these while others need the memory
     goaway_timeout_ms: int = 1_000  # between the notice that a client should go and the last word
+    stream_grace_ms: int = 1_000  # from that notice to the end of streaming calls, when it stops
     tick_ms: int = 1_000

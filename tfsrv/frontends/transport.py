@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Protocol
 
 MAX_DETAILS_BYTES = 1024
+STOPPING = "The server is stopping."  # to streaming calls, which might go on for ever
 
 
 class GrpcServer(Protocol):

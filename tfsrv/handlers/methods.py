@@ -1,7 +1,8 @@
 """The methods that the server answers, by path: what every gRPC transport serves.
 
 All of them are `_method.Method`s: requests' bytes in, responses' bytes out, ServingError for what
-goes wrong. Predict runs without Python; the rare ones are coroutines in a PythonMethod.
+goes wrong. Predict runs without Python; the rare ones are coroutines in a PythonMethod, or
+asynchronous generators in a StreamingMethod.
 """
 
 from __future__ import annotations
@@ -10,13 +11,18 @@ from collections.abc import Awaitable, Callable, Iterable, Mapping
 
 from tfsrv._method import Method
 from tfsrv._python_method import PythonMethod
+from tfsrv._streaming_method import StreamingMethod, of_one_request
+from tfsrv.handlers.health import Health
+from tfsrv.handlers.reflection import ServerReflection
 
 Handler = Callable[[bytes], Awaitable[bytes]]
 MethodTable = Mapping[str, Method]  # by "/package.Service/Method"
 
+HEALTH = "/grpc.health.v1.Health"
 MODEL_MANAGEMENT = "/tfsrv.ModelManagement"
 PREDICTION_SERVICE = "/tensorflow.serving.PredictionService"
 MODEL_SERVICE = "/tensorflow.serving.ModelService"
+REFLECTIONS = ("grpc.reflection.v1", "grpc.reflection.v1alpha")  # packages
 
 
 def method_table(
@@ -44,3 +50,28 @@ def method_table(
     for name, handler in model_management.items():
         table[f"{MODEL_MANAGEMENT}/{name}"] = PythonMethod(name, handler, local_only=True)
     return table
+
+
+def health_methods(health: Health) -> MethodTable:
+    """The methods of grpc.health.v1.Health."""
+    return {
+        f"{HEALTH}/Check": PythonMethod("Check", health.check),
+        f"{HEALTH}/List": PythonMethod("List", health.list_all),
+        f"{HEALTH}/Watch": StreamingMethod("Watch", of_one_request(health.watch)),
+    }
+
+
+def with_reflection(methods: MethodTable) -> MethodTable:
+    """The same table with methods that tell of its services, and of themselves."""
+    reflections = {package: f"{package}.ServerReflection" for package in REFLECTIONS}
+    services = {path.rpartition("/")[0].removeprefix("/") for path in methods}
+    services.update(reflections.values())
+    return {
+        **methods,
+        **{
+            f"/{service}/ServerReflectionInfo": StreamingMethod(
+                "ServerReflectionInfo", ServerReflection(package, services)
+            )
+            for package, service in reflections.items()
+        },
+    }
