@@ -137,7 +137,7 @@ def test_layout_and_byte_order_do_not_matter(values: np.ndarray[Any, Any]) -> No
         ([np.float64(1.5)], "float32", (1,)),
         (np.float64(1.5), "float64", ()),
         (np.str_("a"), "<U1", ()),
-        (np.float16([1]), "float16", (1,)),
+        (np.array([1], np.float16), "float16", (1,)),
         (memoryview(b"ab"), "uint8", (2,)),
     ],
 )
