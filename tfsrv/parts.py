@@ -19,10 +19,12 @@ from tfsrv.config import ServerOptions, session_config
 from tfsrv.errors import Code, ServingError
 from tfsrv.frontends.transport import GrpcServer
 from tfsrv.handlers._predict import PredictMethod
+from tfsrv.handlers.metadata import GetModelMetadata
 from tfsrv.handlers.methods import Handler, MethodTable, method_table
 from tfsrv.handlers.model_management import ModelManagement
 from tfsrv.handlers.python_threads import PythonThreads
 from tfsrv.handlers.reload import HandleReloadConfigRequest
+from tfsrv.handlers.servables import Servables
 from tfsrv.handlers.status import GetModelStatus
 from tfsrv.housekeeping import Housekeeping
 from tfsrv.plugins import load_platforms, load_source
@@ -51,8 +53,10 @@ def make_parts(options: ServerOptions, loop: asyncio.AbstractEventLoop) -> Parts
         max_message_bytes=options.grpc_channel_arguments.max_receive_message_length,
         python_threads=python_threads,
     )
+    servables = Servables(serving_map, core.subscribe_decided, loop)
     methods = method_table(
         predict,
+        GetModelMetadata(servables),
         GetModelStatus(core.monitor),
         HandleReloadConfigRequest(
             core,

@@ -97,6 +97,10 @@ class ServingApi:
         """GetModelStatus: (version, state, error code, error message)."""
         return self._call("model_status", address, name)  # type: ignore[no-any-return]
 
+    def model_metadata(self, address: str, name: str) -> tuple[int, dict[str, str]]:
+        """GetModelMetadata: the version, and the SignatureDefs in text format by name."""
+        return self._call("model_metadata", address, name)  # type: ignore[no-any-return]
+
     def _call(self, what: str, *arguments: Any) -> Any:
         assert self._process.stdin is not None
         assert self._process.stdout is not None

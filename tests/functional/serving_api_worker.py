@@ -13,7 +13,9 @@ os.environ.setdefault("CUDA_VISIBLE_DEVICES", "-1")
 
 import grpc
 import tensorflow as tf
+from google.protobuf import text_format
 from tensorflow_serving.apis import (
+    get_model_metadata_pb2,
     get_model_status_pb2,
     model_service_pb2_grpc,
     predict_pb2,
@@ -101,9 +103,30 @@ def model_status(address: str, name: str) -> list[tuple[int, str, int, str]]:
     ]
 
 
+def model_metadata(address: str, name: str) -> tuple[int, dict[str, str]]:
+    request = get_model_metadata_pb2.GetModelMetadataRequest()
+    request.model_spec.name = name
+    request.metadata_field.append("signature_def")
+    with grpc.insecure_channel(address, OPTIONS) as channel:
+        stub = prediction_service_pb2_grpc.PredictionServiceStub(channel)
+        response = stub.GetModelMetadata(request, 5.0)
+    signature_def_map = get_model_metadata_pb2.SignatureDefMap()
+    assert response.metadata["signature_def"].Unpack(signature_def_map)
+    signatures = {
+        key: text_format.MessageToString(signature_def)
+        for key, signature_def in signature_def_map.signature_def.items()
+    }
+    return response.model_spec.version.value, signatures
+
+
 def work(questions: IO[bytes], answers: IO[bytes]) -> None:
     """Answer until nobody asks. A failure is a text."""
-    todo = {"predict": predict, "predict_at_once": predict_at_once, "model_status": model_status}
+    todo = {
+        "predict": predict,
+        "predict_at_once": predict_at_once,
+        "model_status": model_status,
+        "model_metadata": model_metadata,
+    }
     while True:
         try:
             what, *arguments = receive(questions)

@@ -1,6 +1,7 @@
 """The answers that were recorded from TensorFlow Serving: see tests/conformance/README.md.
 
-Only what this server can do yet: gRPC's Predict, GetModelStatus and HandleReloadConfigRequest.
+Only what this server can do yet: gRPC's Predict, GetModelMetadata, GetModelStatus and
+HandleReloadConfigRequest.
 
 The cases of both servers of the recording, "plain" and "batching"; and once more Predict's plain
 ones with batching on, which must not change an answer.
@@ -16,12 +17,13 @@ from contextlib import contextmanager
 from typing import Any
 
 import pytest
+from google.protobuf import text_format
 
 from tests.conftest import ROOT, tensorflow_version
 from tests.functional.conftest import serving
 from tests.functional.launching import SECONDS, Client, client, until
 from tests.functional.sites import AVAILABLE
-from tfsrv._proto import message_class
+from tfsrv._proto import message_class, pool
 
 CONFORMANCE = ROOT / "tests" / "conformance"
 MODELS = ("half_plus_two", "dtypes", "multi", "odd")
@@ -34,6 +36,9 @@ VERSIONS = {
 }
 METHODS = {
     "tensorflow.serving.PredictionService/Predict": "tensorflow.serving.PredictResponse",
+    "tensorflow.serving.PredictionService/GetModelMetadata": (
+        "tensorflow.serving.GetModelMetadataResponse"
+    ),
     "tensorflow.serving.ModelService/GetModelStatus": "tensorflow.serving.GetModelStatusResponse",
     "tensorflow.serving.ModelService/HandleReloadConfigRequest": (
         "tensorflow.serving.ReloadConfigResponse"
@@ -129,13 +134,14 @@ def answer(ask: Client, case: dict[str, Any]) -> dict[str, str]:
 
 
 def comparable(case: dict[str, Any], said: dict[str, str]) -> dict[str, str]:
-    """Responses in text format, which sorts maps; no addresses of memory."""
+    """Responses in text format, which sorts maps, also those in an Any; no addresses of memory."""
     if said["code"] != "OK":
         return {**said, "details": re.sub("0x[0-9a-f]+", "", said["details"])}
     response_class = message_class(METHODS[case["method"]])
+    response = response_class.FromString(base64.b64decode(said["response"]))
     return {
         "code": "OK",
-        "response": str(response_class.FromString(base64.b64decode(said["response"]))),
+        "response": text_format.MessageToString(response, descriptor_pool=pool()),
     }
 
 
@@ -176,7 +182,7 @@ def test_what_tensorflow_serving_does_not_batch_is_answered(batching: Client, id
 
 
 def test_no_case_is_left_out_without_need(plain: Client, batching: Client) -> None:
-    assert len(PLAIN) == 102
+    assert len(PLAIN) == 113
     assert len(BATCHING) == 11
     for id, reason in DIFFERS.items():
         case = CASES[id]

@@ -21,6 +21,7 @@ MODEL_SERVICE = "/tensorflow.serving.ModelService"
 
 def method_table(
     predict: Method,
+    get_model_metadata: Handler,
     get_model_status: Handler,
     handle_reload_config_request: Handler,
     model_management: Mapping[str, Handler],
@@ -31,6 +32,9 @@ def method_table(
     """
     table = {
         f"{PREDICTION_SERVICE}/Predict": predict,
+        f"{PREDICTION_SERVICE}/GetModelMetadata": PythonMethod(
+            "GetModelMetadata", get_model_metadata
+        ),
         f"{MODEL_SERVICE}/GetModelStatus": PythonMethod("GetModelStatus", get_model_status),
         f"{MODEL_SERVICE}/HandleReloadConfigRequest": PythonMethod(
             "HandleReloadConfigRequest", handle_reload_config_request
