@@ -19,7 +19,7 @@ LAYERS = [
     {"flags"},
     {"flag_table"},
     {"parts"},
-    {"server", "checking"},
+    {"server", "checking", "commands"},
     {"frontends"},
     {"handlers"},
     {"batching_log", "housekeeping", "plugins"},
