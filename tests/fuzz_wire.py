@@ -1,9 +1,10 @@
 """Compare tfsrv's reading of random PredictRequests with Python protobuf's, for some time.
 
-    python tests/fuzz_wire.py --seconds 300 [--seed 1] [--tensors]
+    python tests/fuzz_wire.py --seconds 300 [--seed 1] [--tensors | --responses]
 
 Half of the messages are valid but odd, half are mutated. With --tensors those that can be read
-are made into tensors of TensorFlow as well, and echoed. Under AddressSanitizer (a build with
+are made into tensors of TensorFlow as well, and echoed. With --responses the client reads random
+PredictResponses instead. Under AddressSanitizer (a build with
 TFSRV_SANITIZE=address):
 
     LD_PRELOAD=$(gcc -print-file-name=libasan.so) ASAN_OPTIONS=detect_leaks=0 \
@@ -21,7 +22,7 @@ from random import Random
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
-from tests.wire_messages import WireMaker, check_reading
+from tests.wire_messages import WireMaker, check_reading, check_response
 from tfsrv._tensor_values import parse_predict_request
 
 
@@ -48,6 +49,7 @@ def main() -> None:
     parser.add_argument("--seconds", type=float, default=60)
     parser.add_argument("--seed", type=int, default=int(time.time()))
     parser.add_argument("--tensors", action="store_true")
+    parser.add_argument("--responses", action="store_true")
     options = parser.parse_args()
     print(f"seed {options.seed}", flush=True)
     outcomes: collections.Counter[str] = collections.Counter()
@@ -57,11 +59,11 @@ def main() -> None:
         number += 1
         random = Random(f"{options.seed} {number}")
         maker = WireMaker(random, odd=number % 2 == 0)
-        data = maker.request()
+        data = maker.response() if options.responses else maker.request()
         if number % 2 == 0:
             data = maker.mutated(data)
         try:
-            outcome = check_reading(data)
+            outcome = check_response(data) if options.responses else check_reading(data)
             outcomes[outcome] += 1
             if outcome == "read" and options.tensors:
                 check_tensors(data)

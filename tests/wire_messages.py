@@ -1,8 +1,8 @@
-"""Serialized PredictRequests, good and bad, and what they mean according to Python protobuf.
+"""Serialized PredictRequests and -Responses, good and bad, and what they mean to Python protobuf.
 
 `WireMaker` puts messages together from raw pieces, so that they come in any order, packed or
 not, repeated, with unknown fields and with longer varints than needed. `check_reading` compares
-what tfsrv reads with what protobuf reads.
+what tfsrv reads with what protobuf reads, and `check_response` what its client reads.
 """
 
 from __future__ import annotations
@@ -16,12 +16,14 @@ from google.protobuf.message import DecodeError
 
 from tfsrv._proto import message_class
 from tfsrv._tensor_values import parse_predict_request
+from tfsrv.client._wire import read_predict_response
 from tfsrv.errors import Code, ServingError
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable
 
 PredictRequest = message_class("tensorflow.serving.PredictRequest")
+PredictResponse = message_class("tensorflow.serving.PredictResponse")
 TensorProto = message_class("tensorflow.TensorProto")
 
 DT_STRING = 7
@@ -241,6 +243,12 @@ class WireMaker:
             pieces.append(self.block(self.random.choice([5, 7]), b""))
         return self.shuffled(pieces + self.maybe_unknown())
 
+    def response(self) -> bytes:
+        """A PredictResponse."""
+        pieces = [self.block(2, self.model_spec()) for _ in range(self.random.choice([0, 1, 1, 2]))]
+        pieces += [self.block(1, self.entry()) for _ in range(self.random.choice([0, 1, 2, 4, 40]))]
+        return self.shuffled(pieces + self.maybe_unknown())
+
     def mutated(self, data: bytes) -> bytes:
         changed = bytearray(data)
         for _ in range(self.random.choice([1, 1, 2, 5])):
@@ -276,9 +284,19 @@ SUB_MESSAGES: dict[tuple[int, ...], set[int]] = {
     (): {1, 2}, (1,): {2}, (2,): {2}, (2, 2): {2}, (2, 2, 2): {2},
 }  # fmt: skip
 RARE_FIELDS: dict[tuple[int, ...], set[int]] = {(): {5, 7}, (2, 2): {14, 15}}
+# The same of a PredictResponse, whose fields have each other's numbers.
+SUB_MESSAGES_OF_RESPONSE: dict[tuple[int, ...], set[int]] = {
+    (): {1, 2}, (2,): {2}, (1,): {2}, (1, 2): {2}, (1, 2, 2): {2},
+}  # fmt: skip
+RARE_FIELDS_OF_RESPONSE: dict[tuple[int, ...], set[int]] = {(1, 2): {14, 15}}
 
 
-def uses_rare(data: bytes, path: tuple[int, ...] = ()) -> bool:
+def uses_rare(
+    data: bytes,
+    path: tuple[int, ...] = (),
+    sub_messages: dict[tuple[int, ...], set[int]] = SUB_MESSAGES,
+    rare_fields: dict[tuple[int, ...], set[int]] = RARE_FIELDS,
+) -> bool:
     """Whether a request has a group or a field that tfsrv leaves to Python protobuf.
 
     It is looked at up to the first thing that is not valid.
@@ -288,7 +306,7 @@ def uses_rare(data: bytes, path: tuple[int, ...] = ()) -> bool:
         while at < len(data):
             key, at = read_varint(data, at)
             number, wire_type = key >> 3, key & 7
-            if wire_type == 3 or (wire_type == 2 and number in RARE_FIELDS.get(path, ())):
+            if wire_type == 3 or (wire_type == 2 and number in rare_fields.get(path, ())):
                 return True
             if wire_type == 0:
                 _, at = read_varint(data, at)
@@ -298,8 +316,8 @@ def uses_rare(data: bytes, path: tuple[int, ...] = ()) -> bool:
                 at += 4
             elif wire_type == 2:
                 size, at = read_varint(data, at)
-                if number in SUB_MESSAGES.get(path, ()) and uses_rare(
-                    data[at : at + size], (*path, number)
+                if number in sub_messages.get(path, ()) and uses_rare(
+                    data[at : at + size], (*path, number), sub_messages, rare_fields
                 ):
                     return True
                 at += size
@@ -464,6 +482,71 @@ def check_reading(data: bytes) -> str:
         fail(data, f"{outcome} by protobuf, but read as {read}")
     if read != expected:
         fail(data, f"{expected} by protobuf, but read as {read}")
+    return outcome
+
+
+def expected_response(data: bytes) -> dict[str, tuple[int, Any, Any]] | None:
+    """Dtype, shape and values of each output, from Python protobuf; None if one cannot be read.
+
+    DecodeError, TooLarge.
+    """
+    response: Any = PredictResponse.FromString(data)
+    expected: dict[str, tuple[int, Any, Any]] = {}
+    readable = True
+    for alias, tensor in response.outputs.items():
+        values = expected_values(tensor)
+        shape = tuple(dim.size for dim in tensor.tensor_shape.dim)
+        readable = readable and values is not None and can_be_an_array(shape, tensor.dtype)
+        expected[alias] = (tensor.dtype, shape, values)
+    return expected if readable else None
+
+
+def can_be_an_array(shape: tuple[int, ...], dtype: int) -> bool:
+    """Whether numpy takes it: it has limits of its own."""
+    size = 8 if dtype == DT_STRING else element_size(dtype)
+    try:
+        np.empty(shape, f"V{size}")
+    except ValueError:
+        return False
+    return True
+
+
+def check_response(data: bytes) -> str:
+    """Compare what the client reads; "read", "unreadable", "refused", "rare" or "too large"."""
+    expected: dict[str, tuple[int, Any, Any]] | None = None
+    outcome = "read"
+    try:
+        expected = expected_response(data)
+        outcome = "unreadable" if expected is None else "read"
+    except DecodeError:
+        outcome = "refused"
+    except TooLarge:
+        outcome = "too large"
+    try:
+        outputs, *spec = read_predict_response(data, 1 << 24)
+    except ServingError as error:
+        if "no array can be made" in error.message:
+            tables = (SUB_MESSAGES_OF_RESPONSE, RARE_FIELDS_OF_RESPONSE)
+            is_rare = uses_rare(data, (), *tables)
+            return "rare" if is_rare else fail(data, "there is nothing rare in it")
+        texts = {"refused": "cannot be decoded", "unreadable": "cannot be read"}
+        if outcome == "too large" or texts.get(outcome, "?") in error.message:
+            return outcome
+        fail(data, f"{outcome} by protobuf, but {error}")
+    if outcome == "too large":
+        return outcome
+    if expected is None:
+        fail(data, f"{outcome} by protobuf, but read as {outputs}")
+    if outputs.keys() != expected.keys():
+        fail(data, f"{expected} by protobuf, but read as {outputs}")
+    for alias, (dtype, shape, values) in expected.items():
+        array = outputs[alias]
+        read = array.reshape(-1).tolist() if dtype == DT_STRING else array.tobytes()
+        if array.shape != shape or read != values or not array.flags.writeable:
+            fail(data, f"{expected} by protobuf, but read as {outputs}")
+    told = PredictResponse.FromString(data).model_spec  # type: ignore[attr-defined]
+    if spec != [told.name, told.version.value, told.signature_name]:
+        fail(data, f"{told} by protobuf, but read as {spec}")
     return outcome
 
 

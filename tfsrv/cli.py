@@ -25,16 +25,21 @@ from tfsrv.flags import (
 _TRUTHS = ("true", "false", "1", "0", "yes", "no", "on", "off")
 _KERAS_SUFFIXES = (".keras", ".h5", ".hdf5")
 _CHECK = "check"  # the first word; a directory of that name is ./check
+_COMMANDS = ("predict", "show")  # likewise; they have options of their own
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Run the server, or check a file.
+    """Run the server, check a file, or carry out a command.
 
     Returns the exit status: 2 for a wrong command line, 1 for a failed start or a file with
     problems.
     """
+    if arguments is None:
+        arguments = sys.argv[1:]
+    if arguments and arguments[0] in _COMMANDS:
+        return _command(arguments[0], arguments[1:])
     try:
-        line = parse(sys.argv[1:] if arguments is None else arguments)
+        line = parse(arguments)
         if line.boolean("help"):
             print(help_text(), end="")
             return 0
@@ -52,6 +57,19 @@ def main(arguments: Sequence[str] | None = None) -> int:
         print(f"Failed to start server. Error: {error}", file=sys.stderr)
         return 1
     return _serve(options, _notes(line, options))
+
+
+def _command(name: str, arguments: Sequence[str]) -> int:
+    """The exit status of a command that is no server's."""
+    from tfsrv.commands.command_line import run  # and with it numpy and gRPC
+
+    if name == "show":
+        from tfsrv.commands.show import show
+
+        return run(show, arguments)
+    from tfsrv.commands.predict import predict
+
+    return run(predict, arguments)
 
 
 def _check(line: CommandLine) -> int:

@@ -240,6 +240,8 @@ def help_text(width: int = 100) -> str:
         "  tfsrv --model_config_file=FILE                  serve the models that FILE lists",
         "  tfsrv check FILE                                look for mistakes in such a FILE and in",
         "                                                  its directories; exits with 1 for any",
+        "  tfsrv show DIR|HOST:PORT                        print versions and signatures of models",
+        "  tfsrv predict HOST:PORT MODEL JSON              send one request (see predict --help)",
         "  tfsrv ./check                                   serve a directory called check\n",
         "`python -m tfsrv` is the same as `tfsrv`. A flag is written --name=value or --name value;"
         "\na boolean --name, --noname or --name=false.",

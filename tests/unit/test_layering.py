@@ -19,7 +19,7 @@ LAYERS = [
     {"flags"},
     {"flag_table"},
     {"parts"},
-    {"server", "checking"},
+    {"server", "checking", "commands"},
     {"frontends"},
     {"handlers"},
     {"batching_log", "housekeeping", "plugins"},
@@ -27,7 +27,8 @@ LAYERS = [
     {"further_sources", "model_config_poller", "model_listing", "reloading", "version_labels"},
     {"servables", "sources"},
     {"core"},
-    {"metrics", "batching"},  # reads the engine's counters; the engine's scheduler for everybody
+    # Read the engine's counters; the engine's scheduler for everybody; a client for everybody.
+    {"metrics", "batching", "client"},
     {"engine"},
     {
         "errors",
@@ -178,6 +179,11 @@ def test_no_file_needs_itself_through_others() -> None:
     done: set[Path] = set()
     for file in sorted(below):
         visit(file, ())
+
+
+def test_only_commands_use_the_client() -> None:
+    users = {room(importer) for importer, imported in edges(ROOT) if room(imported) == "client"}
+    assert users <= {"client", "commands", "cli"}
 
 
 @pytest.mark.parametrize("package", ["tensorflow", "tensorflow_serving", "keras"])
