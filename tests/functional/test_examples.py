@@ -207,16 +207,28 @@ def trained(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, str]:
 @pytest.fixture(scope="module")
 def reader_of_digits(trained: tuple[Path, str]) -> Iterator[str]:
     """The address of a server of that model."""
-    if find_spec("tensorflow_serving") is None:
-        pytest.skip("needs tensorflow-serving-api")
     with serving({"mnist": trained[0]}) as server:
         yield server.address()
 
 
+@pytest.fixture(params=["client.py", "client_light.py"])
+def sender(request: pytest.FixtureRequest) -> Path:
+    """A client that sends digits."""
+    if request.param == "client.py" and find_spec("tensorflow_serving") is None:
+        pytest.skip("needs tensorflow-serving-api")
+    return MNIST / str(request.param)
+
+
 def ran(script: Path, *arguments: str | Path) -> subprocess.CompletedProcess[str]:
     """`script` after its end. It runs in a folder that is none of ours."""
-    command = [sys.executable, script, *arguments]
-    return subprocess.run(command, cwd="/", capture_output=True, text=True, check=False)
+    return subprocess.run(
+        [sys.executable, script, *arguments],
+        cwd="/",
+        env={**os.environ, "PYTHONPATH": str(ROOT)},
+        capture_output=True,
+        text=True,
+        check=False,
+    )
 
 
 def test_a_network_learns_digits_and_is_exported_whole(trained: tuple[Path, str]) -> None:
@@ -243,28 +255,26 @@ def test_signatures_of_the_network_name_their_methods(trained: tuple[Path, str])
 
 
 @pytest.mark.parametrize("option", ["--concurrency=1", "--concurrency=10", "--classify"])
-def test_few_digits_are_read_wrong(reader_of_digits: str, option: str) -> None:
-    done = ran(MNIST / "client.py", f"--server={reader_of_digits}", "--num_tests=400", option)
+def test_few_digits_are_read_wrong(reader_of_digits: str, sender: Path, option: str) -> None:
+    done = ran(sender, f"--server={reader_of_digits}", "--num_tests=400", option)
     assert (done.returncode, done.stderr) == (0, "")
     told = re.fullmatch(r"Inference error rate: ([\d.]+)%\n", done.stdout)
     assert told, done.stdout
     assert 0 < float(told[1]) <= 5  # the network is good, not perfect
 
 
-def test_calls_that_fail_are_errors_and_are_told(reader_of_digits: str) -> None:
-    done = ran(MNIST / "client.py", f"--server={reader_of_digits}", "--num_tests=7", "--model=nix")
+def test_calls_that_fail_are_errors_and_are_told(reader_of_digits: str, sender: Path) -> None:
+    done = ran(sender, f"--server={reader_of_digits}", "--num_tests=7", "--model=nix")
     failed = "7 × NOT_FOUND: Servable not found for request: Latest(nix)\n"
     assert (done.returncode, done.stderr) == (1, failed)
     assert done.stdout == "Inference error rate: 100.0%\n"
 
 
-def test_a_server_that_is_not_there_is_told() -> None:
-    if find_spec("tensorflow_serving") is None:
-        pytest.skip("needs tensorflow-serving-api")
+def test_a_server_that_is_not_there_is_told(sender: Path) -> None:
     with socket.socket() as taken:
         taken.bind(("127.0.0.1", 0))  # nobody listens there
         address = "{}:{}".format(*taken.getsockname())
-        done = ran(MNIST / "client.py", f"--server={address}", "--num_tests=7")
+        done = ran(sender, f"--server={address}", "--num_tests=7")
     assert done.returncode == 1
     assert re.fullmatch(r"7 × UNAVAILABLE: .*refused.*\n", done.stderr), done.stderr
     assert done.stdout == "Inference error rate: 100.0%\n"
