@@ -442,7 +442,7 @@ def read_predict_response(
         if result != WIRE_OK:
             raise ServingError(Code.INTERNAL, "The response cannot be decoded")
         return (
-            arrays_of(&view, most_bytes), text_of(view.model_name), view.version,
-            text_of(view.signature_name))
+            arrays_of(&view, most_bytes), text_of(view.spec.name), view.spec.version,
+            text_of(view.spec.signature_name))
     finally:
         predict_view_free(&view)
