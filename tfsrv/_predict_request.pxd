@@ -71,7 +71,6 @@ cdef void predict_view_free(PredictView* view) noexcept nogil
 cdef int wire_read_predict(const char* data, size_t size, PredictView* view) noexcept nogil
 
 # The parts of it that a PredictResponse has too.
-cdef int read_model_spec(PredictView* view, Bytes message) noexcept nogil
 cdef int read_input(PredictView* view, Bytes message) noexcept nogil
 cdef void drop_replaced_inputs(PredictView* view) noexcept nogil
 

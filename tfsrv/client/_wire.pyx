@@ -24,6 +24,7 @@ from libc.stdint cimport INT64_MAX, INT64_MIN, int64_t, uint32_t, uint64_t
 from libc.string cimport memcpy
 
 from tfsrv._buffer cimport Bytes
+from tfsrv._model_spec cimport model_spec_read
 from tfsrv._predict_request cimport (
     FEW_INPUTS,
     PredictView,
@@ -32,14 +33,12 @@ from tfsrv._predict_request cimport (
     predict_view_free,
     predict_view_init,
     read_input,
-    read_model_spec,
 )
 from tfsrv._tensor_proto cimport STRING_VAL
 from tfsrv._tensor_values cimport count_elements, expanded_bytes, read_strings, read_values
 from tfsrv._wire_format cimport (
     LARGEST_LENGTH,
     LENGTH_DELIMITED,
-    START_GROUP,
     VARINT,
     WIRE_BAD,
     WIRE_NO_MEMORY,
@@ -50,7 +49,7 @@ from tfsrv._wire_format cimport (
     put_varint,
     read_bytes,
     read_tag,
-    skip_value,
+    skip_unknown,
     varint_size,
 )
 
@@ -309,13 +308,9 @@ cdef int read_response(const char* data, size_t size, PredictView* view) noexcep
             at = read_bytes(at, end, &part)
             if at == NULL:
                 return WIRE_BAD
-            result = read_model_spec(view, part)
-        elif tag & 7 == START_GROUP:
-            return WIRE_RARE
+            result = model_spec_read(&view.spec, part)
         else:
-            at = skip_value(at, end, tag)
-            if at == NULL:
-                return WIRE_BAD
+            result = skip_unknown(&at, end, tag)
     if result == WIRE_OK and view.inputs_size > FEW_INPUTS:
         drop_replaced_inputs(view)
     return result
