@@ -2,26 +2,31 @@
 
 from __future__ import annotations
 
+import json
 import shlex
+from typing import Any
+
+import pytest
 
 from tfsrv._proto import parse_text
 from tfsrv.frontends.first_request import command
 
+VECTOR = "tensor_shape { dim { size: -1 } dim { size: 3 } }"
 
-def code(*signature_names: str, model: str = "m") -> str:
-    """The Python code of the command for a model with one input in each signature."""
-    signature = parse_text(
-        "tensorflow.SignatureDef",
-        'inputs { key: "x" value {'
-        " dtype: DT_INT64 tensor_shape { dim { size: -1 } dim { size: 3 } } } }",
-        "",
-    )
-    made = command("h:1", model, dict.fromkeys(signature_names, signature))
+
+def signature(dtype: str = "DT_INT64", shape: str = VECTOR) -> Any:
+    """A signature with one input."""
+    text = f'inputs {{ key: "x" value {{ dtype: {dtype} {shape} }} }}'
+    return parse_text("tensorflow.SignatureDef", text, "")
+
+
+def words(*signature_names: str, model: str = "m", of: Any = None) -> list[str]:
+    """The words behind "predict" of the command for a model with these signatures."""
+    made = command("h:1", model, dict.fromkeys(signature_names, of or signature()))
     assert made is not None
     assert "\n" not in made
-    _, dash_c, source = shlex.split(made)
-    assert dash_c == "-c"
-    return source
+    said = shlex.split(made)
+    return said[said.index("predict") + 1 :]
 
 
 def test_there_is_none_for_a_model_without_signatures() -> None:
@@ -29,14 +34,31 @@ def test_there_is_none_for_a_model_without_signatures() -> None:
 
 
 def test_asks_the_default_signature_if_there_is_one() -> None:
-    assert "signature_name" not in code("a", "serving_default")
-    assert r"signature_name: \"a\"" in code("b", "a")
+    assert words("a", "serving_default") == ["h:1", "m", '{"x": [[1, 1, 1]]}']
+    assert words("b", "a")[3:] == ["--signature=a"]
 
 
-def test_gives_open_dimensions_a_size() -> None:
-    source = code("serving_default")
-    assert "dtype: DT_INT64 tensor_shape { dim { size: 1 } dim { size: 3 } }" in source
+@pytest.mark.parametrize(
+    ("dtype", "shape", "value"),
+    [
+        ("DT_FLOAT", VECTOR, [[1.0, 1.0, 1.0]]),
+        ("DT_STRING", "tensor_shape { dim { size: -1 } }", [""]),
+        ("DT_BOOL", "tensor_shape { }", False),
+        ("DT_INT32", "tensor_shape { unknown_rank: true }", [1]),
+        ("DT_UINT8", "tensor_shape { dim { size: 0 } }", []),
+    ],
+)
+def test_writes_a_value_of_the_type_and_shape(dtype: str, shape: str, value: object) -> None:
+    _, _, inputs = words("serving_default", of=signature(dtype, shape))
+    assert json.loads(inputs) == {"x": value}
 
 
-def test_is_python_whatever_the_model_is_called() -> None:
-    compile(code("serving_default", model='it\'s "quoted" \\ ü'), "command", "exec")
+def test_leaves_long_inputs_to_be_filled_in() -> None:
+    image = "tensor_shape { dim { size: -1 } dim { size: 224 } dim { size: 224 } }"
+    _, _, inputs = words("serving_default", of=signature("DT_FLOAT", image))
+    assert inputs == '{"x": [...1.0]}'
+
+
+def test_is_one_word_whatever_the_model_is_called() -> None:
+    name = 'it\'s "quoted" \\ ü'
+    assert words("serving_default", model=name)[1] == name

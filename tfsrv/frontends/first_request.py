@@ -3,22 +3,28 @@
 from __future__ import annotations
 
 import json
+import math
+import os
 import shlex
+import shutil
 import sys
 from collections.abc import Mapping
 from typing import Any
 
-from tfsrv._proto import message_class
+from tfsrv._proto import pool
 
 DEFAULT_SIGNATURE = "serving_default"  # saved_model/signature_constants.h
-_DT_FLOAT = 1
+MOST_ELEMENTS = 32  # of all inputs, that are written out
+MOST_DIMS = 16  # beyond what anybody writes, lists are no help
+
+_STRING, _BOOL = "DT_STRING", "DT_BOOL"
+_FLOATS = ("DT_FLOAT", "DT_DOUBLE", "DT_HALF", "DT_BFLOAT16")
 
 
 def command(address: str, model: str, signature_defs: Mapping[str, Any]) -> str | None:
     """A shell command that asks `model` at `address`; None if it has no signature to ask for.
 
-    It needs only what tfsrv itself needs. Tensors are given by dtype and shape, dimensions that
-    are open as 1, and are zeros or empty strings then, whatever their type.
+    Dimensions that are open are 1. Inputs that would be long to write are left to be filled in.
     """
     name = (
         DEFAULT_SIGNATURE
@@ -27,35 +33,51 @@ def command(address: str, model: str, signature_defs: Mapping[str, Any]) -> str 
     )
     if not name:
         return None
-    request = _request_text(model, name, signature_defs[name])
-    code = (
-        "import grpc; from tfsrv._proto import *; "
-        'print(message_class("tensorflow.serving.PredictResponse").FromString('
-        f"grpc.insecure_channel({json.dumps(address)})"
-        '.unary_unary("/tensorflow.serving.PredictionService/Predict")('
-        f'parse_text("tensorflow.serving.PredictRequest", {json.dumps(request)}, "request")'
-        ".SerializeToString())))"
-    )
-    return f"{shlex.quote(sys.executable or 'python')} -c {shlex.quote(code)}"
+    words = [*_program(), "predict", address, model, _inputs(signature_defs[name])]
+    if name != DEFAULT_SIGNATURE:
+        words.append(f"--signature={name}")
+    return shlex.join(words)
 
 
-def _request_text(model: str, signature_name: str, signature_def: Any) -> str:
-    request: Any = message_class("tensorflow.serving.PredictRequest")()
-    request.model_spec.name = model
-    if signature_name != DEFAULT_SIGNATURE:
-        request.model_spec.signature_name = signature_name
-    for alias, info in signature_def.inputs.items():
-        tensor = request.inputs[alias]
-        tensor.dtype = info.dtype
-        for dim in info.tensor_shape.dim:
-            tensor.tensor_shape.dim.add(size=dim.size if dim.size >= 0 else 1)
-        if info.dtype == _DT_FLOAT:
-            tensor.float_val.append(1.0)
-    return _one_line(request)
+def _program() -> list[str]:
+    """The words that run tfsrv, as it is installed here."""
+    script = shutil.which("tfsrv")
+    beside = os.path.join(os.path.dirname(sys.executable or ""), "tfsrv")
+    if script is not None and os.path.realpath(script) == os.path.realpath(beside):
+        return ["tfsrv"]
+    return [sys.executable or "python", "-m", "tfsrv"]
 
 
-def _one_line(message: Any) -> str:
-    from google.protobuf import text_format
+def _inputs(signature_def: Any) -> str:
+    """JSON with a value for each input."""
+    shapes = {alias: _shape(info.tensor_shape) for alias, info in signature_def.inputs.items()}
+    is_short = sum(math.prod(shape) for shape in shapes.values()) <= MOST_ELEMENTS
+    values = {
+        alias: _nested(_element(info.dtype), shapes[alias] if is_short else [1])
+        for alias, info in sorted(signature_def.inputs.items())
+    }
+    text = json.dumps(values)
+    return text if is_short else text.replace("[", "[...")
 
-    text: str = text_format.MessageToString(message, as_one_line=True)
-    return text
+
+def _shape(shape: Any) -> list[int]:
+    """Without a rank: one element, as a vector."""
+    if shape.unknown_rank or len(shape.dim) > MOST_DIMS:
+        return [1]
+    return [dim.size if dim.size >= 0 else 1 for dim in shape.dim]
+
+
+def _element(data_type: int) -> object:
+    types = pool().FindEnumTypeByName("tensorflow.DataType").values_by_number
+    name = types[data_type].name if data_type in types else ""
+    if name == _STRING:
+        return ""
+    if name == _BOOL:
+        return False
+    return 1.0 if name in _FLOATS else 1
+
+
+def _nested(element: object, shape: list[int]) -> object:
+    for size in reversed(shape):
+        element = [element] * size
+    return element
