@@ -110,5 +110,5 @@ async def answer_stream(
     except (ServingError, asyncio.CancelledError):
         raise
     except Exception as error:
-        logging.getLogger("tfsrv").exception("%s failed", method.handler)
+        logging.getLogger("tfsrv").exception("%s failed", method.name)
         raise ServingError(INTERNAL, f"{type(error).__name__}: {error}") from error

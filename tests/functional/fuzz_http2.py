@@ -41,6 +41,8 @@ from tests.functional.http2_client import (
 PREFACE_BYTES = 24
 CONVERSATIONS = 300  # recorded once for each run; damaged anew for each attack
 PATHS = ["/t/Echo", "/t/Native", "/t/Spliced", "/t/Worker", "/t/Slow", "/t/Hold", "/t/Big"]
+STREAMS = ["/s/Echo", "/s/Sink", "/s/Deaf", "/s/Count", "/s/Flood", "/s/Wait", "/s/Fail"]
+BODIES = {"/t/Big": b"%d", "/s/Count": b"5 %d", "/s/Flood": b"%d", "/s/Fail": b"9 3 %d"}
 SETTINGS = {
     "max_in_flight_bytes": 64 << 20,
     "max_receive_message_bytes": 8 << 20,
@@ -84,10 +86,11 @@ def conversation(chance: random.Random) -> bytes:
 def request(http2: H2Connection, chance: random.Random, open_streams: list[int]) -> None:
     """One request, right or wrong in what it says of itself."""
     stream = http2.get_next_available_stream_id()
-    headers = {**REQUEST_HEADERS, ":path": chance.choice(PATHS)}
-    body = b"%d" % chance.randrange(100_000)
-    if headers[":path"] != "/t/Big":
-        body = chance.randbytes(chance.choice([0, 1, 100, 20_000]))
+    path = chance.choice([*PATHS, *STREAMS])
+    headers = {**REQUEST_HEADERS, ":path": path}
+    body = chance.randbytes(chance.choice([0, 1, 100, 20_000]))
+    if path in BODIES:
+        body = BODIES[path] % chance.randrange(100_000)
     data = message(body)
     if chance.random() < 0.3:
         headers["grpc-timeout"] = chance.choice(["0n", "1m", "20m", "1S", "99999999H", "x"])
@@ -104,6 +107,8 @@ def request(http2: H2Connection, chance: random.Random, open_streams: list[int])
         headers["x-long"] = "v" * chance.choice([8_000, 17_000, 60_000])
     if chance.random() < 0.2:
         data = chance.choice([data[:-1], data + data, data[:3], b"", message(b"", 0, 2**32 - 1)])
+    if path in STREAMS and chance.random() < 0.5:
+        data *= chance.choice([0, 2, 30])
     http2.send_headers(stream, list(headers.items()))
     window = http2.local_flow_control_window(stream)
     for at in range(0, min(len(data), window), 16_000):

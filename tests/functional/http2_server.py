@@ -108,17 +108,18 @@ class Methods:
 
     async def count(self, request: bytes) -> AsyncGenerator[bytes]:
         """For "NUMBER SIZE": so many messages of that size."""
-        number, size = map(int, request.split())
+        number, size = numbers(request, 2)
         for i in range(number):
             self.written += 1
             yield b"%0*d" % (size, i)
 
     async def flood(self, request: bytes) -> AsyncGenerator[bytes]:
         """Messages of the size that is asked for, for ever."""
+        (size,) = numbers(request, 1)
         with self.running():
             while True:
                 self.written += 1
-                yield b"f" * int(request)
+                yield b"f" * size
 
     async def wait(self, request: bytes) -> AsyncGenerator[bytes]:
         """One message at once, and one when it is released."""
@@ -129,10 +130,10 @@ class Methods:
 
     async def stream_fail(self, request: bytes) -> AsyncGenerator[bytes]:
         """For "CODE NUMBER MESSAGE": the error after so many messages."""
-        code, number, message = request.decode().split(" ", 2)
-        for _ in range(int(number)):
+        code, number = numbers(request, 2)
+        for _ in range(number):
             yield request
-        raise ServingError(int(code), message)
+        raise ServingError(code, b" ".join(request.split(b" ")[2:]).decode("utf-8", "replace"))
 
     async def stubborn(self, requests: AsyncIterator[bytes]) -> AsyncGenerator[bytes]:
         """Answers on, whatever happens to it."""
@@ -154,6 +155,14 @@ class Methods:
         except (asyncio.CancelledError, GeneratorExit):
             self.cancelled += 1
             raise
+
+
+def numbers(request: bytes, count: int) -> list[int]:
+    """The numbers that a request begins with."""
+    words = request.split(b" ")[:count]
+    if len(words) < count or not all(word.isdigit() and len(word) < 8 for word in words):
+        raise ServingError(Code.INVALID_ARGUMENT, "not numbers")
+    return [int(word) for word in words]
 
 
 class Server:

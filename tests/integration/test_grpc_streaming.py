@@ -40,6 +40,7 @@ class Fixture:
             "/s/Local": StreamingMethod("Local", self.echo, local_only=True),
             "/s/Count": StreamingMethod("Count", of_one_request(self.count)),
             "/s/Wait": StreamingMethod("Wait", of_one_request(self.wait)),
+            "/s/Flood": StreamingMethod("Flood", of_one_request(self.flood)),
             "/s/Fail": StreamingMethod("Fail", self.fail),
             "/t/Unary": PythonMethod("Unary", self.unary),
         }
@@ -62,6 +63,10 @@ class Fixture:
         except asyncio.CancelledError:
             self.cancelled.set()
             raise
+
+    async def flood(self, request: bytes) -> AsyncGenerator[bytes]:
+        while True:
+            yield request
 
     async def fail(self, requests: AsyncIterator[bytes]) -> AsyncGenerator[bytes]:
         async for request in requests:
@@ -169,7 +174,7 @@ def test_a_handler_that_crashes_is_an_internal_error(
 
     run(test)
     (record,) = caplog.records
-    assert "fail" in record.message
+    assert record.message == "Fail failed"
     assert record.exc_info is not None
 
 
@@ -199,6 +204,21 @@ def test_a_client_that_cancels_cancels_the_handler(transport: str) -> None:
             await asyncio.wait_for(fixture.cancelled.wait(), SECONDS)
 
     run(test)
+
+
+def test_clients_that_leave_in_the_middle_are_no_news(
+    transport: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    async def test() -> None:
+        async with serving(options(transport)) as fixture:
+            for i in range(200):
+                call = fixture.server_streaming("/s/Flood", b"x" * (i % 20) * 1000)
+                for _ in range(i % 7):
+                    await call.read()
+                call.cancel()
+
+    run(test)
+    assert not caplog.records
 
 
 def test_a_deadline_ends_the_call_and_cancels_the_handler(transport: str) -> None:

@@ -33,6 +33,7 @@ class FakeParts:
 
     def __init__(self) -> None:
         self.events: list[str] = []
+        self.health: list[str] = []  # what it was told
         self.held_by_workers = 0
         self.pending = {"m"}
         self.addresses: list[str] = []
@@ -51,6 +52,7 @@ class FakeParts:
             workers=_Workers(self),
             call_loop=_Calls(self),
             grpc_server=_Grpc(self),
+            health=_Health(self),
         )
 
     def decide(self, name: str) -> None:
@@ -96,6 +98,17 @@ class _Core:
 
     def signature_defs(self, name: str) -> Mapping[str, Any] | None:
         return self._parts.signatures
+
+
+class _Health:
+    def __init__(self, parts: FakeParts) -> None:
+        self._parts = parts
+
+    def opened(self) -> None:
+        self._parts.health.append("TensorFlow is open")
+
+    def drain(self) -> None:
+        self._parts.health.append(f"drain after {self._parts.events[-1:]}")
 
 
 class _Workers:
@@ -183,6 +196,19 @@ def test_opens_ports_before_models_and_stops_in_order() -> None:
         assert parts.events == ["workers start", "grpc starts", "core starts", *STOPS]
         assert parts.hurried_before == ["core starts"]
         assert parts.stopped_core_with != 0
+
+    run(test())
+
+
+def test_health_is_told_when_tensorflow_is_open_and_before_clients_are_told_to_go() -> None:
+    async def test() -> None:
+        parts, library = FakeParts(), FakeLibrary()
+        server = Server(options(), parts.make, lambda: library)
+        serving = asyncio.ensure_future(server.serve())
+        await until(lambda: parts.health == ["TensorFlow is open"])
+        server.stop()
+        await serving
+        assert parts.health == ["TensorFlow is open", "drain after ['core starts']"]
 
     run(test())
 

@@ -250,6 +250,20 @@ def test_states_can_be_heard(site: Site) -> None:
     assert heard[-1] is ManagerState.END
 
 
+def test_changes_of_the_list_of_models_can_be_heard(site: Site) -> None:
+    site.add("a", 1)
+    site.add("b", 1)
+    heard: list[tuple[str, ...]] = []
+    core = site.serve("a")
+    end = core.subscribe_models(heard.append)
+    reload(site, "a", "b")
+    reload(site, "b", "a")  # the same ones
+    core.remove_model("a")
+    end()
+    reload(site)
+    assert heard == [("a", "b"), ("b",)]
+
+
 @pytest.mark.parametrize(
     ("models", "message"),
     [

@@ -7,7 +7,7 @@ client has taken those before.
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Awaitable, Callable
 from typing import TypeAlias
 
 import grpc
@@ -39,7 +39,7 @@ class PortableStreams:
                 f"{method.name} is only answered on loopback and unix sockets",
             )
         charged = _Charged(aiter(requests))
-        answering = asyncio.ensure_future(answer_stream(method, charged, context.write))
+        answering = asyncio.ensure_future(answer_stream(method, charged, _sender(context)))
         answering.add_done_callback(charged.end)
         ending = asyncio.ensure_future(self._ending.wait())
         try:
@@ -58,6 +58,18 @@ class PortableStreams:
         """End the calls that there are then, and those that begin later, with UNAVAILABLE."""
         await asyncio.sleep(seconds)
         self._ending.set()
+
+
+def _sender(context: Context) -> Callable[[bytes], Awaitable[None]]:
+    """What sends a response, and ends the call when its client has left."""
+
+    async def send(response: bytes) -> None:
+        try:
+            await context.write(response)
+        except Exception:  # grpc's class for it is not public
+            raise ServingError(Code.CANCELLED, "CANCELLED") from None
+
+    return send
 
 
 class _Charged:
