@@ -54,6 +54,7 @@ WITH_TENSORFLOW = {
         "tests/integration/test_batch_tensors.py",
         "tests/integration/test_batched_predict.py",
         "tests/integration/test_predict.py",
+        "tests/integration/test_session_run.py",
     )
 }
 

@@ -12,11 +12,13 @@ from tfsrv._method import Method
 from tfsrv._python_method import PythonMethod
 
 Handler = Callable[[bytes], Awaitable[bytes]]
+TimedHandler = Callable[[bytes, float | None], Awaitable[bytes]]  # knows the seconds that are left
 MethodTable = Mapping[str, Method]  # by "/package.Service/Method"
 
 MODEL_MANAGEMENT = "/tfsrv.ModelManagement"
 PREDICTION_SERVICE = "/tensorflow.serving.PredictionService"
 MODEL_SERVICE = "/tensorflow.serving.ModelService"
+SESSION_SERVICE = "/tensorflow.serving.SessionService"
 
 
 def method_table(
@@ -25,6 +27,7 @@ def method_table(
     get_model_status: Handler,
     handle_reload_config_request: Handler,
     model_management: Mapping[str, Handler],
+    session_run: TimedHandler | None = None,
 ) -> MethodTable:
     """The table of all services; a path that is not in it is UNIMPLEMENTED.
 
@@ -40,6 +43,8 @@ def method_table(
             "HandleReloadConfigRequest", handle_reload_config_request
         ),
     }
+    if session_run is not None:
+        table[f"{SESSION_SERVICE}/SessionRun"] = PythonMethod("SessionRun", session_run, timed=True)
     for name, handler in model_management.items():
         table[f"{MODEL_MANAGEMENT}/{name}"] = PythonMethod(name, handler, local_only=True)
     return table
