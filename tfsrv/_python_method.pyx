@@ -13,7 +13,7 @@ from cpython.ref cimport Py_INCREF
 from libc.stdint cimport int64_t
 
 from tfsrv._buffer cimport buffer_append
-from tfsrv._call cimport Call, call_charge, call_set_error
+from tfsrv._call cimport Call, call_charge, call_set_error, call_set_serving_error
 from tfsrv._call_loop cimport CallLoop, call_finish
 from tfsrv._clock cimport NS_PER_S, now_ns
 from tfsrv._method cimport STARTED_DONE, STARTED_PYTHON, Method
@@ -105,6 +105,15 @@ cdef class _Coroutine:
         if self.call != NULL:
             self.end(CANCELLED, "CANCELLED", b"")
 
+    cdef void fail(self, error) noexcept:
+        """Answer with a ServingError."""
+        cdef Call* call = self.call
+        cdef CallLoop loop = <CallLoop>call.loop.call_loop
+        self.call = NULL
+        call_set_serving_error(call, error)
+        call_finish(call)
+        loop.flush()
+
     cdef void end(self, int code, str message, bytes response) noexcept:
         cdef Call* call = self.call
         cdef CallLoop loop = <CallLoop>call.loop.call_loop
@@ -133,7 +142,7 @@ async def _answer(handler: object, arguments: tuple[object, ...], _Coroutine cor
         response = await handler(*arguments)
         coroutine.end(OK, "", bytes(response))
     except ServingError as error:
-        coroutine.end(error.code or INTERNAL, error.message, b"")
+        coroutine.fail(error)
     except asyncio.CancelledError:
         coroutine.end(CANCELLED, "CANCELLED", b"")
     except BaseException as error:

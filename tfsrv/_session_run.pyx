@@ -30,9 +30,12 @@ from tfsrv._status cimport (
     FAILED_PRECONDITION,
     INTERNAL,
     INVALID_ARGUMENT,
+    INVALID_INPUT,
+    NO_REASON,
     NOT_FOUND,
     OK,
     RESOURCE_EXHAUSTED,
+    RUN_FAILED,
     Status,
     status_add_bytes,
     status_error,
@@ -55,7 +58,7 @@ from tfsrv._tf cimport (
 )
 from tfsrv._wire_format cimport WIRE_NO_MEMORY, WIRE_OK, WIRE_RARE
 
-from tfsrv.errors import ServingError
+from tfsrv.errors import ErrorDetails, Reason, ServingError
 
 cdef enum:
     FIRST_REF = 100         # DT_X_REF is DT_X + 100, tensorflow/core/framework/types.proto
@@ -84,6 +87,14 @@ def check_names(
     cdef TF_Graph* graph = (<SavedModelSession>session).session.graph
     if graph == NULL:
         raise ServingError(FAILED_PRECONDITION, "The session is closed")
+    try:
+        find_all(graph, feeds, fetches, targets)
+    except ServingError as error:
+        error.details = ErrorDetails(Reason.INVALID_INPUT, session.name, session.version)
+        raise
+
+
+cdef int find_all(TF_Graph* graph, feeds, fetches, targets) except -1:
     for name in feeds:
         find_feed(graph, name)
     for name in fetches:
@@ -95,6 +106,7 @@ def check_names(
     if missing:
         raise ServingError(
             NOT_FOUND, f"PruneForTargets: Some target nodes not found: {' '.join(missing)}")
+    return 0
 
 
 cdef TF_Operation* find_operation(TF_Graph* graph, str name) except? NULL:
@@ -260,7 +272,7 @@ cdef class _SessionRun:
             if self.status.code == OK:
                 result = self.write(nothing, as_content)
         if self.status.code != OK:
-            raise status_error(&self.status)
+            raise self.error(owner)
         if result == WIRE_NO_MEMORY:
             raise MemoryError
         if result != WIRE_OK:
@@ -338,6 +350,7 @@ cdef class _SessionRun:
     cdef int refuse_feed(self, int feed) noexcept nogil:
         status_set(&self.status, INVALID_ARGUMENT, "tensor parsing error: ")
         status_add_bytes(&self.status, self.views[feed].alias)
+        self.status.reason = INVALID_INPUT
         return INVALID_ARGUMENT
 
     cdef void run(
@@ -362,7 +375,8 @@ cdef class _SessionRun:
             self.outputs, self.fetches_size, <const TF_Operation* const*>self.targets,
             self.targets_size, self.metadata, tf_status)
         run_pool_give(pool)
-        take_status(tf_status, &self.status)
+        if take_status(tf_status, &self.status) != OK:
+            self.status.reason = RUN_FAILED
         delete_tensors(self.inputs, self.feeds_size)
 
     cdef int write(self, Bytes nothing, bint as_content) noexcept nogil:
@@ -377,6 +391,12 @@ cdef class _SessionRun:
         delete_tensors(self.outputs, self.fetches_size)
         message_seal(&self.message)
         return result
+
+    cdef object error(self, SavedModelSession owner):
+        error = status_error(&self.status)
+        if self.status.reason != NO_REASON:
+            error.details = ErrorDetails(Reason(self.status.reason), owner.name, owner.version)
+        return error
 
     cdef bytes response(self):
         cdef size_t size = self.message.left

@@ -12,6 +12,7 @@ from tfsrv._proto import message_class
 from tfsrv.handlers.session_run_request import (
     Names,
     Signature,
+    aliases_of,
     predict_request,
     read_question,
     session_run_response,
@@ -158,6 +159,16 @@ def test_a_signature_knows_its_tensors_by_any_of_their_names() -> None:
     assert SIGNATURE.aliases(names_of(["x"], ["y:0", "x", "y"])) == Names(
         {"x": "in"}, {"y:0": "out", "x": "same", "y": "out"}
     )
+
+
+def test_a_signature_without_other_outputs_is_preferred() -> None:
+    both = Signature("both", {("x", 0): "x"}, {("y", 0): "y", ("z", 0): "z"})
+    first = Signature("first", {("x", 0): "x"}, {("y", 0): "y"})
+    asked = names_of(["x"], ["y"])
+    assert aliases_of([both, first], asked)[0] == "first"
+    assert aliases_of([both, both], asked)[0] == "both"
+    assert aliases_of([both], names_of(["x"], ["z", "y:0"]))[0] == "both"
+    assert aliases_of([both], names_of(["y"], ["z"])) == (None, names_of(["y"], ["z"]))
 
 
 @pytest.mark.parametrize(

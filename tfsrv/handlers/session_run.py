@@ -33,6 +33,7 @@ from tfsrv.handlers.session_run_request import (
     Question,
     Signature,
     Tensor,
+    aliases_of,
     fed_twice,
     outputs_of,
     predict_request,
@@ -111,6 +112,7 @@ class SessionRun:
                     Code.FAILED_PRECONDITION, "The servable is no SavedModel: it has no session."
                 )
             _check(question.message)
+            await self._look_at(session)
             signature, names = self._as_signature(session, question)
             if signature is not None:
                 return await self._run_signature(handle, question, signature, names, deadline)
@@ -130,12 +132,7 @@ class SessionRun:
         if message.tensor_name_is_alias:
             name = message.model_spec.signature_name or "serving_default"
             return (name, given) if is_plain else (None, _tensors_of(session, name, given))
-        if is_plain:
-            for signature in self._know(session).signatures:
-                aliases = signature.aliases(given)
-                if aliases is not None:
-                    return signature.name, aliases
-        return None, given
+        return aliases_of(self._known[session].signatures, given) if is_plain else (None, given)
 
     async def _run_signature(
         self,
@@ -155,7 +152,7 @@ class SessionRun:
         except ServingError as error:
             gone = f"Servable not found for request: Specific({handle.name}, {handle.version})"
             if error.message == gone and not question.message.model_spec.HasField("version"):
-                raise _Gone(error.code, error.message) from None
+                raise _Gone(error.code, error.message, error.details) from None
             raise
         return session_run_response(_model_spec(handle), outputs_of(response), aliases.fetches, b"")
 
@@ -164,7 +161,7 @@ class SessionRun:
     def _claim(self, session: SavedModelSession, asked: _Asked) -> None:
         """Check that the graph has all of it, and that it is not one set too many."""
         check_names(session, asked.feeds, asked.fetches, asked.targets)
-        sets = self._know(session).sets
+        sets = self._known[session].sets
         if asked.key not in sets:
             if len(sets) >= MAX_SETS:
                 raise ServingError(
@@ -234,11 +231,11 @@ class SessionRun:
 
         return work
 
-    def _know(self, session: SavedModelSession) -> _Known:
-        known = self._known.get(session)
-        if known is None:
-            known = self._known[session] = _Known(signatures_of(session))
-        return known
+    async def _look_at(self, session: SavedModelSession) -> None:
+        """Know the session: off the loop, for some have thousands of signatures."""
+        if session not in self._known:
+            signatures = await self._threads.run(lambda: signatures_of(session))
+            self._known.setdefault(session, _Known(signatures))
 
     @staticmethod
     def _now() -> float:

@@ -164,6 +164,24 @@ class Signature:
         )
 
 
+def aliases_of(signatures: Iterable[Signature], tensors: Names) -> tuple[str | None, Names]:
+    """The signature that runs these tensors, by name, and its aliases for them.
+
+    Best of all one that has no other outputs: then it is what Predict runs most. None, and the
+    tensors, if there is none.
+    """
+    found: tuple[str | None, Names] = None, tensors
+    for signature in signatures:
+        aliases = signature.aliases(tensors)
+        if aliases is None:
+            continue
+        if len(set(aliases.fetches.values())) == len(signature.outputs):
+            return signature.name, aliases
+        if found[0] is None:
+            found = signature.name, aliases
+    return found
+
+
 def signatures_of(session: SavedModelSession) -> list[Signature]:
     """Those that Predict runs and that have an alias for each tensor that they feed."""
     found = []
