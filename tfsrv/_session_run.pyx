@@ -267,7 +267,7 @@ cdef class _SessionRun:
         cdef char* options_data = with_pool
         cdef size_t options_size = <size_t>len(options)
         with nogil:
-            if self.make_inputs(max_message_bytes) == OK:
+            if self.make_inputs(size, max_message_bytes) == OK:
                 self.run(session, options_data, options_size, timed)
             if self.status.code == OK:
                 result = self.write(nothing, as_content)
@@ -317,7 +317,7 @@ cdef class _SessionRun:
                 raise ServingError(INVALID_ARGUMENT, f"There is no tensor for the feed {feeds[i]}")
         return 0
 
-    cdef int make_inputs(self, size_t max_message_bytes) noexcept nogil:
+    cdef int make_inputs(self, size_t request_bytes, size_t max_message_bytes) noexcept nogil:
         """The tensors that are fed. Sets the status; returns its code."""
         cdef int64_t total = 0
         cdef int64_t size
@@ -333,12 +333,8 @@ cdef class _SessionRun:
                     &self.status, RESOURCE_EXHAUSTED,
                     "The request's tensors are larger than a message may be.")
             total += size
-        total += <int64_t>predict_view_bytes(&self.view)
-        if not budget_take(total):
-            return status_set(
-                &self.status, RESOURCE_EXHAUSTED,
-                "Too many bytes are in flight (--max_in_flight_bytes).")
-        self.charged = total
+        if not self.charge(total + <int64_t>(request_bytes + predict_view_bytes(&self.view))):
+            return self.status.code
         for i in range(self.feeds_size):
             result = tensor_from_view(&self.view, self.views[i], &self.inputs[i])
             if result == -2:
@@ -346,6 +342,16 @@ cdef class _SessionRun:
             if result != 0:
                 return self.refuse_feed(i)
         return OK
+
+    cdef bint charge(self, int64_t bytes) noexcept nogil:
+        """Count bytes as in flight as long as this lives; False, and a status, if there is no room."""
+        if not budget_take(bytes):
+            status_set(
+                &self.status, RESOURCE_EXHAUSTED,
+                "Too many bytes are in flight (--max_in_flight_bytes).")
+            return False
+        self.charged += bytes
+        return True
 
     cdef int refuse_feed(self, int feed) noexcept nogil:
         status_set(&self.status, INVALID_ARGUMENT, "tensor parsing error: ")
@@ -390,6 +396,8 @@ cdef class _SessionRun:
             &self.message, self.datas, self.fetches_size, nothing, 0, nothing, as_content, 0, NULL)
         delete_tensors(self.outputs, self.fetches_size)
         message_seal(&self.message)
+        if result == WIRE_OK:
+            self.charge(2 * <int64_t>self.message.left)  # it is about to be copied
         return result
 
     cdef object error(self, SavedModelSession owner):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -10,12 +11,18 @@ from typing import Any
 import pytest
 
 from tests.conftest import tensorflow_version
-from tests.graphs import FLOAT, STRING, Graph, answers, floats, request
+from tests.graphs import FLOAT, STRING, Graph, PredictRequest, answers, floats, request
 from tfsrv._budget import in_flight_bytes, set_max_in_flight_bytes
+from tfsrv._call_loop import CallLoop
 from tfsrv._proto import message_class
+from tfsrv._python_method import PythonMethod
+from tfsrv._run import run
+from tfsrv._serving_map import ServingMap
 from tfsrv._session import SavedModelSession
 from tfsrv._session_run import check_names, run_tensors, tensor_name
 from tfsrv.errors import Code, ServingError
+from tfsrv.handlers.servables import Servables
+from tfsrv.handlers.session_run import SessionRun
 
 pytestmark = pytest.mark.skipif(tensorflow_version() is None, reason="needs TensorFlow")
 
@@ -120,13 +127,81 @@ def test_the_memory_that_tensors_take_is_limited(session: SavedModelSession) -> 
     )
 
 
+def test_the_memory_that_outputs_take_is_limited(session: SavedModelSession) -> None:
+    message = request(x=range(1000))
+    set_max_in_flight_bytes(15_000)
+    assert run_tensors(session, message, ["x"], ["one"], [])
+    code, said = refused(session, message, ["x"], ["y"], [])
+    assert (code, said) == (
+        Code.RESOURCE_EXHAUSTED,
+        "Too many bytes are in flight (--max_in_flight_bytes).",
+    )
+
+
+def test_a_version_that_goes_before_predict_finds_it_gives_way_to_the_next(
+    tmp_path: Path,
+) -> None:
+    graph = Graph()
+    x = graph.add("x", "Placeholder", dtype=FLOAT)
+    y = graph.add("y", "Identity", x, T=FLOAT)
+    graph.sign("serving_default", {"in": x}, {"out": y})
+    folder = graph.save(tmp_path / "1")
+    first, second = (
+        SavedModelSession.load(folder, name="m", version=version) for version in (1, 2)
+    )
+    serving_map = ServingMap()
+    serving_map.publish({"m": {1: first}})
+    asked: list[int] = []
+
+    async def predict(serialized: bytes) -> bytes:
+        message: Any = PredictRequest.FromString(serialized)
+        asked.append(message.model_spec.version.value)
+        assert (list(message.inputs), list(message.output_filter)) == (["in"], ["out"])
+        if len(asked) < 2:
+            serving_map.publish({"m": {2: second}})
+            serving_map.acquire("m", asked[0])  # raises
+        return run(second, serialized)
+
+    async def ask(**spec: int) -> Any:
+        loop = asyncio.get_running_loop()
+        calls = CallLoop(loop)
+        servables = Servables(serving_map, lambda _: None, loop)
+        session_run = SessionRun(servables, PythonMethod("Predict", predict), calls)
+        question: Any = message_class("tensorflow.serving.SessionRunRequest")(fetch=["y:0"])
+        question.model_spec.name = "m"
+        if spec:
+            question.model_spec.version.value = spec["version"]
+        question.feed.add(name="x", tensor=floats(3))
+        try:
+            response = await session_run(question.SerializeToString(), None)
+        finally:
+            calls.close()
+        return message_class("tensorflow.serving.SessionRunResponse").FromString(response)
+
+    response = asyncio.run(ask())
+    assert asked == [1, 2]
+    assert response.model_spec.version.value == 2
+    assert [(named.name, list(named.tensor.float_val)) for named in response.tensor] == [
+        ("y:0", [3.0])
+    ]
+    # Who asks for the version by its number is told that it is gone.
+    asked.clear()
+    serving_map.publish({"m": {1: first}})
+    with pytest.raises(ServingError, match="not found for request: Specific"):
+        asyncio.run(ask(version=1))
+    assert asked == [1]
+    serving_map.publish({})
+    for session in (first, second):
+        session.close()
+
+
 def test_runs_go_on_side_by_side(session: SavedModelSession) -> None:
-    def run(i: int) -> list[Any]:
+    def run_one(i: int) -> list[Any]:
         response, _ = run_tensors(session, request(x=(i, 2 * i)), ["x"], ["y"], [])
         return answers(response)["y"]
 
     with ThreadPoolExecutor(4) as pool:
-        assert list(pool.map(run, range(100))) == [[i + 1.0, 2 * i + 1.0] for i in range(100)]
+        assert list(pool.map(run_one, range(100))) == [[i + 1.0, 2 * i + 1.0] for i in range(100)]
 
 
 def test_a_session_that_is_closed_runs_nothing(tmp_path: Path) -> None:

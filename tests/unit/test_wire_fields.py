@@ -8,7 +8,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from tfsrv._budget import in_flight_bytes, set_max_in_flight_bytes
 from tfsrv._proto import message_class
+from tfsrv.errors import ServingError
 from tfsrv.handlers.session_run_request import (
     Names,
     Signature,
@@ -135,17 +137,34 @@ def test_what_a_feed_has_besides_is_ignored_and_its_parts_merge() -> None:
 def test_a_response_has_outputs_in_the_order_of_the_fetches() -> None:
     tensor = TensorProto(dtype=3, int_val=[1])
     outputs = {"a": memoryview(tensor.SerializeToString()), "b": memoryview(b"")}
-    fetches = {"b:0": "b", "a": "a", "a:0": "a"}
+    fetches = ["b:0", "a", "a:0", "a"]
+    names = Names({}, {"b:0": "b", "a": "a", "a:0": "a"})
     response = Response.FromString(
-        session_run_response(ModelSpec(name="m"), outputs, fetches, b"\x1a\x00")
+        session_run_response(ModelSpec(name="m"), outputs, fetches, names, b"\x1a\x00")
     )
     assert [(named.name, named.tensor) for named in response.tensor] == [
         ("b:0", TensorProto()),
         ("a", tensor),
         ("a:0", tensor),
+        ("a", tensor),
     ]
     assert response.model_spec.name == "m"
     assert len(response.metadata.partition_graphs) == 1
+
+
+def test_a_response_that_repeats_too_much_is_not_put_together() -> None:
+    output = memoryview(bytes(1 << 20))
+    names = Names({}, {"a": "a"})
+    with pytest.raises(ServingError, match="larger than a message may be"):
+        session_run_response(ModelSpec(), {"a": output}, ["a"] * 2048, names)
+    set_max_in_flight_bytes(10 << 20)
+    try:
+        with pytest.raises(ServingError, match="Too many bytes are in flight"):
+            session_run_response(ModelSpec(), {"a": output}, ["a"] * 10, names)
+        assert session_run_response(ModelSpec(), {"a": output}, ["a"] * 9, names)
+    finally:
+        set_max_in_flight_bytes(2**63 - 1)
+    assert in_flight_bytes() == 0
 
 
 SIGNATURE = Signature("s", {("x", 0): "in"}, {("y", 0): "out", ("x", 0): "same"})

@@ -91,11 +91,11 @@ class SessionRun:
         """Answer one request within `seconds`. Raises ServingError."""
         if len(request) > self._max_message_bytes:
             raise ServingError(Code.RESOURCE_EXHAUSTED, "Received message larger than max")
+        deadline = None if seconds is None else self._now() + seconds
         if len(request) <= IN_LOOP_BYTES:
             question = read_question(request)
         else:
             question = await self._threads.run(lambda: read_question(request))
-        deadline = None if seconds is None else self._now() + seconds
         for _ in range(TRIES - 1):
             try:
                 return await self._answer(question, deadline)
@@ -154,7 +154,8 @@ class SessionRun:
             if error.message == gone and not question.message.model_spec.HasField("version"):
                 raise _Gone(error.code, error.message, error.details) from None
             raise
-        return session_run_response(_model_spec(handle), outputs_of(response), aliases.fetches, b"")
+        fetches = question.message.fetch
+        return session_run_response(_model_spec(handle), outputs_of(response), fetches, aliases)
 
     # -- alone
 
@@ -226,7 +227,11 @@ class SessionRun:
                 max_message_bytes=self._max_message_bytes,
             )
             return session_run_response(
-                model_spec, outputs_of(response), asked.names.fetches, metadata
+                model_spec,
+                outputs_of(response),
+                question.message.fetch,
+                asked.names,
+                metadata,
             )
 
         return work

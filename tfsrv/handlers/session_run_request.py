@@ -13,6 +13,7 @@ from typing import Any
 
 from google.protobuf.message import DecodeError
 
+from tfsrv._budget import give_in_flight_bytes, take_in_flight_bytes
 from tfsrv._proto import message_class
 from tfsrv._session import SavedModelSession
 from tfsrv._session_run import tensor_name
@@ -20,6 +21,7 @@ from tfsrv.errors import Code, ServingError
 from tfsrv.handlers.wire_fields import LENGTH_DELIMITED, Malformed, bytes_field, fields
 
 MAX_FIELDS = 10_000  # feeds, fetches and targets together
+MAX_RESPONSE_BYTES = 2**31 - 1  # of protobuf
 MAX_REST_BYTES = 1 << 20  # of all but the feeds: Python's protobuf reads it
 
 # Of signatures that Predict runs, --enable_signature_method_name_check or not.
@@ -99,20 +101,42 @@ def predict_request(
 
 
 def session_run_response(
-    model_spec: Any, outputs: Mapping[str, memoryview], fetches: Mapping[str, str], metadata: bytes
+    model_spec: Any,
+    outputs: Mapping[str, memoryview],
+    fetches: Iterable[str],
+    names: Names,
+    metadata: bytes = b"",
 ) -> bytes:
-    """The SessionRunResponse with `outputs` under the names in `fetches`, in their order.
+    """The SessionRunResponse with what was fetched, in the order of `fetches`.
 
-    `fetches` tells for each name that was fetched which of the outputs it is.
+    `names` tells which of the outputs each one is; it may be there several times. Raises
+    ServingError if the response is too large.
     """
     message: Any = message_class("tensorflow.serving.SessionRunResponse")()
     message.model_spec.CopyFrom(model_spec)
     parts: Parts = []
-    for name, output in fetches.items():
-        parts += bytes_field(1, *bytes_field(1, name.encode()), *bytes_field(2, outputs[output]))
+    for name in fetches:
+        tensor = bytes_field(2, outputs[names.fetches[name]])
+        parts += bytes_field(1, *bytes_field(1, name.encode()), *tensor)
     if metadata:
         parts += bytes_field(2, metadata)
-    return b"".join([*parts, message.SerializeToString()])
+    parts.append(message.SerializeToString())
+    return _joined(parts)
+
+
+def _joined(parts: Parts) -> bytes:
+    """All of it, if there may be a message of that size."""
+    size = sum(map(len, parts))
+    if size > MAX_RESPONSE_BYTES:
+        raise ServingError(Code.RESOURCE_EXHAUSTED, "The response is larger than a message may be.")
+    if not take_in_flight_bytes(size):
+        raise ServingError(
+            Code.RESOURCE_EXHAUSTED, "Too many bytes are in flight (--max_in_flight_bytes)."
+        )
+    try:
+        return b"".join(parts)
+    finally:
+        give_in_flight_bytes(size)  # whoever sends it takes it from the budget again
 
 
 def outputs_of(predict_response: bytes) -> dict[str, memoryview]:
