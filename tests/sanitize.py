@@ -37,6 +37,7 @@ TESTS = (
     "tests/unit/test_buffer.py",
     "tests/unit/test_call.py",
     "tests/unit/test_counters.py",
+    "tests/unit/test_error_details.py",
     "tests/unit/test_grpc_text.py",
     "tests/unit/test_memory.py",
     "tests/unit/test_message.py",
@@ -55,6 +56,7 @@ WITH_TENSORFLOW = {
         "tests/integration/test_batch_tensors.py",
         "tests/integration/test_batched_predict.py",
         "tests/integration/test_predict.py",
+        "tests/integration/test_session_run.py",
     )
 }
 
@@ -62,6 +64,7 @@ WITH_TENSORFLOW = {
 LEFT_OUT = {
     "leak": (
         "tests/unit/test_arrays.py",
+        "tests/unit/test_error_details.py",
         "tests/unit/test_predict_python.py",
         "tests/unit/test_wire.py",
     )

@@ -11,6 +11,8 @@ from tfsrv._batching cimport PUSHED_FULL, PUSHED_LATE, PUSHED_TOO_LARGE
 from tfsrv._status cimport (
     DEADLINE_EXCEEDED,
     INVALID_ARGUMENT,
+    INVALID_INPUT,
+    QUEUE_FULL,
     RESOURCE_EXHAUSTED,
     UNAVAILABLE,
     status_add,
@@ -28,8 +30,10 @@ cdef void tell_refused(
         status_add_int(status, task.rows)
         status_add(status, " is larger than maximum input batch size ")
         status_add_int(status, queue.settings.max_request_rows)
+        status.reason = INVALID_INPUT
     elif pushed == PUSHED_FULL:
         tell_full(queue, task, status)
+        status.reason = QUEUE_FULL
     elif pushed == PUSHED_LATE:
         status_set(status, DEADLINE_EXCEEDED, "Deadline Exceeded")
     else:

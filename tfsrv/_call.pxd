@@ -57,6 +57,8 @@ cdef struct Call:
     int parse_result
     PredictView view
     Servable* servable      # one reference; NULL when there is none
+    bint has_version        # `version` is that of the servable, or of the one that was held
+    int64_t version
     void* signature         # of `servable`, as its handler knows it
     # Others than the loop's thread set it with the GIL only, with which the loop reads it.
     void* counters          # Counters of what was asked; NULL: not known yet
@@ -101,6 +103,9 @@ cdef Call* call_new(LoopState* loop) noexcept nogil
 cdef void call_free(Call* call) noexcept nogil
 cdef void call_free_memory(Call* call) noexcept nogil
 cdef void call_set_error(Call* call, int code, str message) noexcept
+cdef void call_set_serving_error(Call* call, object error) noexcept
+cdef object call_error(const Call* call)
+cdef Bytes call_signature_name(const Call* call) noexcept nogil
 cdef void call_release_servable(Call* call) noexcept nogil
 cdef void call_take_spare(Call* call, size_t needed) noexcept nogil
 cdef void* call_scratch(Call* call, size_t size) noexcept nogil

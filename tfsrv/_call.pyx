@@ -7,6 +7,7 @@ call's loop. A loop keeps some calls with their memory, and the memory of one la
 from cpython.bytes cimport PyBytes_AS_STRING
 from libc.stdint cimport int64_t
 from libc.stdlib cimport calloc, free
+from libc.string cimport memcpy
 
 from tfsrv._atomic cimport load_acquire_int
 from tfsrv._budget cimport budget_give, budget_take, budget_take_low
@@ -21,7 +22,22 @@ from tfsrv._buffer cimport (
 from tfsrv._message cimport message_clear, message_free, message_init
 from tfsrv._predict_request cimport predict_view_clear, predict_view_free, predict_view_init
 from tfsrv._servable cimport servable_release
-from tfsrv._status cimport status_add_bytes, status_clear, status_free, status_init, status_set
+from tfsrv._status cimport (
+    INTERNAL,
+    INVALID_INPUT,
+    NO_REASON,
+    QUEUE_FULL,
+    RUN_FAILED,
+    SIGNATURE_NOT_FOUND,
+    status_add_bytes,
+    status_clear,
+    status_error,
+    status_free,
+    status_init,
+    status_set,
+)
+
+from tfsrv.errors import ErrorDetails, Reason
 
 cdef int FREE_CALLS = 1024                   # kept for reuse by each loop
 cdef size_t KEPT_BYTES = 16384               # of a buffer of a call that is kept
@@ -90,6 +106,7 @@ cdef void call_free(Call* call) noexcept nogil:
     call.forget = NULL
     call.turn = NULL
     call.charged_bytes = 0
+    call.has_version = False
     call.signature = NULL
     call.counters = NULL
     call.wanted = NULL
@@ -140,6 +157,8 @@ cdef void call_free_memory(Call* call) noexcept nogil:
 
 cdef void call_release_servable(Call* call) noexcept nogil:
     if call.servable != NULL:
+        call.version = call.servable.version  # an error will tell which one it was
+        call.has_version = True
         servable_release(call.servable)
         call.servable = NULL
 
@@ -177,3 +196,64 @@ cdef void call_set_error(Call* call, int code, str message) noexcept:
     status_set(&call.status, code, "")  # first: without memory for the text it is an error still
     text = message.encode("utf-8", "replace")
     status_add_bytes(&call.status, Bytes(PyBytes_AS_STRING(text), <size_t>len(text)))
+
+
+cdef void call_set_serving_error(Call* call, error) noexcept:
+    """The same of a ServingError, with its details. Of a call without a view of its request."""
+    call_set_error(call, error.code or INTERNAL, error.message)
+    try:
+        set_details(call, error.details)
+    except BaseException:
+        call.status.reason = NO_REASON  # the code and the message say enough
+
+
+cdef int set_details(Call* call, details) except -1:
+    """Put ErrorDetails where native code has them: names in the view, which lie in scratch memory."""
+    cdef bytes names
+    cdef char* at
+    if details is None:
+        return 0
+    model, label, signature = [
+        text.encode("utf-8", "replace") for text in (details.model, details.label, details.signature)]
+    names = model + label + signature
+    at = <char*>call_scratch(call, <size_t>len(names) + 1)
+    if at == NULL:
+        raise MemoryError
+    memcpy(at, PyBytes_AS_STRING(names), <size_t>len(names))
+    call.view.spec.name = Bytes(at, <size_t>len(model))
+    at += len(model)
+    call.view.spec.version_label = Bytes(at, <size_t>len(label))
+    call.view.spec.has_version_label = len(label) > 0
+    at += len(label)
+    call.view.spec.signature_name = Bytes(at, <size_t>len(signature))
+    call.has_version = details.version is not None
+    call.version = details.version or 0
+    call.status.reason = details.reason
+    return 0
+
+
+cdef object call_error(const Call* call):
+    """The ServingError that the call was answered with."""
+    error = status_error(&call.status)
+    if call.status.reason != NO_REASON:
+        error.details = ErrorDetails(
+            Reason(call.status.reason),
+            text_of(call.view.spec.name),
+            call.version if call.has_version else call.view.spec.version if call.view.spec.has_version else None,
+            text_of(call.view.spec.version_label),
+            text_of(call_signature_name(call)),
+        )
+    return error
+
+
+cdef Bytes call_signature_name(const Call* call) noexcept nogil:
+    """The signature that an error is about, the default one too; none if it is about another thing."""
+    if call.status.reason not in (SIGNATURE_NOT_FOUND, INVALID_INPUT, RUN_FAILED, QUEUE_FULL):
+        return Bytes(NULL, 0)
+    if call.view.spec.present and call.view.spec.signature_name.size == 0:
+        return Bytes(b"serving_default", 15)
+    return call.view.spec.signature_name  # of a call that Python answered, as it said
+
+
+cdef str text_of(Bytes text):
+    return text.data[:text.size].decode("utf-8", "replace") if text.size else ""

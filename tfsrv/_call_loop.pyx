@@ -22,6 +22,7 @@ from tfsrv._atomic cimport cas_weak_ptr, exchange_ptr, load_relaxed_ptr, store_r
 from tfsrv._buffer cimport Bytes, buffer_append, buffer_free
 from tfsrv._call cimport (
     call_charge,
+    call_error,
     call_free,
     call_free_memory,
     call_new,
@@ -42,11 +43,11 @@ from tfsrv._status cimport (
     CANCELLED,
     DEADLINE_EXCEEDED,
     INTERNAL,
+    MODEL_LOADING,
     OK,
     RESOURCE_EXHAUSTED,
     UNAVAILABLE,
     status_add_bytes,
-    status_error,
     status_set,
 )
 from tfsrv._thread cimport EFD_CLOEXEC, EFD_NONBLOCK, close, eventfd, read, write
@@ -233,6 +234,7 @@ cdef void expire(Call* call, int64_t now) noexcept:
             status_set(&call.status, UNAVAILABLE, "Model ")
             status_add_bytes(&call.status, call.view.spec.name)
             status_add_bytes(&call.status, Bytes(b" is still loading", 17))
+            call.status.reason = MODEL_LOADING
         call_finish(call)
         return
     if call.counters != NULL:
@@ -335,7 +337,7 @@ cdef class _Invocation:
             return
         if not self.future.done():
             if call.status.code != OK:
-                self.future.set_exception(status_error(&call.status))
+                self.future.set_exception(call_error(call))
             else:
                 self.future.set_result(response_bytes(call))
         call_free(call)

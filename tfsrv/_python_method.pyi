@@ -4,9 +4,16 @@ from tfsrv._method import Method
 
 class PythonMethod(Method):
     @property
-    def handler(self) -> Callable[[bytes], Awaitable[bytes]]: ...
+    def handler(self) -> Callable[..., Awaitable[bytes]]: ...
     @property
     def local_only(self) -> bool: ...
+    @property
+    def timed(self) -> bool: ...
     def __init__(
-        self, name: str, handler: Callable[[bytes], Awaitable[bytes]], *, local_only: bool = False
+        self,
+        name: str,
+        handler: Callable[..., Awaitable[bytes]],
+        *,
+        local_only: bool = False,
+        timed: bool = False,
     ) -> None: ...

@@ -13,8 +13,9 @@ from cpython.ref cimport Py_INCREF
 from libc.stdint cimport int64_t
 
 from tfsrv._buffer cimport buffer_append
-from tfsrv._call cimport Call, call_charge, call_set_error
+from tfsrv._call cimport Call, call_charge, call_set_error, call_set_serving_error
 from tfsrv._call_loop cimport CallLoop, call_finish
+from tfsrv._clock cimport NS_PER_S, now_ns
 from tfsrv._method cimport STARTED_DONE, STARTED_PYTHON, Method
 from tfsrv._counters cimport counters_of
 from tfsrv._message cimport message_clear, message_seal
@@ -47,15 +48,22 @@ cdef class PythonMethod(Method):
     The handler raises ServingError for what goes wrong, and is cancelled when its caller leaves
     or its deadline passes. With `local_only` it never sees calls that did not come from this
     machine (see frontends/peers.py), nor those of which nobody says where they came from: they
-    are PERMISSION_DENIED.
+    are PERMISSION_DENIED. A `timed` one is called as `handler(request, seconds)`: so much time is
+    left until its deadline, or None.
     """
 
     def __init__(
-        self, name: str, handler: Callable[[bytes], Awaitable[bytes]], *, local_only: bool = False
+        self,
+        name: str,
+        handler: Callable[..., Awaitable[bytes]],
+        *,
+        local_only: bool = False,
+        timed: bool = False,
     ) -> None:
         self.name = name
         self.handler = handler
         self.local_only = local_only
+        self.timed = timed
         self.counters = counters_of("", 0, "", name)  # which model is asked for, it does not know
         self.context = <void*>self
         self.start = start_python
@@ -68,7 +76,9 @@ cdef void launch(Call* call, PythonMethod method) noexcept:
         request = PyBytes_FromStringAndSize(call.body.data, <Py_ssize_t>call.body.size)
         coroutine = _Coroutine.__new__(_Coroutine)
         coroutine.call = call
-        task = (<CallLoop>call.loop.call_loop).loop.create_task(_answer(method.handler, request, coroutine))
+        arguments = (request, seconds_left(call)) if method.timed else (request,)
+        task = (<CallLoop>call.loop.call_loop).loop.create_task(
+            _answer(method.handler, arguments, coroutine))
         task.add_done_callback(coroutine.ended)
     except BaseException as error:
         call_set_error(call, INTERNAL, f"{type(error).__name__}: {error}")
@@ -80,6 +90,11 @@ cdef void launch(Call* call, PythonMethod method) noexcept:
     call.task = <void*>task
 
 
+cdef object seconds_left(const Call* call):
+    """Until the call's deadline; None if it has none."""
+    return None if call.deadline_ns == 0 else max(0.0, (call.deadline_ns - now_ns()) / <double>NS_PER_S)
+
+
 cdef class _Coroutine:
     """What a coroutine holds of the call that it answers."""
 
@@ -89,6 +104,15 @@ cdef class _Coroutine:
         """The task is over. One that was cancelled before its first step has run nothing of answer()."""
         if self.call != NULL:
             self.end(CANCELLED, "CANCELLED", b"")
+
+    cdef void fail(self, error) noexcept:
+        """Answer with a ServingError."""
+        cdef Call* call = self.call
+        cdef CallLoop loop = <CallLoop>call.loop.call_loop
+        self.call = NULL
+        call_set_serving_error(call, error)
+        call_finish(call)
+        loop.flush()
 
     cdef void end(self, int code, str message, bytes response) noexcept:
         cdef Call* call = self.call
@@ -112,13 +136,13 @@ cdef class _Coroutine:
         loop.flush()
 
 
-async def _answer(handler: object, request: bytes, _Coroutine coroutine) -> None:
+async def _answer(handler: object, arguments: tuple[object, ...], _Coroutine coroutine) -> None:
     """Run a Python handler for one call; never raises."""
     try:
-        response = await handler(request)
+        response = await handler(*arguments)
         coroutine.end(OK, "", bytes(response))
     except ServingError as error:
-        coroutine.end(error.code or INTERNAL, error.message, b"")
+        coroutine.fail(error)
     except asyncio.CancelledError:
         coroutine.end(CANCELLED, "CANCELLED", b"")
     except BaseException as error:

@@ -48,6 +48,7 @@ from tfsrv._serving_table cimport (
     FOUND,
     PENDING,
     UNKNOWN_LABEL,
+    UNKNOWN_MODEL,
     Model,
     Table,
     table_find,
@@ -58,7 +59,7 @@ from tfsrv._serving_table cimport (
 )
 from tfsrv._thread cimport write
 
-from tfsrv.errors import Code, ServingError
+from tfsrv.errors import Code, ErrorDetails, Reason, ServingError
 
 cdef enum:
     CACHE_LINE = 64         # bytes
@@ -265,7 +266,10 @@ cdef class ServingMap:
     def acquire(
         self, name: str, version: int | None = None, label: str | None = None
     ) -> ServableHandle:
-        """A handle on a version, on the one a label stands for, or on the highest one loaded."""
+        """A handle on a version, on the one a label stands for, or on the highest one loaded.
+
+        Raises ServingError: UNAVAILABLE while the model's first version is on its way.
+        """
         if version is not None and label is not None:
             raise ValueError("give a version or a label, not both")
         cdef ServableHandle handle = ServableHandle.__new__(ServableHandle)
@@ -283,13 +287,23 @@ cdef class ServingMap:
         handle._servable = NULL
         if result == UNKNOWN_LABEL:
             raise ServingError(
-                Code.INVALID_ARGUMENT, f"Unrecognized servable version label: {label}")
+                Code.INVALID_ARGUMENT,
+                f"Unrecognized servable version label: {label}",
+                ErrorDetails(Reason.LABEL_NOT_FOUND, name, label=label))
         if result == PENDING:
-            raise ServingError(Code.UNAVAILABLE, f"Model {name} is still loading")
+            raise ServingError(
+                Code.UNAVAILABLE,
+                f"Model {name} is still loading",
+                ErrorDetails(Reason.MODEL_LOADING, name, version, label or ""))
         request = f"Latest({name})"
         if version is not None or label is not None:
             request = f"Specific({name}, {wanted if label is None else label_version})"
-        raise ServingError(Code.NOT_FOUND, f"Servable not found for request: {request}")
+        reason = Reason.MODEL_NOT_FOUND if result == UNKNOWN_MODEL else Reason.VERSION_NOT_FOUND
+        raise ServingError(
+            Code.NOT_FOUND,
+            f"Servable not found for request: {request}",
+            ErrorDetails(
+                reason, name, version if label is None else label_version, label or ""))
 
     def drain(self, name: str, version: int, timeout_seconds: float | None) -> bool:
         """Wait until a version that was left out has no handle, and let go of its object.

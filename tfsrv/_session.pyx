@@ -49,6 +49,7 @@ from tfsrv._status cimport (
     INVALID_ARGUMENT,
     NOT_FOUND,
     RESOURCE_EXHAUSTED,
+    RUN_FAILED,
     Status,
     status_add_bytes,
     status_clear,
@@ -234,6 +235,7 @@ cdef int session_run(
                 signature, bits, fetched, fetches_size, wanted, answers_size, outputs)
     else:
         take_status(tf_status, status)
+        status.reason = RUN_FAILED
         for i in range(fetches_size):  # some are there when a later one could not be converted
             if fetched[i] != NULL:
                 api.DeleteTensor(fetched[i])

@@ -25,8 +25,21 @@ cdef enum Code:  # https://grpc.github.io/grpc/core/md_doc_statuscodes.html
     UNAUTHENTICATED = 16
 
 
+cdef enum Reason:  # tfsrv.errors.Reason
+    NO_REASON = 0           # none that a program would want to know
+    MODEL_NOT_FOUND = 1
+    VERSION_NOT_FOUND = 2
+    LABEL_NOT_FOUND = 3
+    SIGNATURE_NOT_FOUND = 4
+    MODEL_LOADING = 5
+    QUEUE_FULL = 6
+    INVALID_INPUT = 7
+    RUN_FAILED = 8
+
+
 cdef struct Status:
     int code                # a Code
+    int reason              # a Reason; status_set and status_clear take it back
     Buffer message          # owned; UTF-8 when it comes from us, anything when from the wire
 
 cdef void status_init(Status* status) noexcept nogil

@@ -4,6 +4,7 @@ A message is built in pieces, `status_set` first:
 
     status_set(status, NOT_FOUND, "Could not find version ")
     status_add_int(status, 7)
+    status.reason = VERSION_NOT_FOUND
 
 Nothing here fails: without memory the message is shorter, and so it is when a client sent a name
 of megabytes.
@@ -24,6 +25,7 @@ cdef size_t LONGEST = 65536  # bytes of a message; gRPC clients get the first 1,
 
 cdef void status_init(Status* status) noexcept nogil:
     status.code = OK
+    status.reason = NO_REASON
     buffer_init(&status.message)
 
 
@@ -35,12 +37,14 @@ cdef void status_free(Status* status) noexcept nogil:
 cdef void status_clear(Status* status) noexcept nogil:
     """OK again; the message's memory is kept for the next one."""
     status.code = OK
+    status.reason = NO_REASON
     status.message.size = 0
 
 
 cdef int status_set(Status* status, int code, const char* text) noexcept nogil:
     """Replace code and message. Returns `code`, so that a caller can return it at once."""
     status.code = code
+    status.reason = NO_REASON
     status.message.size = 0
     buffer_append_text(&status.message, text)
     return code
@@ -49,6 +53,7 @@ cdef int status_set(Status* status, int code, const char* text) noexcept nogil:
 cdef void status_copy(Status* target, const Status* source) noexcept nogil:
     """Have `target` say what `source` says."""
     target.code = source.code
+    target.reason = source.reason
     target.message.size = 0
     status_add_bytes(target, Bytes(source.message.data, source.message.size))
 
@@ -91,3 +96,17 @@ def make_error(code: int, text: bytes, *parts: int | bytes) -> ServingError:
         return status_error(&status)
     finally:
         status_free(&status)
+
+
+def reasons() -> dict[str, int]:
+    """The numbers that native code has for tfsrv.errors.Reason."""
+    return {
+        "MODEL_NOT_FOUND": MODEL_NOT_FOUND,
+        "VERSION_NOT_FOUND": VERSION_NOT_FOUND,
+        "LABEL_NOT_FOUND": LABEL_NOT_FOUND,
+        "SIGNATURE_NOT_FOUND": SIGNATURE_NOT_FOUND,
+        "MODEL_LOADING": MODEL_LOADING,
+        "QUEUE_FULL": QUEUE_FULL,
+        "INVALID_INPUT": INVALID_INPUT,
+        "RUN_FAILED": RUN_FAILED,
+    }

@@ -171,6 +171,7 @@ def options_from(line: CommandLine) -> ServerOptions:
         wait_for_models=line.number("wait_for_models"),
         enable_model_management=line.boolean("enable_model_management"),
         enable_reload_rpc=line.boolean("enable_reload_rpc"),
+        enable_session_service=line.boolean("enable_session_service"),
         port=None if port == 0 and socket_path else port,
         grpc_socket_path=socket_path,
         bind_address="127.0.0.1" if own_machine_only else line.text("bind_address"),

@@ -103,6 +103,7 @@ class ServerOptions:
     reload_timeout_seconds: float = 300.0
     enable_model_management: bool = False
     enable_reload_rpc: bool = True
+    enable_session_service: bool = False
 
     port: int | None = 8500  # 0: any free port; None: no TCP
     grpc_socket_path: str = ""

@@ -1,4 +1,4 @@
-"""One error type for the whole server, and the one table of codes.
+"""One error type for the whole server, the one table of codes, and the one of reasons.
 
 Codes are gRPC's (https://grpc.github.io/grpc/core/md_doc_statuscodes.html); the HTTP statuses
 are those of TensorFlow Serving's util/net_http/server/public/response_code_enum.h mapping.
@@ -6,6 +6,7 @@ are those of TensorFlow Serving's util/net_http/server/public/response_code_enum
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from enum import IntEnum
 
 
@@ -52,13 +53,42 @@ HTTP_STATUS: dict[Code, int] = {
 }
 
 
+class Reason(IntEnum):
+    """Why a request about a model failed, for programs: the `reason` of a google.rpc.ErrorInfo.
+
+    Codes are too few to tell: NOT_FOUND may be a model, a version, or a file that a graph reads.
+    Native code has the same numbers (_status.pxd).
+    """
+
+    MODEL_NOT_FOUND = 1  # nothing of that name is loaded or on its way
+    VERSION_NOT_FOUND = 2  # the version, or the one that the label stands for, is not loaded
+    LABEL_NOT_FOUND = 3
+    SIGNATURE_NOT_FOUND = 4
+    MODEL_LOADING = 5  # its first version is on its way: try again
+    QUEUE_FULL = 6  # too much waits for the model: try again
+    INVALID_INPUT = 7  # what is fed or asked for does not fit the signature
+    RUN_FAILED = 8  # the model itself failed on it
+
+
+@dataclass(frozen=True)
+class ErrorDetails:
+    """What a program may want to know of an error, as far as it is known."""
+
+    reason: Reason
+    model: str = ""
+    version: int | None = None  # that was asked for, or that answered
+    label: str = ""
+    signature: str = ""
+
+
 class ServingError(Exception):
     """A request, a load or a configuration that failed, with the code its caller will see.
 
-    What plug-ins give as a message is often another exception: its text is taken.
+    What plug-ins give as a message is often another exception: its text is taken. gRPC clients
+    get `details` as a google.rpc.ErrorInfo.
     """
 
-    def __init__(self, code: int, message: object) -> None:
+    def __init__(self, code: int, message: object, details: ErrorDetails | None = None) -> None:
         text = message if isinstance(message, str) else str(message)
         super().__init__(text)
         try:
@@ -66,6 +96,7 @@ class ServingError(Exception):
         except ValueError:  # TensorFlow's codes are open ended
             self.code = Code.UNKNOWN
         self.message = text
+        self.details = details
 
     def __str__(self) -> str:
         return f"{self.code.name}: {self.message}"

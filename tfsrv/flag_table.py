@@ -119,6 +119,11 @@ FLAG_GROUPS: dict[str, tuple[Flag, ...]] = {
             "sockets only. (Ours.)",
         ),
         Flag(
+            "enable_session_service",
+            False,
+            "Answer SessionService.SessionRun, which runs any part of a model's graph. (Ours.)",
+        ),
+        Flag(
             "enable_model_warmup",
             True,
             "Replay assets.extra/tf_serving_warmup_requests before a version becomes available.",

@@ -38,6 +38,7 @@ from tfsrv.handlers.model_management import ModelManagement
 from tfsrv.handlers.python_threads import PythonThreads
 from tfsrv.handlers.reload import HandleReloadConfigRequest
 from tfsrv.handlers.servables import Servables
+from tfsrv.handlers.session_run import SessionRun
 from tfsrv.handlers.status import GetModelStatus
 from tfsrv.housekeeping import Housekeeping
 from tfsrv.plugins import BUILT_IN_PLATFORMS, load_platforms, load_source
@@ -72,6 +73,9 @@ def make_parts(options: ServerOptions, loop: asyncio.AbstractEventLoop) -> Parts
             enabled=options.enable_reload_rpc,
         ),
         model_management(core, options) if options.enable_model_management else {},
+        session_run(servables, runs[warmup.PREDICT], call_loop, options)
+        if options.enable_session_service
+        else None,
     )
     health = None
     if options.enable_grpc_healthcheck_service:
@@ -142,6 +146,19 @@ def model_management(core: ServerCore, options: ServerOptions) -> dict[str, Hand
         "SetModel": handlers.set_model,
         "RemoveModel": handlers.remove_model,
     }
+
+
+def session_run(
+    servables: Servables, predict: PredictMethod, call_loop: CallLoop, options: ServerOptions
+) -> SessionRun:
+    """The handler of SessionService."""
+    return SessionRun(
+        servables,
+        predict,
+        call_loop,
+        as_content=options.enable_serialization_as_tensor_content,
+        max_message_bytes=options.grpc_channel_arguments.max_receive_message_length,
+    )
 
 
 class _AllWorkers:

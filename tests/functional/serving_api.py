@@ -101,6 +101,12 @@ class ServingApi:
         """GetModelMetadata: the version, and the SignatureDefs in text format by name."""
         return self._call("model_metadata", address, name)  # type: ignore[no-any-return]
 
+    def session_run(
+        self, address: str, name: str, feeds: dict[str, Array], fetches: list[str]
+    ) -> list[tuple[str, Array]]:
+        """SessionRun: what was fetched, in its order."""
+        return self._call("session_run", address, name, feeds, fetches)  # type: ignore[no-any-return]
+
     def _call(self, what: str, *arguments: Any) -> Any:
         assert self._process.stdin is not None
         assert self._process.stdout is not None

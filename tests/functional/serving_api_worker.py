@@ -20,6 +20,7 @@ from tensorflow_serving.apis import (
     model_service_pb2_grpc,
     predict_pb2,
     prediction_service_pb2_grpc,
+    session_service_pb2,
 )
 
 from tests.functional.serving_api import Answer, Question, receive, send
@@ -119,6 +120,23 @@ def model_metadata(address: str, name: str) -> tuple[int, dict[str, str]]:
     return response.model_spec.version.value, signatures
 
 
+def session_run(
+    address: str, name: str, feeds: dict[str, Any], fetches: list[str]
+) -> list[tuple[str, Any]]:
+    request = session_service_pb2.SessionRunRequest(fetch=fetches)
+    request.model_spec.name = name
+    for key, values in feeds.items():
+        request.feed.add(name=key).tensor.CopyFrom(tf.make_tensor_proto(values))
+    with grpc.insecure_channel(address, OPTIONS) as channel:
+        call = channel.unary_unary(  # the package has no stub of it
+            "/tensorflow.serving.SessionService/SessionRun",
+            request_serializer=session_service_pb2.SessionRunRequest.SerializeToString,
+            response_deserializer=session_service_pb2.SessionRunResponse.FromString,
+        )
+        response = call(request, timeout=5.0)
+    return [(named.name, tf.make_ndarray(named.tensor)) for named in response.tensor]
+
+
 def work(questions: IO[bytes], answers: IO[bytes]) -> None:
     """Answer until nobody asks. A failure is a text."""
     todo = {
@@ -126,6 +144,7 @@ def work(questions: IO[bytes], answers: IO[bytes]) -> None:
         "predict_at_once": predict_at_once,
         "model_status": model_status,
         "model_metadata": model_metadata,
+        "session_run": session_run,
     }
     while True:
         try:

@@ -11,7 +11,7 @@ import pytest
 from tfsrv._proto import message_class, parse_text
 from tfsrv._servable import NativeServable
 from tfsrv._serving_map import ServingMap
-from tfsrv.errors import Code, ServingError
+from tfsrv.errors import Code, ErrorDetails, Reason, ServingError
 from tfsrv.handlers.metadata import GetModelMetadata
 from tfsrv.handlers.servables import Servables
 
@@ -287,10 +287,13 @@ def test_a_model_that_does_not_come_after_all_is_not_found() -> None:
 
 
 def test_waits_for_a_bounded_time() -> None:
-    assert refused(f"model_spec {{ name: 'm' }} {FIELD}", {}, pending=["m"]) == (
+    with pytest.raises(ServingError) as caught:
+        ask(f"model_spec {{ name: 'm' }} {FIELD}", {}, pending=["m"])
+    assert (caught.value.code, caught.value.message) == (
         Code.UNAVAILABLE,
         "Model m is still loading",
     )
+    assert caught.value.details == ErrorDetails(Reason.MODEL_LOADING, "m")
 
 
 def test_lets_go_of_the_servable() -> None:

@@ -33,7 +33,7 @@ from tfsrv._proto import message_class
 from tfsrv._serving_map import ServingMap
 from tfsrv._workers import WorkerPool
 from tfsrv.core.predict_servable import PredictServable
-from tfsrv.errors import Code, ServingError
+from tfsrv.errors import Code, ErrorDetails, Reason, ServingError
 from tfsrv.handlers._predict import PredictMethod
 from tfsrv.handlers.python_threads import PythonThreads
 from tfsrv.metrics import RequestMetrics, snapshot
@@ -742,6 +742,10 @@ def test_a_full_queue_is_unavailable() -> None:
         await until(lambda: site.calls.in_flight == 3)
         full = (Code.UNAVAILABLE, "The queue of the servable is full; try again.")
         assert await site.refusal(predict_request("m")) == full
+        with pytest.raises(ServingError) as caught:
+            await site.ask(predict_request("m"))
+        about = ErrorDetails(Reason.QUEUE_FULL, "m", 3, "", "serving_default")
+        assert caught.value.details == about
         tasks[-1].cancel()  # makes room
         await asyncio.gather(tasks.pop(), return_exceptions=True)
         tasks.append(asyncio.ensure_future(site.ask(predict_request("m", {"x": X}))))

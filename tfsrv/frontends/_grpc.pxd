@@ -7,4 +7,6 @@ from tfsrv._buffer cimport Buffer, Bytes
 cdef int64_t parse_timeout(Bytes text) noexcept nogil
 cdef bint is_grpc_content_type(Bytes text) noexcept nogil
 cdef bint has_token(Bytes text, Bytes token) noexcept nogil
+cdef char* CUT_MARK
+cdef size_t kept_size(Bytes text) noexcept nogil
 cdef int encode_message(Bytes text, Buffer* into) noexcept nogil

@@ -9,6 +9,7 @@ from tfsrv._buffer cimport buffer_append, buffer_free, buffer_init
 from tfsrv._clock cimport NS_PER_MS, NS_PER_S, NS_PER_US
 
 cdef size_t LONGEST_MESSAGE = 1024  # bytes; TensorFlow Serving's grpc_status_util.cc cuts there
+cdef char* CUT_MARK = b"...TRUNCATED"  # 12 bytes, behind a message that was cut
 cdef char* HEX_DIGITS = b"0123456789ABCDEF"
 
 
@@ -73,20 +74,26 @@ cdef bint has_token(Bytes text, Bytes token) noexcept nogil:
     return False
 
 
+cdef size_t kept_size(Bytes text) noexcept nogil:
+    """How many bytes of an error's text its client gets: 1,024 at most, whole characters only."""
+    cdef size_t size = text.size
+    if size > LONGEST_MESSAGE:
+        size = LONGEST_MESSAGE
+        while size > 0 and (<unsigned char>text.data[size] & 0xC0) == 0x80:
+            size -= 1  # a continuation byte: its character begins further left
+    return size
+
+
 cdef int encode_message(Bytes text, Buffer* into) noexcept nogil:
     """Append `text` percent-encoded, as grpc-message wants it. 0, or -1 without memory.
 
     Longer texts than 1,024 bytes are cut, never inside a character, and end in "...TRUNCATED".
     """
-    cdef size_t size = text.size
+    cdef size_t size = kept_size(text)
     cdef size_t i
     cdef unsigned char byte
     cdef char encoded[3]
     cdef int failed = 0
-    if size > LONGEST_MESSAGE:
-        size = LONGEST_MESSAGE
-        while size > 0 and (<unsigned char>text.data[size] & 0xC0) == 0x80:
-            size -= 1  # a continuation byte: its character begins further left
     for i in range(size):
         byte = <unsigned char>text.data[i]
         if 0x20 <= byte <= 0x7E and byte != c"%":
@@ -97,7 +104,7 @@ cdef int encode_message(Bytes text, Buffer* into) noexcept nogil:
             encoded[2] = HEX_DIGITS[byte & 15]
             failed |= buffer_append(into, encoded, 3)
     if size < text.size:
-        failed |= buffer_append(into, b"...TRUNCATED", 12)
+        failed |= buffer_append(into, CUT_MARK, 12)
     return failed
 
 

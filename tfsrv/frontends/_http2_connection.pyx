@@ -30,6 +30,7 @@ from tfsrv._status cimport (
     UNKNOWN,
 )
 from tfsrv._streaming_method cimport StreamingMethod
+from tfsrv.frontends._error_details cimport write_details
 from tfsrv.frontends._grpc cimport encode_message, has_token, is_grpc_content_type, parse_timeout
 from tfsrv.frontends._grpc_messages cimport LONGEST_MESSAGE, PREFIX, message_length, write_prefix
 from tfsrv.frontends._http2 cimport OUTPUT_BYTES, Http2Server
@@ -421,10 +422,11 @@ cdef class Connection:
 
     cdef void refuse_bytes(self, Stream* stream, int code, Bytes text, const char* http_status) noexcept:
         """Answer with an error: headers that are trailers as well."""
-        cdef nghttp2_nv fields[5]
-        cdef Buffer message
+        cdef nghttp2_nv fields[6]
+        cdef Buffer message, details
         cdef size_t size = 3
         buffer_init(&message)
+        buffer_init(&details)
         stream.phase = ANSWERED
         fields[0] = field(b":status", 7, http_status, 3)
         fields[1] = field(b"content-type", 12, b"application/grpc", 16)
@@ -433,12 +435,17 @@ cdef class Connection:
             fields[size] = field(b"grpc-message", 12, message.data, message.size)
             fields[size].flags = NGHTTP2_NV_FLAG_NO_COPY_NAME
             size += 1
+        if stream.call != NULL and stream.call.status.code == code and write_details(stream.call, &details):
+            fields[size] = field(b"grpc-status-details-bin", 23, details.data, details.size)
+            fields[size].flags = NGHTTP2_NV_FLAG_NO_COPY_NAME
+            size += 1
         if stream.unknown_encoding:
             fields[size] = field(b"grpc-accept-encoding", 20, b"identity, gzip", 14)
             size += 1
         if nghttp2.submit_response(self.session, stream.id, fields, size, NULL) != 0:
             nghttp2.submit_rst_stream(self.session, NGHTTP2_FLAG_NONE, stream.id, NGHTTP2_INTERNAL_ERROR)
         buffer_free(&message)
+        buffer_free(&details)
         self.drop_call(stream)  # `text` may have been the call's
 
     cdef void drop_call(self, Stream* stream) noexcept:

@@ -19,6 +19,7 @@ import grpc.aio
 from tfsrv._python_method import PythonMethod
 from tfsrv._streaming_method import StreamingMethod
 from tfsrv.errors import Code, ServingError
+from tfsrv.frontends._error_details import DETAILS_HEADER, error_details
 from tfsrv.frontends.peers import is_local_peer
 from tfsrv.frontends.portable_streaming import Context, PortableStreams, Requests
 from tfsrv.frontends.settings import GrpcSettings
@@ -124,7 +125,9 @@ def _is_news(record: logging.LogRecord) -> bool:
 
 
 async def _abort(context: Context, error: ServingError) -> bytes:
-    await context.abort(_CODES[error.code], details(error.message))
+    encoded = error_details(error)
+    trailers = ((DETAILS_HEADER, encoded),) if encoded else ()
+    await context.abort(_CODES[error.code], details(error.message), trailers)
     raise AssertionError("abort() raises")
 
 

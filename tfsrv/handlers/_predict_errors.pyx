@@ -14,7 +14,12 @@ from tfsrv._status cimport (
     FAILED_PRECONDITION,
     INTERNAL,
     INVALID_ARGUMENT,
+    INVALID_INPUT,
+    LABEL_NOT_FOUND,
+    MODEL_NOT_FOUND,
     NOT_FOUND,
+    SIGNATURE_NOT_FOUND,
+    VERSION_NOT_FOUND,
     Status,
     status_add,
     status_add_bytes,
@@ -28,6 +33,7 @@ cdef int NAMES_LIMIT = 200  # names told in one error; the text is cut at 1,024 
 cdef int tell_unknown_label(Status* status, Bytes label) noexcept nogil:
     status_set(status, INVALID_ARGUMENT, "Unrecognized servable version label: ")
     status_add_bytes(status, label)
+    status.reason = LABEL_NOT_FOUND
     return INVALID_ARGUMENT
 
 
@@ -40,9 +46,11 @@ cdef int tell_unknown_servable(
         status_add_bytes(status, view.spec.name)
         status_add(status, ", ")
         status_add_int(status, version)
+        status.reason = VERSION_NOT_FOUND
     else:
         status_set(status, NOT_FOUND, "Servable not found for request: Latest(")
         status_add_bytes(status, view.spec.name)
+        status.reason = MODEL_NOT_FOUND
     status_add(status, ")")
     return NOT_FOUND
 
@@ -51,6 +59,7 @@ cdef int tell_unknown_signature(Status* status, Bytes name) noexcept nogil:
     status_set(status, FAILED_PRECONDITION, 'Serving signature key "')
     status_add_bytes(status, name)
     status_add(status, '" not found.')
+    status.reason = SIGNATURE_NOT_FOUND
     return FAILED_PRECONDITION
 
 
@@ -79,6 +88,7 @@ cdef int tell_wrong_size(
     status_add(status, "}. Missing but required: {")
     add_signature_names(status, signature, view)
     status_add(status, "}.")
+    status.reason = INVALID_INPUT
     return INVALID_ARGUMENT
 
 
@@ -99,6 +109,7 @@ cdef int tell_missing_input(
         if signature.inputs[i].default_value != NULL:
             add_name(status, signature.inputs[i].alias, told)
             told += 1
+    status.reason = INVALID_INPUT
     return INVALID_ARGUMENT
 
 
@@ -109,12 +120,14 @@ cdef int tell_unknown_input(
     add_request_names(status, view, signature, True, False)
     status_add(status, ", request input: ")
     add_request_names(status, view, signature, True, True)
+    status.reason = INVALID_INPUT
     return INVALID_ARGUMENT
 
 
 cdef int tell_bad_tensor(Status* status, Bytes alias) noexcept nogil:
     status_set(status, INVALID_ARGUMENT, "tensor parsing error: ")
     status_add_bytes(status, alias)
+    status.reason = INVALID_INPUT
     return INVALID_ARGUMENT
 
 
@@ -128,12 +141,14 @@ cdef int tell_unknown_output(
     for i in range(signature.outputs_size):
         add_name(status, signature.outputs[i].alias, i)
     status_add(status, "}.")
+    status.reason = INVALID_INPUT
     return INVALID_ARGUMENT
 
 
 cdef int tell_output_twice(Status* status, Bytes alias) noexcept nogil:
     status_set(status, INVALID_ARGUMENT, "duplicate output tensor alias: ")
     status_add_bytes(status, alias)
+    status.reason = INVALID_INPUT
     return INVALID_ARGUMENT
 
 

@@ -45,8 +45,11 @@ from tfsrv._status cimport (
     FAILED_PRECONDITION,
     INTERNAL,
     INVALID_ARGUMENT,
+    INVALID_INPUT,
     OK,
+    QUEUE_FULL,
     RESOURCE_EXHAUSTED,
+    RUN_FAILED,
     UNAVAILABLE,
     status_clear,
     status_set,
@@ -127,6 +130,8 @@ cdef class PythonPredictor:
                 &call.status, UNAVAILABLE,
                 "The server is stopping." if self.threads.is_stopped
                 else "The queue of the servable is full; try again.")
+            if not self.threads.is_stopped:
+                call.status.reason = QUEUE_FULL
             return STARTED_DONE
         Py_INCREF(request)  # the call's reference, given back in call_finish()
         call.turn = <void*>request
@@ -372,6 +377,10 @@ cdef void tell(Call* call, error) noexcept:
             status_set(&call.status, RESOURCE_EXHAUSTED, "out of memory")
         else:
             call_set_error(call, INTERNAL, describe(error))
+        if call.run_start_ns:
+            call.status.reason = RUN_FAILED
+        elif call.status.code == INVALID_ARGUMENT:
+            call.status.reason = INVALID_INPUT
     except BaseException:
         pass  # the status above says so
 

@@ -27,13 +27,15 @@ from tfsrv._run_queue cimport (
     run_record_is_fast,
 )
 from tfsrv._serving_map cimport ServingMap, serving_map_find
-from tfsrv._serving_table cimport FOUND, PENDING, UNKNOWN_LABEL
+from tfsrv._serving_table cimport FOUND, PENDING, UNKNOWN_LABEL, UNKNOWN_MODEL
 from tfsrv._session cimport Session, session_plan
 from tfsrv._signature cimport Signature
 from tfsrv._status cimport (
     INTERNAL,
     INVALID_ARGUMENT,
+    MODEL_NOT_FOUND,
     OK,
+    QUEUE_FULL,
     RESOURCE_EXHAUSTED,
     UNAVAILABLE,
     status_set,
@@ -132,6 +134,7 @@ cdef int have_a_worker(Settings* settings, Call* call) noexcept nogil:
     if not run_queue_push(settings.unread, call) and not push_after_sweep(settings.unread, call):
         call.resumes = False
         status_set(&call.status, UNAVAILABLE, "Too many large requests are waiting; try again.")
+        call.status.reason = QUEUE_FULL
         return STARTED_DONE
     return STARTED_RUNNING
 
@@ -186,6 +189,8 @@ cdef int find_servable(Settings* settings, Call* call) noexcept nogil:
         tell_unknown_label(&call.status, view.spec.version_label)
     else:
         tell_unknown_servable(&call.status, view, version)
+        if result == UNKNOWN_MODEL:
+            call.status.reason = MODEL_NOT_FOUND
     return result
 
 
@@ -222,6 +227,7 @@ cdef int run_or_queue(Settings* settings, Call* call) noexcept nogil:
     if not run_queue_push(queue, call) and not push_after_sweep(queue, call):
         call_release_servable(call)
         status_set(&call.status, UNAVAILABLE, "The queue of the signature is full; try again.")
+        call.status.reason = QUEUE_FULL
         return STARTED_DONE
     return STARTED_RUNNING
 

@@ -17,6 +17,7 @@ from tfsrv.errors import Code, ServingError
 from tfsrv.handlers.call_threads import CallThreads
 from tfsrv.handlers.requests import read_request
 from tfsrv.handlers.servables import Servables
+from tfsrv.handlers.wire_fields import bytes_field
 
 MAX_REQUEST_BYTES = 65536  # it is parsed in the loop; a name, a version and a field take some 70
 SIGNATURE_DEF = "signature_def"  # the one field that there is
@@ -85,20 +86,11 @@ def metadata_of(servable: object) -> bytes:
         raise ServingError(
             Code.FAILED_PRECONDITION, "The servable does not say which signatures it has."
         )
-    signature_def_map = b"".join(
-        _field(1, _field(1, name.encode()) + _field(2, signature_def.SerializeToString()))
-        for name, signature_def in sorted(signature_defs.items())
-    )
-    packed = _field(1, _TYPE_URL.encode()) + _field(2, signature_def_map)
-    return _field(2, _field(1, SIGNATURE_DEF.encode()) + _field(2, packed))
-
-
-def _field(number: int, value: bytes) -> bytes:
-    """A field of bytes as protobuf writes it: all of SignatureDefMap, Any and maps are such."""
-    size = len(value)
-    prefix = bytearray([number << 3 | 2])
-    while size > 0x7F:
-        prefix.append(size & 0x7F | 0x80)
-        size >>= 7
-    prefix.append(size)
-    return bytes(prefix) + value
+    signature_def_map: list[bytes | memoryview] = []
+    for name, signature_def in sorted(signature_defs.items()):
+        key = bytes_field(1, name.encode())
+        value = bytes_field(2, signature_def.SerializeToString())
+        signature_def_map += bytes_field(1, *key, *value)
+    packed = [*bytes_field(1, _TYPE_URL.encode()), *bytes_field(2, *signature_def_map)]
+    entry = [*bytes_field(1, SIGNATURE_DEF.encode()), *bytes_field(2, *packed)]
+    return b"".join(bytes_field(2, *entry))

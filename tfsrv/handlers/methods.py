@@ -16,6 +16,7 @@ from tfsrv.handlers.health import Health
 from tfsrv.handlers.reflection import ServerReflection
 
 Handler = Callable[[bytes], Awaitable[bytes]]
+TimedHandler = Callable[[bytes, float | None], Awaitable[bytes]]  # knows the seconds that are left
 MethodTable = Mapping[str, Method]  # by "/package.Service/Method"
 
 HEALTH = "/grpc.health.v1.Health"
@@ -23,6 +24,7 @@ MODEL_MANAGEMENT = "/tfsrv.ModelManagement"
 PREDICTION_SERVICE = "/tensorflow.serving.PredictionService"
 MODEL_SERVICE = "/tensorflow.serving.ModelService"
 REFLECTIONS = ("grpc.reflection.v1", "grpc.reflection.v1alpha")  # packages
+SESSION_SERVICE = "/tensorflow.serving.SessionService"
 
 
 def method_table(
@@ -31,6 +33,7 @@ def method_table(
     get_model_status: Handler,
     handle_reload_config_request: Handler,
     model_management: Mapping[str, Handler],
+    session_run: TimedHandler | None = None,
 ) -> MethodTable:
     """The table of all services; a path that is not in it is UNIMPLEMENTED.
 
@@ -47,6 +50,8 @@ def method_table(
             "HandleReloadConfigRequest", handle_reload_config_request
         ),
     }
+    if session_run is not None:
+        table[f"{SESSION_SERVICE}/SessionRun"] = PythonMethod("SessionRun", session_run, timed=True)
     for name, handler in model_management.items():
         table[f"{MODEL_MANAGEMENT}/{name}"] = PythonMethod(name, handler, local_only=True)
     return table

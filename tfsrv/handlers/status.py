@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any, Protocol
 
 from tfsrv._proto import message_class
 from tfsrv.core.servable import ServableId
-from tfsrv.errors import Code, ServingError
+from tfsrv.errors import Code, ErrorDetails, Reason, ServingError
 from tfsrv.handlers.requests import read_request, set_status
 
 if TYPE_CHECKING:
@@ -65,19 +65,29 @@ class GetModelStatus:
             return [self._state(name, self._labelled(name, model_spec.version_label))]
         versions = self._monitor.versions(name)
         if not versions:
-            raise ServingError(Code.NOT_FOUND, f"Could not find any versions of model {name}")
+            raise ServingError(
+                Code.NOT_FOUND,
+                f"Could not find any versions of model {name}",
+                ErrorDetails(Reason.MODEL_NOT_FOUND, name),
+            )
         return list(versions.values())
 
     def _state(self, name: str, version: int) -> ServableState:
         state = self._monitor.state(ServableId(name, version))
         if state is None:
-            raise ServingError(Code.NOT_FOUND, f"Could not find version {version} of model {name}")
+            raise ServingError(
+                Code.NOT_FOUND,
+                f"Could not find version {version} of model {name}",
+                ErrorDetails(Reason.VERSION_NOT_FOUND, name, version),
+            )
         return state
 
     def _labelled(self, name: str, label: str) -> int:
         version = self._version_labels(name).get(label)
         if version is None:
             raise ServingError(
-                Code.INVALID_ARGUMENT, f"Unrecognized servable version label: {label}"
+                Code.INVALID_ARGUMENT,
+                f"Unrecognized servable version label: {label}",
+                ErrorDetails(Reason.LABEL_NOT_FOUND, name, label=label),
             )
         return version

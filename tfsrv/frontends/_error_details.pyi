@@ -1,0 +1,6 @@
+from tfsrv.errors import ServingError
+
+DETAILS_HEADER: str
+
+def error_details(error: ServingError) -> bytes: ...
+def encode_base64(data: bytes) -> bytes: ...
