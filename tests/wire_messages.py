@@ -272,23 +272,30 @@ def read_varint(data: bytes, at: int) -> tuple[int, int]:
 
 
 # Where sub-messages and the fields that tfsrv leaves to protobuf are: path of fields → numbers.
-SUB_MESSAGES: dict[tuple[int, ...], set[int]] = {
+Fields = dict[tuple[int, ...], set[int]]
+SUB_MESSAGES: Fields = {
     (): {1, 2}, (1,): {2}, (2,): {2}, (2, 2): {2}, (2, 2, 2): {2},
 }  # fmt: skip
-RARE_FIELDS: dict[tuple[int, ...], set[int]] = {(): {5, 7}, (2, 2): {14, 15}}
+RARE_FIELDS: Fields = {(): {5, 7}, (2, 2): {14, 15}}
 
 
-def uses_rare(data: bytes, path: tuple[int, ...] = ()) -> bool:
+def uses_rare(
+    data: bytes,
+    path: tuple[int, ...] = (),
+    *,
+    sub_messages: Fields = SUB_MESSAGES,
+    rare_fields: Fields = RARE_FIELDS,
+) -> bool:
     """Whether a request has a group or a field that tfsrv leaves to Python protobuf.
 
-    It is looked at up to the first thing that is not valid.
+    It is looked at up to the first thing that is not valid. What is not said is PredictRequest's.
     """
     at = 0
     try:
         while at < len(data):
             key, at = read_varint(data, at)
             number, wire_type = key >> 3, key & 7
-            if wire_type == 3 or (wire_type == 2 and number in RARE_FIELDS.get(path, ())):
+            if wire_type == 3 or (wire_type == 2 and number in rare_fields.get(path, ())):
                 return True
             if wire_type == 0:
                 _, at = read_varint(data, at)
@@ -298,8 +305,11 @@ def uses_rare(data: bytes, path: tuple[int, ...] = ()) -> bool:
                 at += 4
             elif wire_type == 2:
                 size, at = read_varint(data, at)
-                if number in SUB_MESSAGES.get(path, ()) and uses_rare(
-                    data[at : at + size], (*path, number)
+                if number in sub_messages.get(path, ()) and uses_rare(
+                    data[at : at + size],
+                    (*path, number),
+                    sub_messages=sub_messages,
+                    rare_fields=rare_fields,
                 ):
                     return True
                 at += size
