@@ -105,9 +105,10 @@ cdef bint inference_join(Signature* signatures, int size, Signature* joint) exce
     signature_make_room(joint, inputs, outputs)
     joint.inputs_size = 0
     joint.outputs_size = 0
+    joint.groups = <int*>zeroed(outputs, sizeof(int))
     for i in range(size):
         if may_join(&signatures[i]):
-            join(joint, &signatures[i])
+            join(joint, &signatures[i], i)
     return True
 
 
@@ -120,7 +121,7 @@ cdef bint may_join(const Signature* signature) noexcept nogil:
     )
 
 
-cdef int join(Signature* joint, Signature* signature) except -1:
+cdef int join(Signature* joint, Signature* signature, int group) except -1:
     """Add what the joint signature has not yet."""
     cdef int i, at
     at = position_of(joint.feeds, joint.inputs_size, signature.feeds[0])
@@ -137,6 +138,7 @@ cdef int join(Signature* joint, Signature* signature) except -1:
         signature.joint_outputs[i] = at
         if at == joint.outputs_size:
             joint.fetches[at] = signature.fetches[i]
+            joint.groups[at] = group
             joint.outputs[at].dtype = signature.outputs[i].dtype
             joint.outputs[at].has_rows = load_relaxed_int(&signature.outputs[i].has_rows)
             joint.outputs_size += 1
