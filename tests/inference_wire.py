@@ -48,6 +48,20 @@ message_type { name: "MultiRequest"
           type: TYPE_MESSAGE type_name: ".raw.Task" }
   field { name: "input" number: 2 label: LABEL_OPTIONAL
           type: TYPE_MESSAGE type_name: ".raw.Input" } }
+message_type { name: "Class"
+  field { name: "label" number: 1 label: LABEL_OPTIONAL type: TYPE_BYTES }
+  field { name: "score" number: 2 label: LABEL_OPTIONAL type: TYPE_FLOAT } }
+message_type { name: "Classifications"
+  field { name: "classes" number: 1 label: LABEL_REPEATED
+          type: TYPE_MESSAGE type_name: ".raw.Class" } }
+message_type { name: "ClassificationResult"
+  field { name: "classifications" number: 1 label: LABEL_REPEATED
+          type: TYPE_MESSAGE type_name: ".raw.Classifications" } }
+message_type { name: "ClassificationResponse"
+  field { name: "result" number: 1 label: LABEL_OPTIONAL
+          type: TYPE_MESSAGE type_name: ".raw.ClassificationResult" }
+  field { name: "model_spec" number: 2 label: LABEL_OPTIONAL
+          type: TYPE_MESSAGE type_name: ".tensorflow.serving.ModelSpec" } }
 """
 
 # As uses_rare() wants them; of the one kind of requests and of the other.
@@ -58,22 +72,20 @@ SUB_MESSAGES: dict[bool, Fields] = {
 RARE_FIELDS: Fields = {(2, 1): {8}, (2, 2): {8}}
 
 
-def raw_classes() -> dict[bool, Any]:
-    """The message classes with examples of bytes, by whether they are for MultiInference."""
+def raw_class(name: str) -> Any:
+    """One of the messages above: examples and labels are bytes."""
     pool = descriptor_pool.DescriptorPool()
     descriptors = _proto._DESCRIPTORS.read_bytes()
     for file in descriptor_pb2.FileDescriptorSet.FromString(descriptors).file:
         pool.AddSerializedFile(file.SerializeToString())
     made = text_format.Parse(TEXT, descriptor_pb2.FileDescriptorProto())
     pool.AddSerializedFile(made.SerializeToString())
-    names = {False: "raw.Request", True: "raw.MultiRequest"}
-    return {
-        multi: message_factory.GetMessageClass(pool.FindMessageTypeByName(name))
-        for multi, name in names.items()
-    }
+    return message_factory.GetMessageClass(pool.FindMessageTypeByName(f"raw.{name}"))
 
 
-RAW = raw_classes()
+# Requests by whether they are for MultiInference, and the answer of Classify.
+RAW = {False: raw_class("Request"), True: raw_class("MultiRequest")}
+RawClassificationResponse = raw_class("ClassificationResponse")
 
 
 class InferenceMaker(WireMaker):

@@ -38,6 +38,7 @@ TESTS = (
     "tests/unit/test_call.py",
     "tests/unit/test_counters.py",
     "tests/unit/test_grpc_text.py",
+    "tests/unit/test_inference_python.py",
     "tests/unit/test_inference_request.py",
     "tests/unit/test_memory.py",
     "tests/unit/test_message.py",
@@ -62,6 +63,7 @@ WITH_TENSORFLOW = {
 LEFT_OUT = {
     "leak": (
         "tests/unit/test_arrays.py",
+        "tests/unit/test_inference_python.py",
         "tests/unit/test_inference_request.py",
         "tests/unit/test_predict_python.py",
         "tests/unit/test_wire.py",

@@ -24,10 +24,15 @@ cdef enum:
     LONGEST_REFUSAL = 16384     # bytes; it has the SignatureDef in it, of each signature of each model
 
 
+cdef str inference_refusal(object signature_def, bint is_regression):
+    """Why Regress, or Classify, can do nothing with a SignatureDef; "" if it can."""
+    return regress_refusal(signature_def) if is_regression else classify_refusal(signature_def)
+
+
 cdef int inference_resolve(Signature* signature, object signature_def) except -1:
     """Set `classify` and `regress` of a signature that was resolved from this SignatureDef."""
-    set_use(&signature.classify, signature, classify_refusal(signature_def), "classes", "scores")
-    set_use(&signature.regress, signature, regress_refusal(signature_def), "", "outputs")
+    set_use(&signature.classify, signature, inference_refusal(signature_def, False), "classes", "scores")
+    set_use(&signature.regress, signature, inference_refusal(signature_def, True), "", "outputs")
     return 0
 
 

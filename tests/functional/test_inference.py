@@ -23,6 +23,7 @@ from tests.functional.launching import SECONDS, Client, Launched, client, until
 from tests.functional.messages import array, floats, predict_request, strings
 from tests.functional.sites import AVAILABLE, LOADING
 from tests.functional.test_predict_errors import mutated
+from tests.graphs import FLOAT, STRING, Graph
 from tests.inference import (
     CLASSES,
     CLASSIFY,
@@ -137,13 +138,15 @@ def test_answers_are_the_bytes_that_protobuf_writes(ask: Client) -> None:
     rows = [{"x": 0.0}, {"x": -3.0, "c": 1.5}, {"x": -5.0}]
     for signature in ("classify", "scores_only", "classes_only", "no_classes", "one_class"):
         call = ask.channel.unary_unary("/tensorflow.serving.PredictionService/Classify")
-        data = call(request_of(CLASSIFY, signature, rows).SerializeToString(), timeout=SECONDS)
+        data = call(
+            request_of(CLASSIFY, signature, rows, version=1).SerializeToString(), timeout=SECONDS
+        )
         expected: Any = message_class("tensorflow.serving.ClassificationResponse")()
         expected.model_spec.name = MODEL
-        expected.model_spec.version.value = 2
+        expected.model_spec.version.value = 1
         expected.model_spec.signature_name = signature
         expected.result.SetInParent()
-        for row in classifications(signature, rows, version=2):
+        for row in classifications(signature, rows):
             made = expected.result.classifications.add()
             for label, score in row:
                 made.classes.add(label=label, score=score)
@@ -404,6 +407,32 @@ def test_an_input_of_numbers_is_told_by_the_run(ask: Client, method: str, name: 
     ]
     for request in requests:
         assert refusal(ask, request) == ("INVALID_ARGUMENT", text)
+
+
+def test_an_input_of_numbers_is_told_though_nothing_could_be_joined_with_it(
+    tmp_path: Path, transport: str
+) -> None:
+    """The model has one signature only that takes examples."""
+    graph = Graph()
+    text = graph.add("text", "Placeholder", dtype=STRING)
+    number = graph.add("number", "Placeholder", dtype=FLOAT)
+    parsed = graph.add("parsed", "StringToNumber", text, out_type=FLOAT)
+    same = graph.add("same", "Identity", number, T=FLOAT)
+    graph.sign("texts", {"inputs": text}, {"outputs": parsed}).inputs["inputs"].dtype = STRING
+    graph.sign("numbers", {"inputs": number}, {"outputs": same})
+    graph.save(tmp_path / "m" / "1")
+    flag = f"--grpc_transport={transport}"
+    tasks = [("texts", REGRESS), ("numbers", REGRESS)]
+    with serving({"m": tmp_path / "m"}, flag) as server, client(server.address()) as ask:
+        for each in (tasks, tasks[::-1]):
+            assert refusal(ask, multi_inference_request("m", each, ROWS)) == (
+                "INVALID_ARGUMENT",
+                "Expects arg[0] to be float but string is provided",
+            )
+            assert refusal(ask, multi_inference_request("m", each, [])) == (
+                "INVALID_ARGUMENT",
+                "Input is empty.",
+            )
 
 
 def test_method_names_are_checked_if_the_flag_says_so(
