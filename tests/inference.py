@@ -19,6 +19,7 @@ Example: Any = message_class("tensorflow.Example")
 Input: Any = message_class("tensorflow.serving.Input")
 ClassificationRequest: Any = message_class("tensorflow.serving.ClassificationRequest")
 RegressionRequest: Any = message_class("tensorflow.serving.RegressionRequest")
+MultiInferenceRequest: Any = message_class("tensorflow.serving.MultiInferenceRequest")
 
 CLASSIFY = "tensorflow/serving/classify"
 REGRESS = "tensorflow/serving/regress"
@@ -28,6 +29,8 @@ LONG = 1 << 20  # letters of a class of long_class
 
 Row = Mapping[str, float]
 Class = tuple[str, float]
+Task = tuple[str, str]  # the signature, and CLASSIFY or REGRESS
+Result = tuple[str, Any]  # the signature, and what classes() or regressions() tells
 
 
 # --- requests
@@ -64,6 +67,32 @@ def regression_request(model: str, rows: Iterable[Row], **options: Any) -> Any:
     return _request(RegressionRequest(), model, rows, **options)
 
 
+def multi_inference_request(
+    model: str,
+    tasks: Iterable[Task],
+    rows: Iterable[Row],
+    *,
+    version: int | None = None,
+    label: str | None = None,
+    context: Row | None = None,
+) -> Any:
+    """A MultiInferenceRequest; each task has the same model, version and label."""
+    request = MultiInferenceRequest(input=input_of(rows, context))
+    for signature, method in tasks:
+        task = request.tasks.add(method_name=method)
+        task.model_spec.CopyFrom(_spec(model, signature, version, label))
+    return request
+
+
+def _spec(model: str, signature: str, version: int | None, label: str | None) -> Any:
+    spec: Any = message_class("tensorflow.serving.ModelSpec")(name=model, signature_name=signature)
+    if version is not None:
+        spec.version.value = version
+    if label is not None:
+        spec.version_label = label
+    return spec
+
+
 def _request(
     request: Any,
     model: str,
@@ -74,12 +103,7 @@ def _request(
     label: str | None = None,
     context: Row | None = None,
 ) -> Any:
-    request.model_spec.name = model
-    request.model_spec.signature_name = signature
-    if version is not None:
-        request.model_spec.version.value = version
-    if label is not None:
-        request.model_spec.version_label = label
+    request.model_spec.CopyFrom(_spec(model, signature, version, label))
     request.input.CopyFrom(input_of(rows, context))
     return request
 
@@ -96,6 +120,18 @@ def classes(response: Any) -> list[list[Class]]:
 def regressions(response: Any) -> list[float]:
     """The values of a RegressionResponse."""
     return [each.value for each in response.result.regressions]
+
+
+def results(response: Any) -> list[Result]:
+    """The results of a MultiInferenceResponse."""
+    return [(each.model_spec.signature_name, _result(each)) for each in response.results]
+
+
+def _result(result: Any) -> Any:
+    if result.WhichOneof("result") == "regression_result":
+        return [each.value for each in result.regression_result.regressions]
+    rows = result.classification_result.classifications
+    return [[(each.label, each.score) for each in row.classes] for row in rows]
 
 
 def v_of(row: Row, context: Row | None = None, version: int = 1) -> float:
@@ -150,3 +186,18 @@ def values(
 ) -> list[float]:
     """What Regress answers, as regressions() tells it."""
     return [VALUES[signature](v_of(row, context, version)) for row in rows]
+
+
+def inferred(
+    tasks: Iterable[Task], rows: Sequence[Row], context: Row | None = None, version: int = 1
+) -> list[Result]:
+    """What MultiInference answers, as results() tells it."""
+    return [
+        (
+            signature,
+            classifications(signature, rows, context, version)
+            if method == CLASSIFY
+            else values(signature, rows, context, version),
+        )
+        for signature, method in tasks
+    ]

@@ -39,6 +39,8 @@ TESTS = (
     "tests/unit/test_counters.py",
     "tests/unit/test_error_details.py",
     "tests/unit/test_grpc_text.py",
+    "tests/unit/test_inference_python.py",
+    "tests/unit/test_inference_request.py",
     "tests/unit/test_memory.py",
     "tests/unit/test_message.py",
     "tests/unit/test_predict_python.py",
@@ -65,6 +67,8 @@ LEFT_OUT = {
     "leak": (
         "tests/unit/test_arrays.py",
         "tests/unit/test_error_details.py",
+        "tests/unit/test_inference_python.py",
+        "tests/unit/test_inference_request.py",
         "tests/unit/test_predict_python.py",
         "tests/unit/test_wire.py",
     )

@@ -280,26 +280,28 @@ def read_varint(data: bytes, at: int) -> tuple[int, int]:
 
 
 # Where sub-messages and the fields that tfsrv leaves to protobuf are: path of fields → numbers.
-SUB_MESSAGES: dict[tuple[int, ...], set[int]] = {
+Fields = dict[tuple[int, ...], set[int]]
+SUB_MESSAGES: Fields = {
     (): {1, 2}, (1,): {2}, (2,): {2}, (2, 2): {2}, (2, 2, 2): {2},
 }  # fmt: skip
-RARE_FIELDS: dict[tuple[int, ...], set[int]] = {(): {5, 7}, (2, 2): {14, 15}}
+RARE_FIELDS: Fields = {(): {5, 7}, (2, 2): {14, 15}}
 # The same of a PredictResponse, whose fields have each other's numbers.
-SUB_MESSAGES_OF_RESPONSE: dict[tuple[int, ...], set[int]] = {
+SUB_MESSAGES_OF_RESPONSE: Fields = {
     (): {1, 2}, (2,): {2}, (1,): {2}, (1, 2): {2}, (1, 2, 2): {2},
 }  # fmt: skip
-RARE_FIELDS_OF_RESPONSE: dict[tuple[int, ...], set[int]] = {(1, 2): {14, 15}}
+RARE_FIELDS_OF_RESPONSE: Fields = {(1, 2): {14, 15}}
 
 
 def uses_rare(
     data: bytes,
     path: tuple[int, ...] = (),
-    sub_messages: dict[tuple[int, ...], set[int]] = SUB_MESSAGES,
-    rare_fields: dict[tuple[int, ...], set[int]] = RARE_FIELDS,
+    *,
+    sub_messages: Fields = SUB_MESSAGES,
+    rare_fields: Fields = RARE_FIELDS,
 ) -> bool:
     """Whether a request has a group or a field that tfsrv leaves to Python protobuf.
 
-    It is looked at up to the first thing that is not valid.
+    It is looked at up to the first thing that is not valid. What is not said is PredictRequest's.
     """
     at = 0
     try:
@@ -317,7 +319,10 @@ def uses_rare(
             elif wire_type == 2:
                 size, at = read_varint(data, at)
                 if number in sub_messages.get(path, ()) and uses_rare(
-                    data[at : at + size], (*path, number), sub_messages, rare_fields
+                    data[at : at + size],
+                    (*path, number),
+                    sub_messages=sub_messages,
+                    rare_fields=rare_fields,
                 ):
                     return True
                 at += size

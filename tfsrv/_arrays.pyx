@@ -429,7 +429,7 @@ cdef class _Output:
         return 0
 
 
-cdef _Output output_of(str alias, object array, bint as_content, size_t texts_size):
+cdef _Output output_of(str alias, object array, bint copies, size_t texts_size):
     """The array as the writer wants it: in C order, in the machine's byte order."""
     import numpy
 
@@ -440,12 +440,17 @@ cdef _Output output_of(str alias, object array, bint as_content, size_t texts_si
     if dtype == DT_STRING:
         output.set_strings(array)
         return output
-    # What is measured before it is written must not change in between: it is copied.
-    is_measured = not as_content and dtype_field(dtype) in MEASURED
     output.set_numbers(
-        numpy.array(
-            array, array.dtype.newbyteorder("="), order="C", copy=True if is_measured else None))
+        numpy.array(array, array.dtype.newbyteorder("="), order="C", copy=True if copies else None))
     return output
+
+
+cdef struct Head:
+    # What a PredictResponse has besides its tensors.
+    Bytes model_name
+    int64_t version
+    Bytes signature_name
+    bint as_content
 
 
 cdef int write_arrays(
@@ -458,24 +463,50 @@ cdef int write_arrays(
     meanwhile, the response is well-formed; values that change may be torn. ServingError (INTERNAL)
     for strings that are none and for a response that is too large; the message is of no use then.
     """
+    cdef Head head = Head(model_name, version, signature_name, as_content)
+    cdef int result = write_tensors(
+        message, list(plain.items()), as_content, False, write_predict_response, &head)
+    if result == WIRE_NO_MEMORY:
+        raise MemoryError
+    if result != WIRE_OK:
+        raise ServingError(Code.INTERNAL, TOO_LARGE)
+    return 0
+
+
+cdef int write_predict_response(
+    Message* message, TensorData* tensors, int size, void* arg
+) noexcept nogil:
+    cdef Head* head = <Head*>arg
+    return wire_write_predict(
+        message, tensors, size, head.model_name, head.version, head.signature_name,
+        head.as_content, 0, NULL)
+
+
+cdef int write_tensors(
+    Message* message, list named, bint as_content, bint copies_all, write_tensors_fn write, void* arg
+) except? -1:
+    """Have `write` append a response with arrays of plain_arrays to `message`; its WireResult.
+
+    `named` has an alias and an array for each. What is measured before it is written must not
+    change in between: it is copied. Without `copies_all` that is what a TensorProto does not hold as
+    it lies in memory.
+    """
     cdef list made = []
     cdef _Output output
     cdef size_t texts_size = 0
     try:
-        for alias, array in plain.items():
-            output = output_of(alias, array, as_content, texts_size)
+        for alias, array in named:
+            is_measured = not as_content and dtype_field(data_type(array)) in MEASURED
+            output = output_of(alias, array, copies_all or is_measured, texts_size)
             texts_size = output.texts_size
             made.append(output)
-        return write_outputs(message, made, model_name, version, signature_name, as_content)
+        return write_outputs(message, made, write, arg)
     finally:
         for output in made:
             output.let_go()
 
 
-cdef int write_outputs(
-    Message* message, list made, Bytes model_name, int64_t version, Bytes signature_name,
-    bint as_content
-) except -1:
+cdef int write_outputs(Message* message, list made, write_tensors_fn write, void* arg) except? -1:
     cdef TensorData* data = <TensorData*>malloc((<size_t>len(made) + 1) * sizeof(TensorData))
     cdef int size = <int>len(made)
     cdef int result
@@ -485,14 +516,9 @@ cdef int write_outputs(
     for i in range(size):
         data[i] = (<_Output>made[i]).data
     with nogil:
-        result = wire_write_predict(
-            message, data, size, model_name, version, signature_name, as_content, 0, NULL)
+        result = write(message, data, size, arg)
     free(data)
-    if result == WIRE_NO_MEMORY:
-        raise MemoryError
-    if result != WIRE_OK:
-        raise ServingError(Code.INTERNAL, TOO_LARGE)
-    return 0
+    return result
 
 
 # ---- what Python sees: for tests, and for tools ---------------------------------------------------

@@ -2,6 +2,9 @@
 
 Messages: tensorflow_serving/apis/{classification,regression,inference}.proto. As everywhere in proto3,
 a label "" and a score or value 0.0 are not written; -0.0 is.
+
+An answer is measured, then written. A tensor that shares its memory with a variable of the model may
+change in between: so nothing is written beyond what was measured, and the answer fails if it differs.
 """
 
 from libc.stdint cimport uint32_t
@@ -14,6 +17,7 @@ from tfsrv._wire_format cimport (
     FIXED32,
     LARGEST_LENGTH,
     LENGTH_DELIMITED,
+    WIRE_BAD,
     WIRE_NO_MEMORY,
     WIRE_OK,
     WIRE_TOO_BIG,
@@ -72,32 +76,59 @@ cdef size_t result_size(const InferenceAnswer* answer) noexcept nogil:
     return size
 
 
-cdef char* put_result(char* at, const InferenceAnswer* answer) noexcept nogil:
-    cdef size_t size
-    cdef uint32_t score
-    cdef Bytes label
-    cdef int64_t row, i
-    for row in range(answer.rows):
-        at[0] = 1 << 3 | LENGTH_DELIMITED  # classifications or regressions
-        at = put_varint(at + 1, row_size(answer, row))
-        if answer.is_regression:
-            if float_bits(answer.scores, row) != 0:
-                at = put_float(at, 1, float_bits(answer.scores, row))
-            continue
-        for i in range(row * answer.width, (row + 1) * answer.width):
-            size = class_size(answer, i)
-            at[0] = 1 << 3 | LENGTH_DELIMITED  # classes
-            at = put_varint(at + 1, size)
-            if answer.classes != NULL:
-                label = tstring_get(&(<const TString*>answer.classes.data)[i])
-                if label.size:
-                    at[0] = 1 << 3 | LENGTH_DELIMITED
-                    at = put_bytes(at + 1, label)
-            if answer.scores != NULL:
-                score = float_bits(answer.scores, i)
-                if score != 0:
-                    at = put_float(at, 2, score)
+cdef char* put_class(char* at, const char* end, const InferenceAnswer* answer, int64_t index) noexcept nogil:
+    """A Class; NULL if there is no room up to `end`."""
+    cdef Bytes label = Bytes(NULL, 0)
+    cdef uint32_t score = 0
+    cdef size_t size = 0
+    if answer.classes != NULL:
+        label = tstring_get(&(<const TString*>answer.classes.data)[index])
+        if label.size:
+            size = field_size(label.size)
+    if answer.scores != NULL:
+        score = float_bits(answer.scores, index)
+        if score != 0:
+            size += 5
+    if field_size(size) > <size_t>(end - at):
+        return NULL
+    at[0] = 1 << 3 | LENGTH_DELIMITED  # classes
+    at = put_varint(at + 1, size)
+    if label.size:
+        at[0] = 1 << 3 | LENGTH_DELIMITED
+        at = put_bytes(at + 1, label)
+    if score != 0:
+        at = put_float(at, 2, score)
     return at
+
+
+cdef char* put_row(char* at, const char* end, const InferenceAnswer* answer, int64_t row) noexcept nogil:
+    """A Classifications or a Regression; NULL if it is not as it was measured, or there is no room."""
+    cdef size_t size = row_size(answer, row)
+    cdef const char* row_end
+    cdef int64_t i
+    if field_size(size) > <size_t>(end - at):
+        return NULL
+    at[0] = 1 << 3 | LENGTH_DELIMITED  # classifications or regressions
+    at = put_varint(at + 1, size)
+    row_end = at + size
+    if answer.is_regression:
+        return put_float(at, 1, float_bits(answer.scores, row)) if size else at
+    for i in range(row * answer.width, (row + 1) * answer.width):
+        at = put_class(at, row_end, answer, i)
+        if at == NULL:
+            return NULL
+    return at if at == row_end else NULL
+
+
+cdef char* put_result(char* at, size_t size, const InferenceAnswer* answer) noexcept nogil:
+    """A result that was measured to have `size` bytes; NULL if it has not any more."""
+    cdef const char* end = at + size
+    cdef int64_t row
+    for row in range(answer.rows):
+        at = put_row(at, end, answer, row)
+        if at == NULL:
+            return NULL
+    return at if at == end else NULL
 
 
 # ---- whole messages ----------------------------------------------------------------------------------
@@ -105,7 +136,10 @@ cdef char* put_result(char* at, const InferenceAnswer* answer) noexcept nogil:
 cdef int wire_write_inference(
     Message* message, const InferenceAnswer* answer, Bytes model_name, int64_t version
 ) noexcept nogil:
-    """Append a ClassificationResponse or a RegressionResponse. A WireResult."""
+    """Append a ClassificationResponse or a RegressionResponse.
+
+    A WireResult; WIRE_BAD: the tensors have changed meanwhile. The message is of no use then.
+    """
     cdef size_t result = result_size(answer)
     cdef size_t spec = model_spec_size(model_name, version, answer.signature_name)
     cdef size_t size
@@ -117,7 +151,9 @@ cdef int wire_write_inference(
         return WIRE_NO_MEMORY
     at = message.head.data + message.head.size
     at[0] = 1 << 3 | LENGTH_DELIMITED  # result
-    at = put_result(put_varint(at + 1, result), answer)
+    at = put_result(put_varint(at + 1, result), result, answer)
+    if at == NULL:
+        return WIRE_BAD
     at[0] = 2 << 3 | LENGTH_DELIMITED  # model_spec
     model_spec_put(put_varint(at + 1, spec), model_name, version, answer.signature_name)
     message.head.size += size
@@ -127,7 +163,7 @@ cdef int wire_write_inference(
 cdef int wire_write_multi_inference(
     Message* message, const InferenceAnswer* answers, int size, Bytes model_name, int64_t version
 ) noexcept nogil:
-    """Append a MultiInferenceResponse with these results, in their order. A WireResult."""
+    """Append a MultiInferenceResponse with these results, in their order. As wire_write_inference."""
     cdef size_t total = 0
     cdef size_t result, spec, body
     cdef char* at
@@ -148,6 +184,7 @@ cdef int wire_write_multi_inference(
         at = model_spec_put(put_varint(at + 1, spec), model_name, version, answers[i].signature_name)
         # classification_result or regression_result
         at[0] = <char>((3 if answers[i].is_regression else 2) << 3 | LENGTH_DELIMITED)
-        put_result(put_varint(at + 1, result), &answers[i])
+        if put_result(put_varint(at + 1, result), result, &answers[i]) == NULL:
+            return WIRE_BAD
         message.head.size += field_size(body)
     return WIRE_OK

@@ -24,10 +24,15 @@ cdef enum:
     LONGEST_REFUSAL = 16384     # bytes; it has the SignatureDef in it, of each signature of each model
 
 
+cdef str inference_refusal(object signature_def, bint is_regression):
+    """Why Regress, or Classify, can do nothing with a SignatureDef; "" if it can."""
+    return regress_refusal(signature_def) if is_regression else classify_refusal(signature_def)
+
+
 cdef int inference_resolve(Signature* signature, object signature_def) except -1:
     """Set `classify` and `regress` of a signature that was resolved from this SignatureDef."""
-    set_use(&signature.classify, signature, classify_refusal(signature_def), "classes", "scores")
-    set_use(&signature.regress, signature, regress_refusal(signature_def), "", "outputs")
+    set_use(&signature.classify, signature, inference_refusal(signature_def, False), "classes", "scores")
+    set_use(&signature.regress, signature, inference_refusal(signature_def, True), "", "outputs")
     return 0
 
 
@@ -105,9 +110,10 @@ cdef bint inference_join(Signature* signatures, int size, Signature* joint) exce
     signature_make_room(joint, inputs, outputs)
     joint.inputs_size = 0
     joint.outputs_size = 0
+    joint.groups = <int*>zeroed(outputs, sizeof(int))
     for i in range(size):
         if may_join(&signatures[i]):
-            join(joint, &signatures[i])
+            join(joint, &signatures[i], i)
     return True
 
 
@@ -120,7 +126,7 @@ cdef bint may_join(const Signature* signature) noexcept nogil:
     )
 
 
-cdef int join(Signature* joint, Signature* signature) except -1:
+cdef int join(Signature* joint, Signature* signature, int group) except -1:
     """Add what the joint signature has not yet."""
     cdef int i, at
     at = position_of(joint.feeds, joint.inputs_size, signature.feeds[0])
@@ -137,6 +143,7 @@ cdef int join(Signature* joint, Signature* signature) except -1:
         signature.joint_outputs[i] = at
         if at == joint.outputs_size:
             joint.fetches[at] = signature.fetches[i]
+            joint.groups[at] = group
             joint.outputs[at].dtype = signature.outputs[i].dtype
             joint.outputs[at].has_rows = load_relaxed_int(&signature.outputs[i].has_rows)
             joint.outputs_size += 1

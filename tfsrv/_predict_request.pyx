@@ -69,7 +69,7 @@ cdef void predict_view_clear(PredictView* view) noexcept nogil:
 
 
 cdef size_t predict_view_bytes(const PredictView* view) noexcept nogil:
-    """Memory of arrays that an ordinary request does not need.
+    """Memory of arrays that an ordinary request does not need, but for `joined`: that is told before it is made.
 
     Those of a request that is nothing but entries and dims take 15 times its size.
     """
@@ -79,7 +79,6 @@ cdef size_t predict_view_bytes(const PredictView* view) noexcept nogil:
         + beyond_kept(<size_t>view.dims_capacity * sizeof(int64_t))
         + beyond_kept(<size_t>view.bodies_capacity * sizeof(Bytes))
         + beyond_kept(<size_t>view.tasks_capacity * sizeof(TaskView))
-        + beyond_kept(view.joined_capacity)
     )
 
 

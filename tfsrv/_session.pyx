@@ -14,6 +14,7 @@ from tfsrv._batch_counts cimport batch_counts
 from tfsrv._batch_settings cimport batch_settings_read
 from tfsrv._batching cimport BatchQueue, batch_queue_hurry, batch_queue_sweep
 from tfsrv._buffer cimport Bytes, buffer_append, bytes_compare
+from tfsrv._clock cimport NS_PER_MS, now_ns
 from tfsrv._counters cimport counters_of
 from tfsrv._inference_signature cimport inference_join, inference_resolve
 from tfsrv._meta_graph cimport (
@@ -128,8 +129,15 @@ cdef int session_plan(
         first_time[0] = False
         return FULL_SET
     # acquire: what the building thread did comes before
-    first_time[0] = chosen == NEW_SET or load_acquire_int(&signature.sets[chosen].ready) == 0
+    first_time[0] = (
+        chosen == NEW_SET or load_acquire_int(&signature.sets[chosen].ready) == 0
+        or runs_in_groups(signature, chosen, wanted_size))
     return chosen
+
+
+cdef inline bint runs_in_groups(const Signature* signature, int chosen, int wanted_size) noexcept nogil:
+    """Whether some outputs of a joint signature are wanted, and TensorFlow keeps enough sets of it."""
+    return signature.groups != NULL and chosen == FULL_SET and 0 < wanted_size < signature.outputs_size
 
 
 # ---------------------------------------------------------------------------------------- running
@@ -171,9 +179,6 @@ cdef int session_run(
     the caller's thread. ON_RUN_POOL (see _run_pools) is the shared one where the session's config has
     other pools, or there is a GPU, or no time-out. Any number of threads may run at once.
     """
-    cdef TF_Status* tf_status
-    cdef TF_Buffer run_options
-    cdef char options[OPTIONS_SIZE]
     cdef TF_Output few_fetches[ON_STACK]
     cdef TF_Tensor* few_fetched[ON_STACK]
     cdef TF_Output* fetches = signature.fetches
@@ -182,7 +187,6 @@ cdef int session_run(
     cdef int fetches_size = signature.outputs_size
     cdef int answers_size
     cdef int chosen
-    cdef int pool = 0
     cdef int i
     if wanted == NULL:
         wanted_size = 0
@@ -199,9 +203,9 @@ cdef int session_run(
     chosen = signature_choose_set(signature, wanted, wanted_size, True)
     if chosen == BAD_SET:
         return status_set(status, INTERNAL, "Outputs out of range or asked for twice")
-    tf_status = thread_status()
-    if tf_status == NULL:
-        return status_set(status, RESOURCE_EXHAUSTED, "No memory to run the model")
+    if runs_in_groups(signature, chosen, wanted_size):
+        return run_groups(
+            session, signature, inputs, wanted, wanted_size, outputs, place, timeout_ms, status)
     if wanted_size:  # else simply all of them in order
         if fetches_size > ON_STACK:
             fetches = <TF_Output*>malloc(fetches_size * sizeof(TF_Output))
@@ -216,6 +220,31 @@ cdef int session_run(
         if chosen != FULL_SET:
             bits = signature.sets[chosen].bits
         fetches_size = signature_fetches(signature, bits, fetches)
+    if run_graph(session, signature, inputs, fetches, fetched, fetches_size, place, timeout_ms, status) == 0:
+        if load_acquire_int(&signature.sets[chosen].ready) == 0:
+            # release pairs with session_plan's acquire: who reads 1 finds the set compiled
+            store_release_int(&signature.sets[chosen].ready, 1)
+        if fetched != outputs:
+            signature_hand_out(
+                signature, bits, fetched, fetches_size, wanted, answers_size, outputs)
+    if fetched != outputs and fetched != few_fetched:
+        free(fetches)
+        free(fetched)
+    return status.code
+
+
+cdef int run_graph(
+    Session* session, const Signature* signature, TF_Tensor* const* inputs, const TF_Output* fetches,
+    TF_Tensor** fetched, int fetches_size, int place, int64_t timeout_ms, Status* status
+) noexcept nogil:
+    """Have TensorFlow run the graph. Returns the code; `fetched` is all NULL after an error."""
+    cdef TF_Status* tf_status = thread_status()
+    cdef TF_Buffer run_options
+    cdef char options[OPTIONS_SIZE]
+    cdef int pool = 0
+    cdef int i
+    if tf_status == NULL:
+        return status_set(status, RESOURCE_EXHAUSTED, "No memory to run the model")
     if session.has_run_pools and timeout_ms > 0 and place == ON_RUN_POOL:
         pool = run_pool_take()
     run_options.data = options
@@ -226,24 +255,72 @@ cdef int session_run(
         signature.feeds, inputs, signature.inputs_size, fetches, fetched, fetches_size,
         NULL, 0, NULL, tf_status)
     run_pool_give(pool)
-    if api.GetCode(tf_status) == 0:
-        if load_acquire_int(&signature.sets[chosen].ready) == 0:
-            # release pairs with session_plan's acquire: who reads 1 finds the set compiled
-            store_release_int(&signature.sets[chosen].ready, 1)
-        if fetched != outputs:
-            signature_hand_out(
-                signature, bits, fetched, fetches_size, wanted, answers_size, outputs)
-    else:
+    if api.GetCode(tf_status) != 0:
         take_status(tf_status, status)
         status.reason = RUN_FAILED
         for i in range(fetches_size):  # some are there when a later one could not be converted
             if fetched[i] != NULL:
                 api.DeleteTensor(fetched[i])
                 fetched[i] = NULL
-    if fetched != outputs and fetched != few_fetched:
-        free(fetches)
-        free(fetched)
     return status.code
+
+
+cdef int run_groups(
+    Session* session, Signature* signature, TF_Tensor* const* inputs, const int* wanted, int wanted_size,
+    TF_Tensor** outputs, int place, int64_t timeout_ms, Status* status
+) noexcept nogil:
+    """Run a joint signature one group of outputs after the other, those that any is wanted of.
+
+    There are as many groups as signatures. To fetch all of them in one run instead would compute
+    what nobody asked for, and fail if that does.
+    """
+    cdef TF_Tensor** fetched = <TF_Tensor**>malloc(signature.outputs_size * sizeof(TF_Tensor*))
+    cdef int64_t begun_ns = now_ns()
+    cdef int64_t left_ms = timeout_ms
+    cdef int begin = 0, end, i
+    if fetched == NULL:
+        return status_set(status, RESOURCE_EXHAUSTED, "No memory to run the model")
+    while begin < signature.outputs_size and status.code == 0:
+        end = begin + 1
+        while end < signature.outputs_size and signature.groups[end] == signature.groups[begin]:
+            end += 1
+        if is_any_within(wanted, wanted_size, begin, end):
+            if timeout_ms > 0:
+                left_ms = max(1, timeout_ms - (now_ns() - begun_ns) // NS_PER_MS)
+            if run_graph(
+                session, signature, inputs, signature.fetches + begin, fetched, end - begin, place, left_ms,
+                status
+            ) == 0:
+                hand_out_group(fetched, begin, end, wanted, wanted_size, outputs)
+        begin = end
+    free(fetched)
+    for i in range(wanted_size if status.code != 0 else 0):
+        if outputs[i] != NULL:
+            api.DeleteTensor(outputs[i])
+            outputs[i] = NULL
+    return status.code
+
+
+cdef bint is_any_within(const int* wanted, int wanted_size, int begin, int end) noexcept nogil:
+    cdef int i
+    for i in range(wanted_size):
+        if begin <= wanted[i] < end:
+            return True
+    return False
+
+
+cdef void hand_out_group(
+    TF_Tensor** fetched, int begin, int end, const int* wanted, int wanted_size, TF_Tensor** outputs
+) noexcept nogil:
+    """Move the tensors of the outputs from `begin` to `end` to where they are wanted; delete the others."""
+    cdef int i
+    for i in range(wanted_size):
+        if begin <= wanted[i] < end:
+            outputs[i] = fetched[wanted[i] - begin]
+            fetched[wanted[i] - begin] = NULL
+    for i in range(end - begin):
+        if fetched[i] != NULL:
+            api.DeleteTensor(fetched[i])
 
 
 # ---------------------------------------------------------------------------------------- loading

@@ -67,6 +67,7 @@ cdef struct Signature:
     InferenceUse classify
     InferenceUse regress
     int* joint_outputs      # owned; where its outputs are in the model's joint signature; NULL: it is not in it
+    int* groups             # owned; of the joint one: which signature brought each output, ascending; else NULL
 
 cdef int signature_resolve(
     Signature* signature, TF_Graph* graph, str name, object signature_def) except -1

@@ -7,7 +7,8 @@ the others of its model work.
 TensorFlow compiles a graph for each list of feeds and fetches that it meets, and keeps them all
 (tensorflow/core/common_runtime/direct_session.cc), even those that differ in order alone. So
 lists are kept few: outputs are always fetched in the signature's order, and after
-MAX_OTHER_SETS different sets of them all outputs are fetched and some dropped.
+MAX_OTHER_SETS different sets of them all outputs are fetched and some dropped. But not of a joint
+signature (see _inference_signature), where that would run what nobody asked for: see session_run.
 """
 
 from libc.stdint cimport uint64_t
@@ -230,6 +231,7 @@ cdef void signature_free(Signature* signature) noexcept nogil:
     free(<void*>signature.classify.refusal.data)
     free(<void*>signature.regress.refusal.data)
     free(signature.joint_outputs)
+    free(signature.groups)
     if signature.inputs != NULL:
         for i in range(signature.inputs_size):
             free(<void*>signature.inputs[i].alias.data)

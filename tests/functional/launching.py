@@ -20,6 +20,13 @@ from tfsrv._proto import message_class, parse_text
 
 SECONDS = 30  # for anything that should happen soon
 
+# Method and response by the name of the request.
+INFERENCE = {
+    "ClassificationRequest": ("Classify", "ClassificationResponse"),
+    "RegressionRequest": ("Regress", "RegressionResponse"),
+    "MultiInferenceRequest": ("MultiInference", "MultiInferenceResponse"),
+}
+
 
 def until(condition: Callable[[], bool]) -> None:
     """Ask again and again until it is so."""
@@ -164,9 +171,23 @@ class Client:
             request = parse_text("tensorflow.serving.PredictRequest", request, "")
         if not isinstance(request, bytes):
             request = request.SerializeToString()
-        response_class: Any = message_class("tensorflow.serving.PredictResponse")
+        return self.call_future("Predict", "PredictResponse", request, timeout)
+
+    def infer(self, request: Any, timeout: float = SECONDS) -> Any:
+        return self.infer_future(request, timeout).result()
+
+    def infer_future(self, request: Any, timeout: float | None = SECONDS) -> Any:
+        """Classify, Regress or MultiInference, as the message's type says."""
+        method, response = INFERENCE[type(request).__name__]
+        return self.call_future(method, response, request.SerializeToString(), timeout)
+
+    def call_future(
+        self, method: str, response: str, request: bytes, timeout: float | None = SECONDS
+    ) -> Any:
+        """A method of the PredictionService, with whatever bytes."""
+        response_class: Any = message_class(f"tensorflow.serving.{response}")
         return self.channel.unary_unary(
-            "/tensorflow.serving.PredictionService/Predict",
+            f"/tensorflow.serving.PredictionService/{method}",
             response_deserializer=response_class.FromString,
         ).future(request, timeout=timeout)
 

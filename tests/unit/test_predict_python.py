@@ -82,17 +82,24 @@ class Gated(Servable):
 
 
 class Site:
-    """One servable "m" in version 3, and Predict on it. Nothing may be left when it closes."""
+    """One servable "m" in version 3, and a method on it. Nothing may be left when it closes."""
 
-    def __init__(self, servable: object, threads: PythonThreads | None = None, **options: Any):
+    def __init__(
+        self,
+        servable: object,
+        threads: PythonThreads | None = None,
+        *,
+        method: Callable[..., Any] = PredictMethod,
+        response: Any = PredictResponse,
+        **options: Any,
+    ):
         self.threads = threads or PythonThreads()
         self.workers = WorkerPool()
         self.workers.start()
         self.serving_map = ServingMap()
         self.serving_map.publish({"m": {3: servable}})
-        self.method = PredictMethod(
-            self.serving_map, self.workers, python_threads=self.threads, **options
-        )
+        self.response = response
+        self.method = method(self.serving_map, self.workers, python_threads=self.threads, **options)
         self.calls: CallLoop
 
     def run(self, test: Callable[[Site], Awaitable[None]]) -> None:
@@ -116,7 +123,7 @@ class Site:
 
     async def ask(self, request: Any, timeout: float | None = None) -> Any:
         data = request if isinstance(request, bytes) else request.SerializeToString()
-        return PredictResponse.FromString(await self.calls.invoke(self.method, data, timeout))
+        return self.response.FromString(await self.calls.invoke(self.method, data, timeout))
 
     async def refusal(self, request: Any, timeout: float | None = None) -> tuple[Code, str]:
         with pytest.raises(ServingError) as caught:

@@ -1,4 +1,4 @@
-"""Servables written in Python that answer Predict."""
+"""Servables written in Python that answer Predict, and what is like it."""
 
 from __future__ import annotations
 
@@ -12,17 +12,22 @@ if TYPE_CHECKING:
 
 @runtime_checkable
 class PredictServable(Protocol):
-    """What a servable needs to answer Predict, on every protocol.
+    """What a servable needs to answer Predict, Classify, Regress and MultiInference.
 
         class Doubler:
             def predict(self, signature_name, inputs, output_filter):
                 return {"y": inputs["x"] * 2}
 
+    Classify and Regress ask for `inputs`, a vector of serialized tf.Examples (bytes), without an
+    output filter, and MultiInference once for each of its tasks. They take `classes` (strings) and
+    `scores` (float32), both [examples, classes], or one of them; or `outputs` (float32), [examples]
+    or [examples, 1].
+
     It may also have `signature_defs`, a mapping from names to tensorflow.SignatureDef messages:
-    then other signatures and other outputs are refused before predict() is called, requests are
-    counted by signature, and clients can ask for it. Whether the inputs fit is for predict() to
-    say in any case. Both attributes are looked up for each request, on the thread that calls
-    predict().
+    then other signatures and other outputs are refused before predict() is called, and by Classify
+    and Regress those that do not classify or regress; requests are counted by signature, and
+    clients can ask for it. Whether the inputs fit is for predict() to say in any case. Both
+    attributes are looked up for each request, on the thread that calls predict().
     """
 
     def predict(

@@ -7,6 +7,8 @@ from tfsrv.handlers._inference_plan cimport (
     plan_multi_inference,
     plan_regress,
 )
+from tfsrv.handlers._inference_python cimport MultiAnswering, OneAnswering
+from tfsrv.handlers._predict_python cimport PythonAnswering
 from tfsrv.handlers._session_method cimport SessionMethod
 
 from google.protobuf.message import DecodeError
@@ -54,6 +56,10 @@ cdef class ClassifyMethod(InferenceMethod):
         self.settings.steps.plan = plan_classify
         self.settings.steps.unreadable = "Failed to parse the ClassificationRequest."
 
+    cdef PythonAnswering python_answering(self):
+        return OneAnswering(
+            is_regression=False, signature_method_name_check=self.settings.checks_method_name)
+
 
 cdef class RegressMethod(InferenceMethod):
     """`tensorflow.serving.PredictionService/Regress`."""
@@ -63,6 +69,10 @@ cdef class RegressMethod(InferenceMethod):
         self.request_name = "RegressionRequest"
         self.settings.steps.plan = plan_regress
         self.settings.steps.unreadable = "Failed to parse the RegressionRequest."
+
+    cdef PythonAnswering python_answering(self):
+        return OneAnswering(
+            is_regression=True, signature_method_name_check=self.settings.checks_method_name)
 
 
 cdef class MultiInferenceMethod(InferenceMethod):
@@ -74,3 +84,6 @@ cdef class MultiInferenceMethod(InferenceMethod):
         self.settings.steps.read = read_multi
         self.settings.steps.plan = plan_multi_inference
         self.settings.steps.unreadable = "Failed to parse the MultiInferenceRequest."
+
+    cdef PythonAnswering python_answering(self):
+        return MultiAnswering(signature_method_name_check=self.settings.checks_method_name)

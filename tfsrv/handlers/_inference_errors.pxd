@@ -2,11 +2,10 @@
 
 from tfsrv._buffer cimport Bytes
 from tfsrv._predict_response cimport TensorData
-from tfsrv._signature cimport Signature
 from tfsrv._status cimport Status
 
 cdef int tell_text_and_name(Status* status, int code, const char* text, Bytes name) noexcept nogil
-cdef int tell_wrong_kind(Status* status, const Signature* signature, bint is_regression) noexcept nogil
+cdef int tell_wrong_kind(Status* status, Bytes method_name, bint is_regression) noexcept nogil
 cdef int tell_not_strings(Status* status, int dtype) noexcept nogil
 cdef int tell_wrong_dtype(Status* status, const char* text, int dtype) noexcept nogil
 cdef int tell_wrong_shape(Status* status, const char* text, const TensorData* tensor) noexcept nogil

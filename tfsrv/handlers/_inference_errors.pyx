@@ -39,7 +39,7 @@ cdef int tell_text_and_name(Status* status, int code, const char* text, Bytes na
     return code
 
 
-cdef int tell_wrong_kind(Status* status, const Signature* signature, bint is_regression) noexcept nogil:
+cdef int tell_wrong_kind(Status* status, Bytes method_name, bint is_regression) noexcept nogil:
     """With --enable_signature_method_name_check, of a signature with another method name."""
     if is_regression:
         status_set(
@@ -49,7 +49,7 @@ cdef int tell_wrong_kind(Status* status, const Signature* signature, bint is_reg
         status_set(
             status, INVALID_ARGUMENT,
             "Expected classification signature method_name to be tensorflow/serving/classify. Was: ")
-    status_add_bytes(status, signature.method_name)
+    status_add_bytes(status, method_name)
     return INVALID_ARGUMENT
 
 

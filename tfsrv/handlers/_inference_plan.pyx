@@ -15,6 +15,7 @@ from tfsrv._status cimport (
     UNIMPLEMENTED,
     status_set,
 )
+from tfsrv._tf cimport DT_STRING
 from tfsrv.handlers._inference_errors cimport (
     tell_not_strings,
     tell_text_and_name,
@@ -64,7 +65,8 @@ cdef int plan_one(const Settings* settings, Call* call, bint is_regression) noex
     return take_examples(settings, call, plan)
 
 
-cdef inline Bytes effective(Bytes signature_name) noexcept nogil:
+cdef Bytes effective(Bytes signature_name) noexcept nogil:
+    """The name of a signature, the default's for none."""
     return signature_name if signature_name.size else DEFAULT_SIGNATURE
 
 
@@ -80,7 +82,7 @@ cdef int check_use(
     if settings.checks_method_name and not bytes_equal(
         signature.method_name, METHOD_REGRESS if is_regression else METHOD_CLASSIFY
     ):
-        return tell_wrong_kind(&call.status, signature, is_regression)
+        return tell_wrong_kind(&call.status, signature.method_name, is_regression)
     if use.refusal.data != NULL:
         return tell_text_and_name(&call.status, INVALID_ARGUMENT, "", use.refusal)
     if signature.broken:
@@ -118,11 +120,15 @@ cdef int take_examples(const Settings* settings, Call* call, Plan* plan) noexcep
     """Feed the examples to every input of the signature. Returns the status' code."""
     cdef int i
     if call.view.inputs_size == 0:
-        return status_set(&call.status, INVALID_ARGUMENT, "Input is empty.")
+        return tell_empty(call)
     for i in range((<Signature*>call.signature).inputs_size):
         if plan_take_input(call, plan, i, &call.view.inputs[0], settings.max_message_bytes) != OK:
             return call.status.code
     return plan_charge(call, plan)
+
+
+cdef int tell_empty(Call* call) noexcept nogil:
+    return status_set(&call.status, INVALID_ARGUMENT, "Input is empty.")
 
 
 # ---- several signatures at once ----------------------------------------------------------------------
@@ -138,13 +144,15 @@ cdef int plan_multi_inference(const Settings* settings, Call* call) noexcept nog
     for i in range(call.view.tasks_size):
         if check_task(settings, call, session, i) != OK:
             return call.status.code
-    signature = task_signature(session, &call.view.tasks[0])
+    if call.view.inputs_size == 0:
+        return tell_empty(call)
+    signature = task_signature(session, call, 0)
     if call.view.tasks_size > 1:
         for i in range(call.view.tasks_size):
-            signature = task_signature(session, &call.view.tasks[i])
-            if signature.joint_outputs == NULL:
+            signature = task_signature(session, call, i)
+            if signature.inputs[0].dtype != DT_STRING:
                 return tell_not_strings(&call.status, signature.inputs[0].dtype)
-        signature = session.joint
+        signature = session.joint  # there is one: these have been found fit for it at load
     call.signature = signature
     plan = plan_lay_out(call, call.view.tasks_size)
     if plan == NULL:
@@ -155,12 +163,18 @@ cdef int plan_multi_inference(const Settings* settings, Call* call) noexcept nog
     return take_examples(settings, call, plan)
 
 
-cdef inline Signature* task_signature(Session* session, const TaskView* task) noexcept nogil:
-    return session_find(session, effective(task.spec.signature_name))
+cdef inline Signature* task_signature(const Session* session, const Call* call, int index) noexcept nogil:
+    return session_find(<Session*>session, task_signature_name(call, index))
 
 
-cdef inline bint is_regression_task(const TaskView* task) noexcept nogil:
-    return bytes_equal(task.method_name, METHOD_REGRESS)
+cdef Bytes task_signature_name(const Call* call, int index) noexcept nogil:
+    """The name of a task's signature, which may be the default's."""
+    return effective(call.view.tasks[index].spec.signature_name)
+
+
+cdef bint is_regression_task(const Call* call, int index) noexcept nogil:
+    """Of a task whose method check_task_method has found good."""
+    return bytes_equal(call.view.tasks[index].method_name, METHOD_REGRESS)
 
 
 cdef int check_task(const Settings* settings, Call* call, Session* session, int index) noexcept nogil:
@@ -168,35 +182,53 @@ cdef int check_task(const Settings* settings, Call* call, Session* session, int 
 
     All before it were checked, so they have different signatures, of which a model has not so many.
     """
-    cdef TaskView* tasks = call.view.tasks
-    cdef TaskView* task = &tasks[index]
-    cdef Bytes name = effective(task.spec.signature_name)
     cdef Signature* signature
+    if check_task_names(call, index) != OK:
+        return call.status.code
+    signature = task_signature(session, call, index)
+    if signature == NULL:
+        return tell_unknown_task(call, task_signature_name(call, index))
+    if check_task_method(call, index) != OK:
+        return call.status.code
+    return check_use(settings, call, signature, is_regression_task(call, index))
+
+
+cdef int check_task_names(Call* call, int index) noexcept nogil:
+    """Whether a task has the model of the first one, and a signature of its own. The status' code."""
+    cdef TaskView* tasks = call.view.tasks
+    cdef Bytes name = task_signature_name(call, index)
     cdef int i
-    if task.spec.name.size == 0:
+    if tasks[index].spec.name.size == 0:
         return status_set(&call.status, INVALID_ARGUMENT, "Found ModelSpec with an empty model name.")
-    if not bytes_equal(task.spec.name, tasks[0].spec.name):
+    if not bytes_equal(tasks[index].spec.name, tasks[0].spec.name):
         return status_set(
             &call.status, INVALID_ARGUMENT,
             "All ModelSpecs in a MultiInferenceRequest must access the same model name.")
     for i in range(index):
-        if bytes_equal(effective(tasks[i].spec.signature_name), name):
+        if bytes_equal(task_signature_name(call, i), name):
             return tell_text_and_name(
                 &call.status, INVALID_ARGUMENT, "Duplicate evaluation of signature: ", name)
-    signature = session_find(session, name)
-    if signature == NULL:
-        return tell_text_and_name(
-            &call.status, INVALID_ARGUMENT, "Requested signature not found in model graph: ", name)
-    if not is_regression_task(task) and not bytes_equal(task.method_name, METHOD_CLASSIFY):
-        return tell_text_and_name(
-            &call.status, UNIMPLEMENTED, "Unsupported signature method_name: ", task.method_name)
-    return check_use(settings, call, signature, is_regression_task(task))
+    return OK
+
+
+cdef int tell_unknown_task(Call* call, Bytes name) noexcept nogil:
+    """That there is no signature of that name for a task. The status' code."""
+    return tell_text_and_name(
+        &call.status, INVALID_ARGUMENT, "Requested signature not found in model graph: ", name)
+
+
+cdef int check_task_method(Call* call, int index) noexcept nogil:
+    """Whether a task is to classify or to regress. The status' code."""
+    if is_regression_task(call, index) or bytes_equal(call.view.tasks[index].method_name, METHOD_CLASSIFY):
+        return OK
+    return tell_text_and_name(
+        &call.status, UNIMPLEMENTED, "Unsupported signature method_name: ",
+        call.view.tasks[index].method_name)
 
 
 cdef void want_task(Call* call, Plan* plan, Session* session, int index) noexcept nogil:
-    cdef TaskView* task = &call.view.tasks[index]
-    cdef Signature* signature = task_signature(session, task)
+    cdef Signature* signature = task_signature(session, call, index)
     want(
         call, &plan.tasks[index], signature,
         NULL if call.signature == signature else signature.joint_outputs,
-        is_regression_task(task), effective(task.spec.signature_name))
+        is_regression_task(call, index), task_signature_name(call, index))

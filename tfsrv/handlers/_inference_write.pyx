@@ -20,43 +20,57 @@ from tfsrv.handlers._inference_errors cimport (
     tell_wrong_dtype,
     tell_wrong_shape,
 )
-from tfsrv.handlers._predict_plan cimport InferenceTask
 
 
 cdef int write_inference(Call* call, Plan* plan) noexcept nogil:
     """The ClassificationResponse or RegressionResponse. See Plan.write."""
-    cdef InferenceAnswer answer
-    if make_answer(call, plan, &plan.tasks[0], &answer) != OK:
-        return WIRE_BAD
-    return wire_write_inference(&call.response, &answer, call.view.spec.name, call.servable.version)
+    return inference_write_one(call, plan.outputs, plan.tasks)
 
 
 cdef int write_multi_inference(Call* call, Plan* plan) noexcept nogil:
     """The MultiInferenceResponse. See Plan.write."""
-    cdef InferenceAnswer* answers = <InferenceAnswer*>malloc(<size_t>plan.tasks_size * sizeof(InferenceAnswer))
-    cdef int result = WIRE_NO_MEMORY
+    return inference_write_all(call, plan.outputs, plan.tasks, plan.tasks_size)
+
+
+cdef int inference_write_one(
+    Call* call, const TensorData* outputs, const InferenceTask* task
+) noexcept nogil:
+    """Append the answer to a request with one task. A WireResult, or the call's status says more."""
+    cdef InferenceAnswer answer
+    if make_answer(call, outputs, task, &answer) != OK:
+        return WIRE_BAD
+    return wire_write_inference(&call.response, &answer, call.view.spec.name, call.servable.version)
+
+
+cdef int inference_write_all(
+    Call* call, const TensorData* outputs, const InferenceTask* tasks, int size
+) noexcept nogil:
+    """Append the answer to a MultiInferenceRequest. A WireResult, or the call's status says more."""
+    cdef InferenceAnswer* answers = <InferenceAnswer*>malloc(<size_t>size * sizeof(InferenceAnswer))
+    cdef int result = WIRE_BAD
+    cdef bint good = True
     cdef int i
-    if answers != NULL:
-        for i in range(plan.tasks_size):
-            if make_answer(call, plan, &plan.tasks[i], &answers[i]) != OK:
-                break
-        if call.status.code == OK:
-            result = wire_write_multi_inference(
-                &call.response, answers, plan.tasks_size, call.view.spec.name, call.servable.version)
+    if answers == NULL:
+        return WIRE_NO_MEMORY
+    for i in range(size):
+        good = good and make_answer(call, outputs, &tasks[i], &answers[i]) == OK
+    if good:
+        result = wire_write_multi_inference(
+            &call.response, answers, size, call.view.spec.name, call.servable.version)
     free(answers)
     return result
 
 
 cdef int make_answer(
-    Call* call, Plan* plan, const InferenceTask* task, InferenceAnswer* answer
+    Call* call, const TensorData* outputs, const InferenceTask* task, InferenceAnswer* answer
 ) noexcept nogil:
     """Look at the outputs of one task. Returns the status' code."""
     answer.signature_name = task.signature_name
     answer.is_regression = task.is_regression
     answer.rows = call.view.dims[0]
     answer.width = 1
-    answer.classes = &plan.outputs[task.labels] if task.labels >= 0 else NULL
-    answer.scores = &plan.outputs[task.scores] if task.scores >= 0 else NULL
+    answer.classes = &outputs[task.labels] if task.labels >= 0 else NULL
+    answer.scores = &outputs[task.scores] if task.scores >= 0 else NULL
     return check_regression(call, answer) if task.is_regression else check_classification(call, answer)
 
 

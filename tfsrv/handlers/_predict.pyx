@@ -12,6 +12,7 @@ from tfsrv._signature cimport Signature
 from tfsrv._status cimport FAILED_PRECONDITION, OK, status_add_bytes, status_set
 from tfsrv.handlers._predict_errors cimport tell_unknown_signature, tell_wrong_method_name
 from tfsrv.handlers._predict_plan cimport plan_make
+from tfsrv.handlers._predict_python cimport PredictAnswering, PythonAnswering
 from tfsrv.handlers._session_method cimport SessionMethod, Settings
 
 from google.protobuf.message import DecodeError
@@ -71,6 +72,9 @@ cdef class PredictMethod(SessionMethod):
         self.settings.steps.unreadable = "Failed to parse the PredictRequest."
         self.settings.steps.rare_too_large = (
             "A request with variants, resources, groups or streaming options is too large.")
+
+    cdef PythonAnswering python_answering(self):
+        return PredictAnswering(serialization_as_tensor_content=self.settings.as_content)
 
     def rewrite(self, request: bytes) -> bytes:
         """The same request without what unary Predict does not look at.

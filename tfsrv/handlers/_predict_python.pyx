@@ -1,12 +1,14 @@
-"""Predict on servables that are written in Python: objects with a method predict().
+"""Methods on servables that are written in Python: objects with a method predict().
 
 See core/predict_servable.py for what they are. The request has been read and its servable found
 by the time it comes here; a thread of PythonThreads makes numpy arrays of the inputs, calls
 predict(), writes the response and completes the call, exactly as a worker does: a call whose
 deadline passes is answered by its loop at once, and taken out of the queue, or comes back here
 later. Nothing of the servable is looked at in the loop's thread: its attributes may be properties
-that take long. What limits requests to SavedModels limits these, too. Codes and texts are those
-of _predict.
+that take long. What limits requests to SavedModels limits these, too.
+
+What is particular to a method is in a PythonAnswering; that of Predict is here, with _predict's codes
+and texts.
 """
 
 import logging
@@ -42,7 +44,6 @@ from tfsrv._predict_request cimport PredictView, predict_view_bytes
 from tfsrv._status cimport (
     CANCELLED,
     DEADLINE_EXCEEDED,
-    FAILED_PRECONDITION,
     INTERNAL,
     INVALID_ARGUMENT,
     INVALID_INPUT,
@@ -63,7 +64,6 @@ from tfsrv.handlers.python_threads import PythonThreads
 cdef enum:
     OBJECT_BYTES = 256      # what an array or a name takes besides its data
     SLICE = 1024            # names that are made while the GIL is held
-    LONGEST_NAME = 65536    # bytes; longer ones are refused, and no text is made of them
 
 cdef Bytes DEFAULT_SIGNATURE = Bytes(b"serving_default", 15)
 
@@ -88,7 +88,7 @@ cdef int start_in_python(void* predictor, Call* call) noexcept with gil:
 
 cdef void forget(Call* call) noexcept:
     """Nobody waits for the call any more: take it out of the queue, with all that it holds."""
-    cdef _Request request = <_Request>call.turn
+    cdef PythonTurn request = <PythonTurn>call.turn
     try:
         if request.predictor.threads.withdraw(request.name, request.version, request):
             request.drop()
@@ -102,29 +102,29 @@ cdef class PythonPredictor:
     def __init__(
         self,
         threads: PythonThreads,
+        answering: PythonAnswering,
         *,
-        serialization_as_tensor_content: bool = False,
         max_message_bytes: int = 2**31 - 1,
     ) -> None:
         self.threads = threads
-        self.as_content = serialization_as_tensor_content
+        self.answering = answering
         self.max_message_bytes = max_message_bytes
         self.failures = DampedLog(logging.getLogger("tfsrv"))
         self.failures_lock = threading.Lock()
 
     cdef int start(self, Call* call) except -1:
         """Hand the call over. The servable is not looked at here: who knows what its attributes do."""
-        cdef _Request request
+        cdef PythonTurn request
         cdef Bytes signature_name = signature_of(call)
         if signature_name.size > LONGEST_NAME:
-            tell_unknown_signature(&call.status, signature_name)
+            self.answering.refuse_signature(call, signature_name)
             return STARTED_DONE
-        request = _Request.__new__(_Request)
+        request = PythonTurn.__new__(PythonTurn)
         request.call = call
         request.predictor = self
         request.name = text_of(call.servable.name)
         request.version = <uintptr_t>call.servable
-        call.counters = counters_of(request.name, call.servable.version, "", "Predict")
+        request.count("")
         if not request.submit():
             status_set(
                 &call.status, UNAVAILABLE,
@@ -147,15 +147,7 @@ cdef class PythonPredictor:
 
 # ---- a thread of Python ---------------------------------------------------------------------------
 
-cdef class _Request:
-    """A call's turn: a Task of PythonThreads. Lent the call until it completes it."""
-
-    cdef Call* call             # NULL once it is completed
-    cdef PythonPredictor predictor
-    cdef str name               # of the servable
-    cdef object version         # what is loaded as that version, as PythonThreads is told
-    cdef dict inputs            # once they are made
-    cdef dict outputs           # once they are there
+cdef class PythonTurn:
 
     cdef bint submit(self) except -1:
         """Hand it to the threads. Without success the call is the loop's still."""
@@ -174,7 +166,7 @@ cdef class _Request:
         elif call.deadline_ns != 0 and call.deadline_ns <= now_ns():
             status_set(&call.status, DEADLINE_EXCEEDED, "Deadline Exceeded")
         else:
-            self.answer(call)
+            self.answer()
         self.complete()
 
     def drop(self) -> None:
@@ -186,90 +178,157 @@ cdef class _Request:
         self.call = NULL
         call_complete(call)
 
-    cdef void answer(self, Call* call) noexcept:
+    cdef void answer(self) noexcept:
         """Set the status, and the response if that is OK. All that was made on the way is gone."""
+        cdef Call* call = self.call
         # An error until the response is there: nothing that goes wrong makes it an answer.
         status_set(&call.status, INTERNAL, "The request failed.")
         try:
-            self.respond(call)
+            self.respond()
         except BaseException as error:
             tell(call, error)
         if call.status.code != OK:
             message_clear(&call.response)
         self.let_go()
 
+    cdef int respond(self) except -1:
+        """Set the status, by exception or not. Returns its code."""
+        cdef object servable = <object>self.call.servable.object
+        cdef PythonAnswering answering = self.predictor.answering
+        if not callable(getattr(servable, "predict", None)):
+            raise ServingError(
+                Code.FAILED_PRECONDITION, f"The servable cannot answer {answering.method}.")
+        return answering.respond(self, servable, getattr(servable, "signature_defs", None))
+
     cdef void let_go(self) noexcept:
         """Free the arrays. By now neither the servable's frames nor an exception have them."""
-        cdef dict inputs = self.inputs
         cdef dict outputs = self.outputs
-        self.inputs = None
         self.outputs = None
+        self.drop_inputs()
         try:
-            if inputs is not None:
-                let_go_of_strings(inputs)
             if outputs is not None:
                 let_go_of_strings(outputs)
         except BaseException:
             pass  # they go all at once
 
-    cdef int respond(self, Call* call) except -1:
-        """Set the status, by exception or not. Returns its code."""
-        cdef object servable = <object>call.servable.object
-        cdef Bytes name = signature_of(call)
-        cdef str signature_name = text_of(name)
-        cdef list wanted
-        cdef int code
-        if not callable(getattr(servable, "predict", None)):
-            return status_set(
-                &call.status, FAILED_PRECONDITION, "The servable cannot answer Predict.")
-        signature_defs = getattr(servable, "signature_defs", None)
-        if signature_defs is not None:
-            if signature_name not in signature_defs:
-                return tell_unknown_signature(&call.status, name)
-            # Of a name that a client made up there are no counters: they would live for ever.
-            call.counters = counters_of(
-                self.name, call.servable.version, signature_name, "Predict")
-        with nogil:
-            code = charge_arrays(call, self.predictor.max_message_bytes)
-        if code != OK:
-            return code
-        self.inputs = arrays_of_view(&call.view)
-        wanted = output_filter_of(&call.view)
-        if signature_defs is not None:
-            check_outputs(wanted, signature_defs[signature_name].outputs)
-        self.outputs = chosen(self.predict(call, servable, signature_name, tuple(wanted)), wanted)
-        self.write(call, plain_arrays(self.outputs), name)
-        return OK
+    cdef int count(self, str signature_name) except -1:
+        """Count the call among those of a signature, "" for none.
 
-    cdef int write(self, Call* call, dict outputs, Bytes signature_name) except -1:
-        """Seal the response. While it is written its copies count against the budget, too."""
-        cdef int64_t copies = plain_arrays_bytes(outputs)
-        charge_answer(call, copies)
-        if buffer_append(&call.response.head, b"\0\0\0\0\0\0\0\0", call.headroom) != 0:
-            raise MemoryError
-        write_arrays(
-            &call.response, outputs, call.view.spec.name, call.servable.version, signature_name,
-            self.predictor.as_content)
-        call_give_back(call, copies)
-        message_seal(&call.response)
-        charge_answer(call, <int64_t>call.response.left)
-        status_clear(&call.status)
+        Of a name that a client made up there must be no counters: they would live for ever.
+        """
+        self.call.counters = counters_of(
+            self.name, self.call.servable.version, signature_name, self.predictor.answering.method)
         return 0
 
-    cdef object predict(self, Call* call, servable, str signature_name, tuple wanted):
-        """What the servable says. What it raises by mistake is logged."""
-        call.run_start_ns = now_ns()
+    cdef int charge_inputs(self) except -1:
+        """Charge what make_inputs takes, or set the status; returns its code."""
+        cdef int code
+        with nogil:
+            code = charge_arrays(self.call, self.predictor.max_message_bytes)
+        return code
+
+    cdef int make_inputs(self) except -1:
+        """Set `inputs`, which are charged: the request's, in new arrays."""
+        self.inputs = arrays_of_view(&self.call.view)
+        return 0
+
+    cdef void drop_inputs(self) noexcept:
+        cdef dict inputs = self.inputs
+        self.inputs = None
+        try:
+            if inputs is not None:
+                let_go_of_strings(inputs)
+        except BaseException:
+            pass  # they go all at once
+
+    cdef object ask(self, servable, str signature_name, tuple wanted):
+        """What the servable says to `inputs`. What it raises by mistake is logged."""
+        cdef Call* call = self.call
+        cdef int64_t begun_ns = now_ns()
+        cdef str method = self.predictor.answering.method
+        if call.run_start_ns == 0:
+            call.run_start_ns = begun_ns
         try:
             return servable.predict(signature_name, self.inputs, wanted)
         except (ServingError, MemoryError):
             raise
         except BaseException as error:
             self.predictor.log_failure(
-                f"Predict on {self.name} version {call.servable.version}"
+                f"{method} on {self.name} version {call.servable.version}"
                 f" raised {type(error).__name__}", error)
             raise
         finally:
-            call.run_ns = now_ns() - call.run_start_ns
+            call.run_ns += now_ns() - begun_ns
+
+    cdef int begin_answer(self, int64_t copies) except -1:
+        """Room for the response, which is to be written next; until then its copies count, too."""
+        charge_answer(self.call, copies)
+        if buffer_append(&self.call.response.head, b"\0\0\0\0\0\0\0\0", self.call.headroom) != 0:
+            raise MemoryError
+        return 0
+
+    cdef int end_answer(self, int64_t copies) except -1:
+        """The response is there: seal it, and the call has been answered."""
+        call_give_back(self.call, copies)
+        message_seal(&self.call.response)
+        charge_answer(self.call, <int64_t>self.call.response.left)
+        status_clear(&self.call.status)
+        return 0
+
+
+# ---- Predict ----------------------------------------------------------------------------------------
+
+cdef class PythonAnswering:
+
+    cdef int refuse_signature(self, Call* call, Bytes name) except -1:
+        """Set the status of a request for a signature that there is not; returns its code."""
+        raise NotImplementedError
+
+    cdef int respond(self, PythonTurn turn, object servable, object signature_defs) except -1:
+        """Answer `turn.call`: set its status, by exception or not. Returns the code.
+
+        On a thread of Python. `servable` has a predict(); `signature_defs` may be None.
+        """
+        raise NotImplementedError
+
+
+cdef class PredictAnswering(PythonAnswering):
+    """Predict's."""
+
+    def __init__(self, *, serialization_as_tensor_content: bool = False) -> None:
+        self.method = "Predict"
+        self.as_content = serialization_as_tensor_content
+
+    cdef int refuse_signature(self, Call* call, Bytes name) except -1:
+        return tell_unknown_signature(&call.status, name)
+
+    cdef int respond(self, PythonTurn turn, object servable, object signature_defs) except -1:
+        cdef Call* call = turn.call
+        cdef Bytes name = signature_of(call)
+        cdef str signature_name = text_of(name)
+        cdef list wanted
+        if signature_defs is not None:
+            if signature_name not in signature_defs:
+                return tell_unknown_signature(&call.status, name)
+            turn.count(signature_name)
+        if turn.charge_inputs() != OK:
+            return call.status.code
+        turn.make_inputs()
+        wanted = output_filter_of(&call.view)
+        if signature_defs is not None:
+            check_outputs(wanted, signature_defs[signature_name].outputs)
+        turn.outputs = chosen(turn.ask(servable, signature_name, tuple(wanted)), wanted)
+        self.write(turn, plain_arrays(turn.outputs), name)
+        return OK
+
+    cdef int write(self, PythonTurn turn, dict outputs, Bytes signature_name) except -1:
+        cdef Call* call = turn.call
+        cdef int64_t copies = plain_arrays_bytes(outputs)
+        turn.begin_answer(copies)
+        write_arrays(
+            &call.response, outputs, call.view.spec.name, call.servable.version, signature_name,
+            self.as_content)
+        return turn.end_answer(copies)
 
 
 # ---- inputs -----------------------------------------------------------------------------------------

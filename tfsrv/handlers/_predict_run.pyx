@@ -27,7 +27,7 @@ from tfsrv._status cimport (
     status_set,
 )
 from tfsrv._tensor cimport MAX_RANK, tensor_data, tensor_from_view, tensor_release
-from tfsrv._wire_format cimport WIRE_OK
+from tfsrv._wire_format cimport WIRE_BAD, WIRE_NO_MEMORY, WIRE_OK, WIRE_TOO_BIG
 from tfsrv.handlers._predict_errors cimport tell_bad_tensor
 
 cdef int64_t SLOW_NS = 50 * NS_PER_MS        # slower signatures run on TensorFlow's pool if a deadline is set
@@ -157,11 +157,15 @@ cdef void run_write_outputs(Call* call, Plan* plan) noexcept nogil:
         plan.outputs[i].alias = (<Signature*>call.signature).outputs[call.wanted[i]].alias
         plan.outputs[i].holder = plan.fetched[i]
     if call.status.code == OK:
-        result = buffer_append(&call.response.head, b"\0\0\0\0\0\0\0\0", call.headroom)
-        if result == 0:
+        result = WIRE_NO_MEMORY
+        if buffer_append(&call.response.head, b"\0\0\0\0\0\0\0\0", call.headroom) == 0:
             result = plan.write(call, plan)
-        if result != WIRE_OK and call.status.code == OK:
+        if result == WIRE_TOO_BIG:
             status_set(&call.status, INTERNAL, "The response is larger than a message may be.")
+        elif result == WIRE_BAD and call.status.code == OK:
+            status_set(&call.status, INTERNAL, "An output changed while the response was written.")
+        elif result != WIRE_OK and call.status.code == OK:
+            status_set(&call.status, RESOURCE_EXHAUSTED, "out of memory")
         if call.status.code != OK:
             message_clear(&call.response)
     for i in range(call.wanted_size):

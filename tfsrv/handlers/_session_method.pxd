@@ -4,7 +4,7 @@ from tfsrv._call cimport Call
 from tfsrv._method cimport Method
 from tfsrv._run_queue cimport RunQueue
 from tfsrv._workers cimport Pool
-from tfsrv.handlers._predict_python cimport PythonPredictor
+from tfsrv.handlers._predict_python cimport PythonAnswering, PythonPredictor
 
 
 # How a method differs from the others; the rest is the same for all.
@@ -31,6 +31,7 @@ cdef class SessionMethod(Method):
     cdef readonly object serving_map
     cdef readonly object workers
     cdef PythonPredictor python
+    cdef PythonAnswering python_answering(self)
 
 
 cdef int session_prepare(const Settings* settings, Call* call) noexcept nogil

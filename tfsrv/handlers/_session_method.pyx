@@ -46,7 +46,11 @@ from tfsrv._workers cimport WorkerPool, work_queue_is_idle
 from tfsrv.handlers._predict_batch cimport batch_call
 from tfsrv.handlers._predict_errors cimport tell_unknown_label, tell_unknown_servable
 from tfsrv.handlers._predict_plan cimport Plan
-from tfsrv.handlers._predict_python cimport PythonPredictor, start_in_python
+from tfsrv.handlers._predict_python cimport (
+    PythonAnswering,
+    PythonPredictor,
+    start_in_python,
+)
 from tfsrv.handlers._predict_run cimport run_call, run_has_time, run_is_small, run_is_wanted
 
 from tfsrv.handlers.python_threads import PythonThreads
@@ -260,7 +264,9 @@ cdef void run(void* item) noexcept nogil:
 # ---- what Python sees -------------------------------------------------------------------------------------------
 
 cdef class SessionMethod(Method):
-    """Base of the methods on the servables of one serving map; a subclass sets `settings.steps`.
+    """Base of the methods on the servables of one serving map.
+
+    A subclass sets `settings.steps`, and has a python_answering().
 
     SavedModels run on `workers`, servables written in Python on `python_threads`.
     """
@@ -277,22 +283,24 @@ cdef class SessionMethod(Method):
     ) -> None:
         self.serving_map = serving_map
         self.workers = workers
-        self.python = PythonPredictor(
-            python_threads or PythonThreads(),
-            serialization_as_tensor_content=serialization_as_tensor_content,
-            max_message_bytes=max_message_bytes)
         self.settings.map = (<ServingMap>serving_map).map
         self.settings.pool = (<WorkerPool>workers).pool
-        self.settings.python = <void*>self.python
         self.settings.unread = run_queue_new(self.settings.pool, read_aside)
         if self.settings.unread == NULL:
             raise MemoryError
         self.settings.as_content = serialization_as_tensor_content
         self.settings.checks_method_name = signature_method_name_check
         self.settings.max_message_bytes = max_message_bytes
+        self.python = PythonPredictor(
+            python_threads or PythonThreads(), self.python_answering(), max_message_bytes=max_message_bytes)
+        self.settings.python = <void*>self.python
         self.counters = counters_of("", 0, "", self.name)
         self.context = &self.settings
         self.start = start
+
+    cdef PythonAnswering python_answering(self):
+        """What the method is on servables written in Python; `settings` are made."""
+        raise NotImplementedError
 
     def __dealloc__(self):
         if self.settings.unread != NULL:
