@@ -104,10 +104,19 @@ cdef class _Warmup:
     def __dealloc__(self):
         if self.call != NULL:
             self.loop.closed = True  # call_free keeps nothing
-            call_free(self.call)
+            with nogil:  # unmapping a large request takes milliseconds
+                call_free(self.call)
 
     cdef int add(self, bytes record, size_t first, size_t size) except -1:
-        if buffer_append(&self.call.request, PyBytes_AS_STRING(record) + first, size) != 0:
+        """Add these bytes to the request; without the GIL."""
+        cdef const char* data = PyBytes_AS_STRING(record)
+        cdef size_t record_size = <size_t>len(record)
+        cdef int result
+        if first > record_size or size > record_size - first:
+            raise ValueError(f"{size} bytes at {first} are not in a record of {record_size}")
+        with nogil:
+            result = buffer_append(&self.call.request, data + first, size)
+        if result != 0:
             raise MemoryError
         return 0
 
