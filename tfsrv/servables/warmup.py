@@ -171,8 +171,9 @@ def _shown_id(id: ServableId) -> str:
 
 
 def _shown(record: bytes) -> str:
-    """The beginning of a record, as far as it is text."""
-    return record[:64].decode("ascii", "backslashreplace")
+    """The beginning of a record, as far as it is text that moves no cursor."""
+    text = record[:64].decode("ascii", "backslashreplace")
+    return "".join(char if char.isprintable() else ascii(char)[1:-1] for char in text)
 
 
 # -- requests that are made up
