@@ -27,7 +27,6 @@ from tfsrv._servable cimport Servable
 from tfsrv._session cimport SavedModelSession, Session, session_run
 from tfsrv._signature cimport Signature
 from tfsrv._status cimport (
-    INTERNAL,
     OK,
     Status,
     status_error,
@@ -35,7 +34,7 @@ from tfsrv._status cimport (
     status_init,
 )
 from tfsrv._tensor cimport tensor_release
-from tfsrv._wire_format cimport WIRE_RARE
+from tfsrv._wire_format cimport WIRE_BAD, WIRE_RARE
 from tfsrv.handlers._predict_plan cimport Plan
 from tfsrv.handlers._predict_run cimport run_call, run_drop_feeds, run_place
 from tfsrv.handlers._session_method cimport SessionMethod, session_prepare
@@ -135,12 +134,17 @@ cdef class _Warmup:
         if call.status.code != OK:
             raise status_error(&call.status)
         return 0
+        if call.parse_result == WIRE_BAD:
+            raise self.unreadable()
 
     cdef int rewrite(self) except -1:
         """As the call loop does it."""
         cdef Call* call = self.call
         cdef int result
-        body = self.method.rewrite(call.request.data[: call.request.size])
+        try:
+            body = self.method.rewrite(call.request.data[: call.request.size])
+        except ServingError:
+            raise self.unreadable() from None
         predict_view_clear(&call.view)
         call.request.size = 0
         self.add(body, 0, len(body))
@@ -148,7 +152,7 @@ cdef class _Warmup:
         with nogil:
             result = session_prepare(&self.method.settings, call)
         if result == WIRE_RARE:
-            raise ServingError(INTERNAL, "The request cannot be read.")
+            raise self.unreadable()
         return 0
 
 
@@ -158,6 +162,9 @@ cdef void run_padded(Call* call) noexcept nogil:
     What comes of that is of no interest: a model that cannot do it answers such requests one by one.
     """
     cdef Session* session = <Session*>call.servable.impl
+    cdef object unreadable(self):
+        return ValueError(self.method.settings.steps.unreadable.decode())
+
     cdef Signature* signature = <Signature*>call.signature
     cdef Plan* plan = <Plan*>call.scratch
     cdef int64_t needed = 0

@@ -53,7 +53,11 @@ class WarmSession(Protocol):
 
 
 class RunRequest(Protocol):
-    """Runs one request on a session: the kind of a PredictionLog, and places in a record."""
+    """Runs one request on a session: the kind of a PredictionLog, and places in a record.
+
+    Raises the ServingError that a client would get; ValueError if the bytes are no such request.
+    With `timeout_seconds`, a graph that may wait for ever ends with DEADLINE_EXCEEDED.
+    """
 
     def __call__(
         self,
@@ -95,12 +99,12 @@ class WarmUp:
             try:
                 kind, places = read_prediction_log(record)
             except ServingError:
-                raise ServingError(
-                    Code.INVALID_ARGUMENT,
-                    f"Failed to parse warmup record: {_shown(record)} from {file}",
-                ) from None
+                raise _unreadable(record, file) from None
             if kind != 0:
-                self._run(session, id, kind, record, places, f"record {count + 1} of {file}")
+                try:
+                    self._run(session, id, kind, record, places, f"record {count + 1} of {file}")
+                except ValueError:
+                    raise _unreadable(record, file) from None
             count += 1
             if count > MAX_RECORDS:
                 raise ServingError(
@@ -174,6 +178,11 @@ def _shown(record: bytes) -> str:
     """The beginning of a record, as far as it is text that moves no cursor."""
     text = record[:64].decode("ascii", "backslashreplace")
     return "".join(char if char.isprintable() else ascii(char)[1:-1] for char in text)
+def _unreadable(record: bytes, file: str) -> ServingError:
+    text = f"Failed to parse warmup record: {_shown(record)} from {file}"
+    return ServingError(Code.INVALID_ARGUMENT, text)
+
+
 
 
 # -- requests that are made up
