@@ -192,13 +192,19 @@ def synthetic_requests(session: WarmSession) -> Iterator[tuple[str, int, bytes]]
     """(signature, rows, serialized PredictRequest) for all signatures that can be served.
 
     Every value is zero, or an empty string; dimensions that are open are 1, but for the first one,
-    which takes each of the sizes that batching will run.
+    which takes each of the sizes that batching will run. Inputs that have a default are left out:
+    it is a value that the model's maker has thought of.
     """
     described = session.describe()
     sizes = batch_sizes(session.batching)
     names = [name for name, facts in described.items() if not facts["broken"]]
     for name in sorted(names, key=lambda name: (name != "serving_default", name)):
-        inputs = session.signature_defs[name].inputs
+        defaults = described[name]["defaults"]
+        inputs = {
+            alias: info
+            for alias, info in session.signature_defs[name].inputs.items()
+            if alias not in defaults
+        }
         has_rows = bool(inputs) and all(_is_open(info) for info in inputs.values())
         for rows in sizes if has_rows else [1]:
             request: Any = message_class("tensorflow.serving.PredictRequest")()
@@ -213,7 +219,7 @@ def synthetic_requests(session: WarmSession) -> Iterator[tuple[str, int, bytes]]
 
 
 def batch_sizes(batching: BatchingParameters | None) -> list[int]:
-    """The numbers of rows to try: those that are allowed, or powers of two up to the largest."""
+    """The numbers of rows to try: those that are allowed, or powers of two and the largest."""
     if batching is None:
         return [1]
     if batching.allowed_batch_sizes:
@@ -222,7 +228,7 @@ def batch_sizes(batching: BatchingParameters | None) -> list[int]:
     sizes = [1]
     while sizes[-1] * 2 <= most:
         sizes.append(sizes[-1] * 2)
-    return sizes
+    return sizes if sizes[-1] >= most else [*sizes, most]
 
 
 def _is_open(info: Any) -> bool:
