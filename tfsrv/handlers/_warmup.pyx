@@ -22,6 +22,7 @@ from tfsrv._batching cimport batch_allowed_rows
 from tfsrv._budget cimport budget_give, budget_take
 from tfsrv._buffer cimport Bytes, buffer_append
 from tfsrv._call cimport Call, LoopState, call_free, call_new
+from tfsrv._clock cimport NS_PER_S, now_ns
 from tfsrv._predict_request cimport predict_view_clear
 from tfsrv._servable cimport Servable
 from tfsrv._session cimport SavedModelSession, Session, session_run
@@ -42,6 +43,7 @@ from tfsrv.handlers._session_method cimport SessionMethod, session_prepare
 from tfsrv.errors import ServingError
 
 cdef int64_t MOST_PADDING_BYTES = <int64_t>1 << 30
+cdef double LONGEST_SECONDS = 1e6       # far from where nanoseconds overflow
 
 
 cdef class WarmupRunner:
@@ -60,14 +62,19 @@ cdef class WarmupRunner:
         kind: int,
         record: bytes,
         places: list[tuple[int, int]],
+        timeout_seconds: float = 0.0,
     ) -> None:
         """Run one request of the method `kind`, whose bytes are those places (first, size) of `record`.
 
         Which model and version the request names does not matter: it runs on `session`. Raises the
-        ServingError that a client would get. Takes as long as the model does, without the GIL.
+        ServingError that a client would get, but ValueError if these bytes are no such request, or
+        are not in `record`. Takes as long as the model does, without the GIL; with `timeout_seconds`
+        a graph that loops or waits, or has not run before, ends then with DEADLINE_EXCEEDED.
         """
         cdef _Warmup warmup = _Warmup.__new__(_Warmup)
         warmup.begin(session, self.methods[kind], name.encode("utf-8", "replace"), version)
+        if timeout_seconds > 0:
+            warmup.call.deadline_ns = now_ns() + <int64_t>(min(timeout_seconds, LONGEST_SECONDS) * NS_PER_S)
         for first, size in places:
             warmup.add(record, first, size)
         warmup.run()
@@ -127,6 +134,8 @@ cdef class _Warmup:
             result = session_prepare(&self.method.settings, call)
         if result == WIRE_RARE:
             self.rewrite()
+        if call.parse_result == WIRE_BAD:
+            raise self.unreadable()
         with nogil:
             if call.status.code == OK:
                 run_padded(call)
@@ -134,8 +143,6 @@ cdef class _Warmup:
         if call.status.code != OK:
             raise status_error(&call.status)
         return 0
-        if call.parse_result == WIRE_BAD:
-            raise self.unreadable()
 
     cdef int rewrite(self) except -1:
         """As the call loop does it."""
@@ -155,6 +162,9 @@ cdef class _Warmup:
             raise self.unreadable()
         return 0
 
+    cdef object unreadable(self):
+        return ValueError(self.method.settings.steps.unreadable.decode())
+
 
 cdef void run_padded(Call* call) noexcept nogil:
     """Run the call once as a batch that is padded to an allowed size would run, if it would be.
@@ -162,9 +172,6 @@ cdef void run_padded(Call* call) noexcept nogil:
     What comes of that is of no interest: a model that cannot do it answers such requests one by one.
     """
     cdef Session* session = <Session*>call.servable.impl
-    cdef object unreadable(self):
-        return ValueError(self.method.settings.steps.unreadable.decode())
-
     cdef Signature* signature = <Signature*>call.signature
     cdef Plan* plan = <Plan*>call.scratch
     cdef int64_t needed = 0

@@ -16,7 +16,7 @@ from __future__ import annotations
 import logging
 import os
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any, Protocol
 
@@ -67,6 +67,7 @@ class RunRequest(Protocol):
         kind: int,
         record: bytes,
         places: list[tuple[int, int]],
+        timeout_seconds: float = 0.0,
     ) -> None: ...
 
 
@@ -78,10 +79,11 @@ class WarmUp:
     enabled: bool = True
     num_request_iterations: int = 1
     synthetic: bool = False
+    clock: Callable[[], float] = time.monotonic
 
     def __call__(self, session: WarmSession, id: ServableId, path: str) -> None:
         """Warm up one version, whose files are in `path`. Raises ServingError."""
-        began = time.monotonic()
+        began = self.clock()
         file = os.path.join(path, FILE_NAME)
         if self.enabled and os.path.exists(file):
             count = self._replay(session, id, file)
@@ -89,7 +91,7 @@ class WarmUp:
             count = self._make_up(session, id)
         else:
             return
-        seconds = time.monotonic() - began
+        seconds = self.clock() - began
         logger.info("%s was warmed up with %d requests in %.3f s", _shown_id(id), count, seconds)
 
     def _replay(self, session: WarmSession, id: ServableId, file: str) -> int:
@@ -136,14 +138,16 @@ class WarmUp:
     def _make_up(self, session: WarmSession, id: ServableId) -> int:
         """Run made-up requests; how many worked."""
         count = 0
-        deadline = time.monotonic() + SYNTHETIC_SECONDS
+        deadline = self.clock() + SYNTHETIC_SECONDS
         for name, rows, request in synthetic_requests(session):
-            if time.monotonic() > deadline:
+            left_seconds = deadline - self.clock()
+            if left_seconds <= 0:
                 logger.warning("Warm-up of %s takes long, and ends here", _shown_id(id))
                 break
+            places = [(0, len(request))]
             try:
                 self.run_request(
-                    session, id.name, id.version, PREDICT, request, [(0, len(request))]
+                    session, id.name, id.version, PREDICT, request, places, left_seconds
                 )
                 count += 1
             except ServingError as error:
@@ -174,15 +178,15 @@ def _shown_id(id: ServableId) -> str:
     return f"{id.name} version {id.version}"
 
 
-def _shown(record: bytes) -> str:
-    """The beginning of a record, as far as it is text that moves no cursor."""
-    text = record[:64].decode("ascii", "backslashreplace")
-    return "".join(char if char.isprintable() else ascii(char)[1:-1] for char in text)
 def _unreadable(record: bytes, file: str) -> ServingError:
     text = f"Failed to parse warmup record: {_shown(record)} from {file}"
     return ServingError(Code.INVALID_ARGUMENT, text)
 
 
+def _shown(record: bytes) -> str:
+    """The beginning of a record, as far as it is text that moves no cursor."""
+    text = record[:64].decode("ascii", "backslashreplace")
+    return "".join(char if char.isprintable() else ascii(char)[1:-1] for char in text)
 
 
 # -- requests that are made up
