@@ -41,6 +41,7 @@ TESTS = (
     "tests/unit/test_memory.py",
     "tests/unit/test_message.py",
     "tests/unit/test_predict_python.py",
+    "tests/unit/test_prediction_log.py",
     "tests/unit/test_queue.py",
     "tests/unit/test_serving_map.py",
     "tests/unit/test_status.py",
@@ -55,6 +56,7 @@ WITH_TENSORFLOW = {
         "tests/integration/test_batch_tensors.py",
         "tests/integration/test_batched_predict.py",
         "tests/integration/test_predict.py",
+        "tests/integration/test_warmup.py",
     )
 }
 
@@ -63,6 +65,7 @@ LEFT_OUT = {
     "leak": (
         "tests/unit/test_arrays.py",
         "tests/unit/test_predict_python.py",
+        "tests/unit/test_prediction_log.py",
         "tests/unit/test_wire.py",
     )
 }

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import asyncio
+from collections import Counter
 from collections.abc import Iterator
 from pathlib import Path
+from random import Random
 from typing import Any
 
 import numpy
@@ -28,7 +30,7 @@ from tfsrv._serving_map import ServingMap
 from tfsrv._session import SavedModelSession
 from tfsrv._workers import WorkerPool
 from tfsrv.batching_parameters import BatchingParameters
-from tfsrv.config import ModelConfig, ServerOptions
+from tfsrv.config import GrpcChannelArguments, ModelConfig, ServerOptions
 from tfsrv.core.servable import ServableId
 from tfsrv.errors import Code, ServingError
 from tfsrv.handlers._session_method import SessionMethod
@@ -454,3 +456,55 @@ def test_made_up_requests_work_on_models_of_all_kinds(
     stage.warm_up(session, tmp_path, synthetic=True)
     assert not caplog.messages
     assert all(facts["built"] or facts["broken"] for facts in session.describe().values())
+
+
+# --- requests of all kinds of bytes
+
+
+def fuzzed(random: Random) -> tuple[int, bytes]:
+    """A kind, and a request with some bytes changed."""
+    rows = [{"x": float(random.randrange(4))} for _ in range(random.randrange(4))]
+    context = random.choice([None, {}, {"c": 2.0}])
+    inputs = {"inputs": numpy.ones(random.randrange(5), "float32")}
+    kind, request = random.choice(
+        [
+            (CLASSIFY, classification_request("m", rows, signature="classify", context=context)),
+            (REGRESS, regression_request("m", rows, signature="regress", context=context)),
+            (MULTI_INFERENCE, multi_request(("classify", CLASSIFY_METHOD))),
+            (
+                MULTI_INFERENCE,
+                multi_request(("classify", CLASSIFY_METHOD), ("regress", REGRESS_METHOD)),
+            ),
+            (PREDICT, predict_request("m", inputs, signature="float_inputs")),
+            (PREDICT, rare_request(random.randrange(5))),
+        ]
+    )
+    data = bytearray(request.SerializeToString())
+    for _ in range(random.randrange(4)):
+        at = random.randrange(len(data) + 1)
+        data[at : at + random.randrange(2)] = random.randbytes(random.randrange(2))
+    return kind, bytes(data)
+
+
+@pytest.mark.parametrize("allowed", [(), (4, 8)], ids=["alone", "padded"])
+def test_whatever_is_in_a_request_it_runs_or_is_refused(
+    inference_models: Path, allowed: tuple[int, ...]
+) -> None:
+    limit = GrpcChannelArguments(max_receive_message_length=1 << 20)  # a shape may say gigabytes
+    stage = Stage(grpc_channel_arguments=limit)
+    batching = widths(*allowed) if allowed else None
+    session = stage.load(inference_models / "inference" / "1", batching=batching)
+    outcomes = Counter[str]()
+    for seed in range(2000):
+        random = Random(seed)
+        kind, request = fuzzed(random)
+        cut = random.randrange(len(request) + 1)
+        try:
+            stage.run(session, kind, request[:cut], request[cut:])
+            outcomes["run"] += 1
+        except (ServingError, ValueError) as error:
+            outcomes[type(error).__name__] += 1
+    assert set(outcomes) == {"run", "ServingError", "ValueError"}
+    stage.close()
+    assert in_flight_bytes() == 0
+    assert live_blocks() == 0
