@@ -44,6 +44,7 @@ TESTS = (
     "tests/unit/test_memory.py",
     "tests/unit/test_message.py",
     "tests/unit/test_predict_python.py",
+    "tests/unit/test_prediction_log.py",
     "tests/unit/test_queue.py",
     "tests/unit/test_serving_map.py",
     "tests/unit/test_status.py",
@@ -59,6 +60,7 @@ WITH_TENSORFLOW = {
         "tests/integration/test_batched_predict.py",
         "tests/integration/test_predict.py",
         "tests/integration/test_session_run.py",
+        "tests/integration/test_warmup.py",
     )
 }
 
@@ -70,6 +72,7 @@ LEFT_OUT = {
         "tests/unit/test_inference_python.py",
         "tests/unit/test_inference_request.py",
         "tests/unit/test_predict_python.py",
+        "tests/unit/test_prediction_log.py",
         "tests/unit/test_wire.py",
     )
 }

@@ -46,6 +46,7 @@ class PuppetLoader(Loader):
         gate: threading.Event | None = None,
         unload_gate: threading.Event | None = None,
         during_load: Callable[[], object] = lambda: None,
+        during_warm_up: Callable[[], object] = lambda: None,
         origin: object = None,
         ram_bytes: int = 0,
         used_ram_bytes: int | None = None,
@@ -62,6 +63,8 @@ class PuppetLoader(Loader):
         self._gate = gate
         self._unload_gate = unload_gate
         self._during_load = during_load
+        self._during_warm_up = during_warm_up
+        self.times_loaded = 0  # without a failure
         self._servable: PuppetServable | None = None
         self._origin = origin
         self._ram_bytes = ram_bytes
@@ -85,9 +88,14 @@ class PuppetLoader(Loader):
         if failure is not None:
             raise failure
         self._servable = PuppetServable(self.id)
+        self.times_loaded += 1
 
     def warm_up(self) -> None:
+        assert self._servable is not None, "warmed up without being loaded"
         self.calls.append("warm_up")
+        self._during_warm_up()
+        if self._servable.is_cancelled:
+            raise ServingError(Code.CANCELLED, "Session has been closed.")
         if self._warm_up_failure is not None:
             raise self._warm_up_failure
 

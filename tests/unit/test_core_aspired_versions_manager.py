@@ -236,9 +236,33 @@ def test_version_unaspired_during_its_load_is_unloaded_at_once(stage: Stage) -> 
     loader = PuppetLoader(ServableId("a", 1), during_load=lambda: stage.aspire("a"))
     stage.aspire("a", loader)
     stage.run_all()
-    assert loader.calls == ["load", "warm_up", "unload"]
+    assert loader.calls == ["load", "cancel", "unload"]
     assert stage.states("a", 1) == [START, LOADING, END]
     assert stage.error("a", 1) == (Code.CANCELLED, CANCELLED_TEXT)
+
+
+def test_version_unaspired_during_its_warm_up_is_cancelled_and_unloaded(stage: Stage) -> None:
+    loader = PuppetLoader(ServableId("a", 1), during_warm_up=lambda: stage.aspire("a"))
+    stage.aspire("a", loader)
+    stage.run_all()
+    assert loader.calls == ["load", "warm_up", "cancel", "unload"]
+    assert stage.states("a", 1) == [START, LOADING, END]
+    assert stage.error("a", 1) == (Code.CANCELLED, CANCELLED_TEXT)
+
+
+def test_version_unaspired_ends_all_the_same_if_its_warm_up_cannot_be_cancelled(
+    stage: Stage, caplog: pytest.LogCaptureFixture
+) -> None:
+    class Deaf(PuppetLoader):
+        def cancel(self) -> None:
+            raise RuntimeError("deaf")
+
+    loader = Deaf(ServableId("a", 1), during_warm_up=lambda: stage.aspire("a"))
+    stage.aspire("a", loader)
+    stage.run_all()
+    assert loader.calls == ["load", "warm_up", "unload"]
+    assert stage.error("a", 1) == (Code.CANCELLED, CANCELLED_TEXT)
+    assert "was not cancelled" in caplog.text
 
 
 def test_version_cancelled_during_its_load_and_aspired_again_comes_back(stage: Stage) -> None:

@@ -121,7 +121,7 @@ def stage() -> Iterator[Stage]:
         assert not manager._leaving
     stage.askers.shutdown()
     for loader in stage.factory.loaders:
-        assert loader.calls.count("warm_up") == loader.calls.count("unload"), loader.id
+        assert loader.times_loaded == loader.calls.count("unload"), loader.id
     eventually(lambda: set(threading.enumerate()) <= before)
 
 

@@ -167,6 +167,22 @@ def test_stop_cancels_requests_that_do_not_end_and_then_unloads() -> None:
     assert stubborn.calls == ["load", "warm_up", "cancel", "unload"]
 
 
+def test_stop_cancels_a_warm_up_that_would_take_for_ever() -> None:
+    server = Server()
+    cancelled = threading.Event()
+
+    class Tireless(PuppetLoader):
+        def cancel(self) -> None:
+            super().cancel()
+            cancelled.set()
+
+    tireless = Tireless(ServableId("a", 1), during_warm_up=cancelled.wait)
+    server.aspire("a", tireless)
+    eventually(lambda: "warm_up" in tireless.calls)
+    assert server.manager.stop(LONG)
+    assert tireless.calls == ["load", "warm_up", "cancel", "unload"]
+
+
 def test_control_thread_can_wait_for_as_long_as_anybody_wants() -> None:
     serving_map = FakeServingMap(waits=True)
     retry = LoadRetryOptions(load_retry_interval_micros=2**63 - 1)

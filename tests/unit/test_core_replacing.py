@@ -110,7 +110,7 @@ def test_going_back_during_the_load_gives_the_replacement_up(stage: Stage) -> No
     stage.aspire("a", new)
     stage.run_all()
     assert shown(stage) is old.servable()
-    assert new.calls == ["load", "warm_up", "unload"]
+    assert new.calls == ["load", "cancel", "unload"]
     assert back.calls == []
     assert stage.states("a", 1) == [START, LOADING, AVAILABLE]
 
@@ -122,7 +122,7 @@ def test_third_origin_takes_over_from_one_that_still_loads(stage: Stage) -> None
     stage.aspire("a", new)
     stage.run_all()
     assert shown(stage) is third.servable()
-    assert new.calls == ["load", "warm_up", "unload"]
+    assert new.calls == ["load", "cancel", "unload"]
 
 
 def test_unaspired_during_the_replacement_everything_goes(stage: Stage) -> None:
@@ -167,7 +167,7 @@ def test_load_that_hangs_does_not_keep_its_version_from_being_loaded_from_elsewh
     stage.run_load()
     assert shown(stage) is other.servable()
     stage.run_all()  # it ended after all
-    assert hanging.calls == ["load", "warm_up", "unload"]
+    assert hanging.calls == ["load", "cancel", "unload"]
     assert stage.states("a", 1) == [START, LOADING, END, START, LOADING, AVAILABLE]
 
 
@@ -194,7 +194,7 @@ def test_replacement_that_hangs_does_not_keep_another_one_from_being_loaded(stag
     stage.run_load()
     assert shown(stage) is third.servable()
     stage.run_all()
-    assert hanging.calls == ["load", "warm_up", "unload"]
+    assert hanging.calls == ["load", "cancel", "unload"]
     assert stage.states("a", 1) == [START, LOADING, AVAILABLE, AVAILABLE]
 
 

@@ -56,8 +56,9 @@ class Loader(ABC):
         """Free all that load took."""
 
     def cancel(self) -> None:  # noqa: B027 - optional: not all servables can
-        """End what still runs on the servable, with CANCELLED: the last resort at a stop.
+        """End what still runs on the servable, with CANCELLED.
 
-        May come on any thread, more than once, and beside unload; without a servable it does
-        nothing.
+        The last resort at a stop, and the end of the warm-up of a version that was given up. May
+        come on any thread, more than once, beside load, warm_up and unload; without a servable it
+        does nothing.
         """

@@ -225,19 +225,27 @@ class BasicManager:
     def cancel_load(self, harness: LoaderHarness) -> None:
         """Give up a version that is not ready yet.
 
-        A load that runs can't be stopped: what it loads is unloaded at once, and it is not
-        tried again.
+        A load that runs can't be stopped, but its warm-up can: what it loads is unloaded at once,
+        and it is not tried again.
         """
         if harness.cancelled or harness.state not in BEFORE_READY:
             return
         harness.cancelled = True
         task = self._load_tasks.get(harness)
         if task is not None and not task.cancel():
+            self._cancel_warm_up(harness)
             return  # it runs, and will leave word
         self._load_tasks.pop(harness, None)
         self._retries = [retry for retry in self._retries if retry[2] is not harness]
         heapq.heapify(self._retries)
         self._fail(harness, _cancelled())
+
+    def _cancel_warm_up(self, harness: LoaderHarness) -> None:
+        """End what runs on a servable that nobody will use; before it is loaded nothing does."""
+        try:
+            harness.loader.cancel()
+        except Exception:  # it takes longer, then
+            logger.exception("the warm-up of %s was not cancelled", harness.id)
 
     def abandon(self, harness: LoaderHarness) -> None:
         """Have no more to do with a load that was given up and still runs.
@@ -391,7 +399,7 @@ class BasicManager:
         used: ResourceAllocation | None = None
         if not harness.cancelled:
             try:
-                harness.servable = _load_and_warm_up(harness.loader)
+                harness.servable = _load_and_warm_up(harness)
                 harness.was_loaded = True
                 used = self._used(harness.loader)
             except BaseException as error:  # as above
@@ -576,11 +584,14 @@ class BasicManager:
         self._wake()
 
 
-def _load_and_warm_up(loader: Loader) -> object:
-    """The servable, ready for its first request."""
+def _load_and_warm_up(harness: LoaderHarness) -> object:
+    """The servable, ready for its first request if there will be one."""
+    loader = harness.loader
     loader.load()
     try:
-        loader.warm_up()
+        # Who gives it up sets `cancelled` before it ends what runs: one of the two is seen here.
+        if not harness.cancelled:
+            loader.warm_up()
         return loader.servable()
     except BaseException:
         loader.unload()

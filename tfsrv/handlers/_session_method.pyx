@@ -163,7 +163,10 @@ cdef int session_prepare(const Settings* settings, Call* call) noexcept nogil:
     """
     read(settings, call)
     if call.parse_result == WIRE_RARE:
-        return WIRE_RARE
+        if call.body.size <= RARE_BYTES:
+            return WIRE_RARE
+        status_set(&call.status, RESOURCE_EXHAUSTED, settings.steps.rare_too_large)
+        return WIRE_OK
     if call.parse_result == WIRE_OK and call.view.unjoined_bytes and may_join(settings, call):
         read_on(call)
     if call.parse_result != WIRE_OK:

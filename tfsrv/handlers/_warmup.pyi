@@ -13,4 +13,5 @@ class WarmupRunner:
         kind: int,
         record: bytes,
         places: list[tuple[int, int]],
+        timeout_seconds: float = 0.0,
     ) -> None: ...

@@ -22,12 +22,12 @@ from tfsrv._batching cimport batch_allowed_rows
 from tfsrv._budget cimport budget_give, budget_take
 from tfsrv._buffer cimport Bytes, buffer_append
 from tfsrv._call cimport Call, LoopState, call_free, call_new
+from tfsrv._clock cimport NS_PER_S, now_ns
 from tfsrv._predict_request cimport predict_view_clear
 from tfsrv._servable cimport Servable
 from tfsrv._session cimport SavedModelSession, Session, session_run
 from tfsrv._signature cimport Signature
 from tfsrv._status cimport (
-    INTERNAL,
     OK,
     Status,
     status_error,
@@ -35,7 +35,7 @@ from tfsrv._status cimport (
     status_init,
 )
 from tfsrv._tensor cimport tensor_release
-from tfsrv._wire_format cimport WIRE_RARE
+from tfsrv._wire_format cimport WIRE_BAD, WIRE_RARE
 from tfsrv.handlers._predict_plan cimport Plan
 from tfsrv.handlers._predict_run cimport run_call, run_drop_feeds, run_place
 from tfsrv.handlers._session_method cimport SessionMethod, session_prepare
@@ -43,6 +43,7 @@ from tfsrv.handlers._session_method cimport SessionMethod, session_prepare
 from tfsrv.errors import ServingError
 
 cdef int64_t MOST_PADDING_BYTES = <int64_t>1 << 30
+cdef double LONGEST_SECONDS = 1e6       # far from where nanoseconds overflow
 
 
 cdef class WarmupRunner:
@@ -61,14 +62,19 @@ cdef class WarmupRunner:
         kind: int,
         record: bytes,
         places: list[tuple[int, int]],
+        timeout_seconds: float = 0.0,
     ) -> None:
         """Run one request of the method `kind`, whose bytes are those places (first, size) of `record`.
 
         Which model and version the request names does not matter: it runs on `session`. Raises the
-        ServingError that a client would get. Takes as long as the model does, without the GIL.
+        ServingError that a client would get, but ValueError if these bytes are no such request, or
+        are not in `record`. Takes as long as the model does, without the GIL; with `timeout_seconds`
+        a graph that loops or waits, or has not run before, ends then with DEADLINE_EXCEEDED.
         """
         cdef _Warmup warmup = _Warmup.__new__(_Warmup)
         warmup.begin(session, self.methods[kind], name.encode("utf-8", "replace"), version)
+        if timeout_seconds > 0:
+            warmup.call.deadline_ns = now_ns() + <int64_t>(min(timeout_seconds, LONGEST_SECONDS) * NS_PER_S)
         for first, size in places:
             warmup.add(record, first, size)
         warmup.run()
@@ -104,10 +110,19 @@ cdef class _Warmup:
     def __dealloc__(self):
         if self.call != NULL:
             self.loop.closed = True  # call_free keeps nothing
-            call_free(self.call)
+            with nogil:  # unmapping a large request takes milliseconds
+                call_free(self.call)
 
     cdef int add(self, bytes record, size_t first, size_t size) except -1:
-        if buffer_append(&self.call.request, PyBytes_AS_STRING(record) + first, size) != 0:
+        """Add these bytes to the request; without the GIL."""
+        cdef const char* data = PyBytes_AS_STRING(record)
+        cdef size_t record_size = <size_t>len(record)
+        cdef int result
+        if first > record_size or size > record_size - first:
+            raise ValueError(f"{size} bytes at {first} are not in a record of {record_size}")
+        with nogil:
+            result = buffer_append(&self.call.request, data + first, size)
+        if result != 0:
             raise MemoryError
         return 0
 
@@ -119,6 +134,8 @@ cdef class _Warmup:
             result = session_prepare(&self.method.settings, call)
         if result == WIRE_RARE:
             self.rewrite()
+        if call.parse_result == WIRE_BAD:
+            raise self.unreadable()
         with nogil:
             if call.status.code == OK:
                 run_padded(call)
@@ -131,7 +148,10 @@ cdef class _Warmup:
         """As the call loop does it."""
         cdef Call* call = self.call
         cdef int result
-        body = self.method.rewrite(call.request.data[: call.request.size])
+        try:
+            body = self.method.rewrite(call.request.data[: call.request.size])
+        except ServingError:
+            raise self.unreadable() from None
         predict_view_clear(&call.view)
         call.request.size = 0
         self.add(body, 0, len(body))
@@ -139,8 +159,11 @@ cdef class _Warmup:
         with nogil:
             result = session_prepare(&self.method.settings, call)
         if result == WIRE_RARE:
-            raise ServingError(INTERNAL, "The request cannot be read.")
+            raise self.unreadable()
         return 0
+
+    cdef object unreadable(self):
+        return ValueError(self.method.settings.steps.unreadable.decode())
 
 
 cdef void run_padded(Call* call) noexcept nogil:

@@ -16,7 +16,7 @@ from __future__ import annotations
 import logging
 import os
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any, Protocol
 
@@ -53,7 +53,11 @@ class WarmSession(Protocol):
 
 
 class RunRequest(Protocol):
-    """Runs one request on a session: the kind of a PredictionLog, and places in a record."""
+    """Runs one request on a session: the kind of a PredictionLog, and places in a record.
+
+    Raises the ServingError that a client would get; ValueError if the bytes are no such request.
+    With `timeout_seconds`, a graph that may wait for ever ends with DEADLINE_EXCEEDED.
+    """
 
     def __call__(
         self,
@@ -63,6 +67,7 @@ class RunRequest(Protocol):
         kind: int,
         record: bytes,
         places: list[tuple[int, int]],
+        timeout_seconds: float = 0.0,
     ) -> None: ...
 
 
@@ -74,10 +79,11 @@ class WarmUp:
     enabled: bool = True
     num_request_iterations: int = 1
     synthetic: bool = False
+    clock: Callable[[], float] = time.monotonic
 
     def __call__(self, session: WarmSession, id: ServableId, path: str) -> None:
         """Warm up one version, whose files are in `path`. Raises ServingError."""
-        began = time.monotonic()
+        began = self.clock()
         file = os.path.join(path, FILE_NAME)
         if self.enabled and os.path.exists(file):
             count = self._replay(session, id, file)
@@ -85,7 +91,7 @@ class WarmUp:
             count = self._make_up(session, id)
         else:
             return
-        seconds = time.monotonic() - began
+        seconds = self.clock() - began
         logger.info("%s was warmed up with %d requests in %.3f s", _shown_id(id), count, seconds)
 
     def _replay(self, session: WarmSession, id: ServableId, file: str) -> int:
@@ -95,12 +101,12 @@ class WarmUp:
             try:
                 kind, places = read_prediction_log(record)
             except ServingError:
-                raise ServingError(
-                    Code.INVALID_ARGUMENT,
-                    f"Failed to parse warmup record: {_shown(record)} from {file}",
-                ) from None
+                raise _unreadable(record, file) from None
             if kind != 0:
-                self._run(session, id, kind, record, places, f"record {count + 1} of {file}")
+                try:
+                    self._run(session, id, kind, record, places, f"record {count + 1} of {file}")
+                except ValueError:
+                    raise _unreadable(record, file) from None
             count += 1
             if count > MAX_RECORDS:
                 raise ServingError(
@@ -132,14 +138,16 @@ class WarmUp:
     def _make_up(self, session: WarmSession, id: ServableId) -> int:
         """Run made-up requests; how many worked."""
         count = 0
-        deadline = time.monotonic() + SYNTHETIC_SECONDS
+        deadline = self.clock() + SYNTHETIC_SECONDS
         for name, rows, request in synthetic_requests(session):
-            if time.monotonic() > deadline:
+            left_seconds = deadline - self.clock()
+            if left_seconds <= 0:
                 logger.warning("Warm-up of %s takes long, and ends here", _shown_id(id))
                 break
+            places = [(0, len(request))]
             try:
                 self.run_request(
-                    session, id.name, id.version, PREDICT, request, [(0, len(request))]
+                    session, id.name, id.version, PREDICT, request, places, left_seconds
                 )
                 count += 1
             except ServingError as error:
@@ -170,9 +178,15 @@ def _shown_id(id: ServableId) -> str:
     return f"{id.name} version {id.version}"
 
 
+def _unreadable(record: bytes, file: str) -> ServingError:
+    text = f"Failed to parse warmup record: {_shown(record)} from {file}"
+    return ServingError(Code.INVALID_ARGUMENT, text)
+
+
 def _shown(record: bytes) -> str:
-    """The beginning of a record, as far as it is text."""
-    return record[:64].decode("ascii", "backslashreplace")
+    """The beginning of a record, as far as it is text that moves no cursor."""
+    text = record[:64].decode("ascii", "backslashreplace")
+    return "".join(char if char.isprintable() else ascii(char)[1:-1] for char in text)
 
 
 # -- requests that are made up
@@ -182,13 +196,19 @@ def synthetic_requests(session: WarmSession) -> Iterator[tuple[str, int, bytes]]
     """(signature, rows, serialized PredictRequest) for all signatures that can be served.
 
     Every value is zero, or an empty string; dimensions that are open are 1, but for the first one,
-    which takes each of the sizes that batching will run.
+    which takes each of the sizes that batching will run. Inputs that have a default are left out:
+    it is a value that the model's maker has thought of.
     """
     described = session.describe()
     sizes = batch_sizes(session.batching)
     names = [name for name, facts in described.items() if not facts["broken"]]
     for name in sorted(names, key=lambda name: (name != "serving_default", name)):
-        inputs = session.signature_defs[name].inputs
+        defaults = described[name]["defaults"]
+        inputs = {
+            alias: info
+            for alias, info in session.signature_defs[name].inputs.items()
+            if alias not in defaults
+        }
         has_rows = bool(inputs) and all(_is_open(info) for info in inputs.values())
         for rows in sizes if has_rows else [1]:
             request: Any = message_class("tensorflow.serving.PredictRequest")()
@@ -203,7 +223,7 @@ def synthetic_requests(session: WarmSession) -> Iterator[tuple[str, int, bytes]]
 
 
 def batch_sizes(batching: BatchingParameters | None) -> list[int]:
-    """The numbers of rows to try: those that are allowed, or powers of two up to the largest."""
+    """The numbers of rows to try: those that are allowed, or powers of two and the largest."""
     if batching is None:
         return [1]
     if batching.allowed_batch_sizes:
@@ -212,7 +232,7 @@ def batch_sizes(batching: BatchingParameters | None) -> list[int]:
     sizes = [1]
     while sizes[-1] * 2 <= most:
         sizes.append(sizes[-1] * 2)
-    return sizes
+    return sizes if sizes[-1] >= most else [*sizes, most]
 
 
 def _is_open(info: Any) -> bool:
