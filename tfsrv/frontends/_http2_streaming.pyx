@@ -215,6 +215,8 @@ cdef class _StreamingCall:
 
     async def next_request(self) -> bytes:
         """The next request; StopAsyncIteration when the client has no more."""
+        if self.takes_a_turn():
+            await asyncio.sleep(0)
         while self.requests.size == 0:
             self.check_open()
             if self.requests_ended:
@@ -227,9 +229,6 @@ cdef class _StreamingCall:
                 await self.request_waiter
             finally:
                 self.request_waiter = None
-        if self.takes_a_turn():
-            await asyncio.sleep(0)
-        self.check_open()
         if messages_first(&self.requests).data[0] == 0:
             return self.pop()
         return await self.inflated(self.pop())
