@@ -64,6 +64,14 @@ WITH_TENSORFLOW = {
     )
 }
 
+# The native transport in processes of its own, under clients that do everything wrong.
+SERVERS = {
+    "address": (
+        "tests/functional/test_http2_streaming.py",
+        "tests/functional/test_http2_transport.py",
+    )
+}
+
 # Protobuf's C library keeps some Python objects where LeakSanitizer does not find them.
 LEFT_OUT = {
     "leak": (
@@ -172,7 +180,7 @@ def run_tests(tree: Path, kind: str, arguments: list[str]) -> int:
     options = ["-q", "--capture=sys", "-p", "no:cacheprovider", "--timeout=900"]
     pytest = [sys.executable, "-m", "pytest", *options]
     files = [file for file in TESTS if file not in LEFT_OUT.get(kind, ())]
-    files += WITH_TENSORFLOW.get(kind, ())
+    files += (*WITH_TENSORFLOW.get(kind, ()), *SERVERS.get(kind, ()))
     command = [*without_random_addresses(), *pytest, *files, *arguments]
     return subprocess.run(command, cwd=tree, env=environment, check=False).returncode
 

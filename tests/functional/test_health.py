@@ -28,6 +28,7 @@ from tests.functional.test_other_clients import NODE, needs_node
 SERVER = ("", "tensorflow.serving.PredictionService", "PredictionService")
 PORT = ("tensorflow.serving.ModelService", "ModelService")
 WHERE = ("--port=0", "--bind_address=127.0.0.1")
+LONG_GRACE = "--shutdown_grace_seconds=60"  # longer than any test waits
 
 
 class Asking:
@@ -194,7 +195,7 @@ def test_a_drain_tells_watchers_and_ends_them_while_requests_finish(
     models: Path, transport: str
 ) -> None:
     paths = {name: models / name for name in ("half_plus_two", "sleeper")}
-    flags = (f"--grpc_transport={transport}", "--shutdown_grace_seconds=60")
+    flags = (f"--grpc_transport={transport}", LONG_GRACE)
     with (
         config_file(paths) as config,
         launched(config, *WHERE, *flags) as server,
@@ -223,7 +224,7 @@ def test_a_thousand_watchers_are_told_and_do_not_hold_up_the_end(
     paths = {"m": models / "half_plus_two"}
     with (
         config_file(paths) as config,
-        launched(config, *WHERE, f"--grpc_transport={transport}") as server,
+        launched(config, *WHERE, f"--grpc_transport={transport}", LONG_GRACE) as server,
     ):
         asyncio.run(watch_by_thousands(server))
         assert server.wait() == 0
@@ -274,7 +275,7 @@ def test_javascript_watches(models: Path, transport: str) -> None:
     paths = {"m": models / "half_plus_two"}
     with (
         config_file(paths) as config,
-        launched(config, *WHERE, f"--grpc_transport={transport}") as server,
+        launched(config, *WHERE, f"--grpc_transport={transport}", LONG_GRACE) as server,
     ):
         watching = subprocess.Popen(
             ["node", NODE / "health.js", server.address(), "model/m"],

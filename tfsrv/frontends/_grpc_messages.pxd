@@ -1,4 +1,4 @@
-"""Messages of a gRPC stream, cut out of the bytes that they come in."""
+"""Messages of a gRPC stream, cut out of the bytes that they come in, put into those that they leave in."""
 
 from libc.stdint cimport uint8_t
 
@@ -24,12 +24,22 @@ cdef struct MessageQueue:
     size_t arriving         # where in `received` the message begins that is not whole
     size_t size             # whole messages
 
+
+cdef struct MessageBacklog:
+    Buffer framed           # owned; messages with their prefixes
+    size_t gone             # bytes of `framed` that have left
+
 cdef void messages_init(MessageQueue* queue) noexcept nogil
 cdef void messages_free(MessageQueue* queue) noexcept nogil
 cdef Taken messages_push(
     MessageQueue* queue, const char* data, size_t size, size_t max_bytes, bint gzip) noexcept nogil
 cdef Bytes messages_first(const MessageQueue* queue) noexcept nogil
 cdef void messages_pop(MessageQueue* queue) noexcept nogil
+cdef void backlog_init(MessageBacklog* backlog) noexcept nogil
+cdef void backlog_free(MessageBacklog* backlog) noexcept nogil
+cdef int backlog_push(
+    MessageBacklog* backlog, const char* data, size_t size, bint compressed) noexcept nogil
+cdef void backlog_pull(MessageBacklog* backlog, char* target, size_t size) noexcept nogil
 
 
 cdef inline size_t messages_bytes(const MessageQueue* queue) noexcept nogil:
@@ -40,6 +50,11 @@ cdef inline size_t messages_bytes(const MessageQueue* queue) noexcept nogil:
 cdef inline size_t messages_begun(const MessageQueue* queue) noexcept nogil:
     """Bytes of the message that is not whole yet."""
     return queue.received.size - queue.arriving
+
+
+cdef inline size_t backlog_bytes(const MessageBacklog* backlog) noexcept nogil:
+    """Bytes that have yet to leave."""
+    return backlog.framed.size - backlog.gone
 
 
 cdef inline size_t message_length(const char* prefix) noexcept nogil:

@@ -15,10 +15,9 @@ import asyncio
 from cpython.bytes cimport PyBytes_AS_STRING, PyBytes_FromStringAndSize
 from cpython.ref cimport Py_DECREF, Py_INCREF
 from libc.stdint cimport int32_t, int64_t, uint8_t, uint32_t
-from libc.string cimport memcpy, memmove
 
 from tfsrv._budget cimport budget_give, budget_take
-from tfsrv._buffer cimport Buffer, Bytes, buffer_append, buffer_free, buffer_init, buffer_reserve
+from tfsrv._buffer cimport Buffer, Bytes, buffer_free, buffer_init
 from tfsrv._clock cimport now_ns
 from tfsrv._counters cimport Counters, counters_add
 from tfsrv._status cimport (
@@ -39,8 +38,14 @@ from tfsrv.frontends._grpc_messages cimport (
     PREFIX,
     TAKEN,
     TOO_LONG,
+    MessageBacklog,
     MessageQueue,
     Taken,
+    backlog_bytes,
+    backlog_free,
+    backlog_init,
+    backlog_pull,
+    backlog_push,
     messages_begun,
     messages_bytes,
     messages_first,
@@ -48,7 +53,6 @@ from tfsrv.frontends._grpc_messages cimport (
     messages_init,
     messages_pop,
     messages_push,
-    write_prefix,
 )
 from tfsrv.frontends._http2 cimport Http2Server
 from tfsrv.frontends._http2_connection cimport Connection
@@ -104,8 +108,7 @@ cdef class _StreamingCall:
     cdef object request_waiter  # asyncio.Future while the handler waits for one; or None
     cdef int64_t in_hand        # bytes charged for the request that the handler took last
     # responses
-    cdef Buffer backlog         # owned; framed messages
-    cdef size_t sent            # bytes of `backlog` that are gone
+    cdef MessageBacklog backlog  # owned
     cdef int64_t moved_ns       # when it last got shorter, or ceased to be empty
     cdef object room_waiter     # asyncio.Future while the handler waits for room; or None
     cdef bint packs             # responses may be gzipped
@@ -120,12 +123,12 @@ cdef class _StreamingCall:
 
     def __cinit__(self):
         messages_init(&self.requests)
-        buffer_init(&self.backlog)
+        backlog_init(&self.backlog)
         buffer_init(&self.text)
 
     def __dealloc__(self):
         messages_free(&self.requests)
-        buffer_free(&self.backlog)
+        backlog_free(&self.backlog)
         buffer_free(&self.text)
 
     cdef int begin(self, StreamingMethod method) except -1:
@@ -215,6 +218,8 @@ cdef class _StreamingCall:
 
     async def next_request(self) -> bytes:
         """The next request; StopAsyncIteration when the client has no more."""
+        if self.takes_a_turn():
+            await asyncio.sleep(0)
         while self.requests.size == 0:
             self.check_open()
             if self.requests_ended:
@@ -227,9 +232,6 @@ cdef class _StreamingCall:
                 await self.request_waiter
             finally:
                 self.request_waiter = None
-        if self.takes_a_turn():
-            await asyncio.sleep(0)
-        self.check_open()
         if messages_first(&self.requests).data[0] == 0:
             return self.pop()
         return await self.inflated(self.pop())
@@ -279,7 +281,7 @@ cdef class _StreamingCall:
             data = await self.loop.run_in_executor(None, deflate, data)
         self.write(data, packed)
         data = b""
-        while self.backlog.size - self.sent > BACKLOG_BYTES:
+        while backlog_bytes(&self.backlog) > BACKLOG_BYTES:
             self.room_waiter = self.loop.create_future()
             try:
                 await self.room_waiter
@@ -292,35 +294,22 @@ cdef class _StreamingCall:
     cdef int write(self, bytes data, bint packed) except -1:
         """Put a message behind those that wait to be sent."""
         cdef size_t size = <size_t>len(data)
-        cdef char prefix[PREFIX]
         self.check_open()
         if size > LONGEST_MESSAGE:
             raise ServingError(RESOURCE_EXHAUSTED, "The answer is longer than a gRPC message can be.")
         if not self.charge(<int64_t>(size + PREFIX)):
             raise ServingError(RESOURCE_EXHAUSTED, "Too many bytes are in flight (--max_in_flight_bytes).")
-        self.close_gap()
-        if buffer_reserve(&self.backlog, size + PREFIX) != 0:
+        if backlog_bytes(&self.backlog) == 0:
+            self.moved_ns = now_ns()
+        if backlog_push(&self.backlog, PyBytes_AS_STRING(data), size, packed) != 0:
             self.give(<int64_t>(size + PREFIX))
             raise ServingError(RESOURCE_EXHAUSTED, "out of memory")
-        if self.backlog.size == 0:
-            self.moved_ns = now_ns()
-        write_prefix(prefix, size, packed)
-        buffer_append(&self.backlog, prefix, PREFIX)
-        buffer_append(&self.backlog, PyBytes_AS_STRING(data), size)
         if self.headers_sent:
             nghttp2.session_resume_data(self.connection.session, self.stream.id)
         else:
             self.submit_headers()
         self.write_soon()
         return 0
-
-    cdef void close_gap(self) noexcept:
-        """Move what waits to the beginning of its memory; it is little."""
-        if self.sent == 0:
-            return
-        self.backlog.size -= self.sent
-        memmove(self.backlog.data, self.backlog.data + self.sent, self.backlog.size)
-        self.sent = 0
 
     cdef void submit_headers(self) noexcept:
         """Begin to answer; read_responses is asked for data from here on."""
@@ -352,18 +341,10 @@ cdef class _StreamingCall:
 
     cdef void copy(self, char* target, size_t size) noexcept:
         """The next bytes of the responses leave."""
-        if size == 0:
-            return
-        memcpy(target, self.backlog.data + self.sent, size)
-        self.sent += size
+        backlog_pull(&self.backlog, target, size)
         self.moved_ns = now_ns()
         self.give(<int64_t>size)
-        if self.sent == self.backlog.size:
-            self.sent = 0
-            self.backlog.size = 0
-            if self.backlog.capacity > BACKLOG_BYTES:
-                buffer_free(&self.backlog)
-        if self.backlog.size - self.sent <= BACKLOG_BYTES:
+        if backlog_bytes(&self.backlog) <= BACKLOG_BYTES:
             wake(self.room_waiter)
 
     # Ending.
@@ -384,7 +365,7 @@ cdef class _StreamingCall:
             self.code = code
             if encode_message(text, &self.text) != 0:
                 self.text.size = 0  # the code has to do
-            if self.backlog.size == 0:
+            if backlog_bytes(&self.backlog) == 0:
                 self.moved_ns = self.ended_ns
             nghttp2.session_resume_data(self.connection.session, self.stream.id)
         else:
@@ -410,7 +391,7 @@ cdef class _StreamingCall:
         self.ended_ns = now_ns()
         messages_free(&self.requests)
         self.in_hand = 0
-        self.give(self.charged - <int64_t>(self.backlog.size - self.sent))
+        self.give(self.charged - <int64_t>backlog_bytes(&self.backlog))
         counters_add(self.counters, code, -1, -1, -1)  # how long it lasted tells nothing
         try:
             if self.timer is not None:
@@ -430,8 +411,7 @@ cdef class _StreamingCall:
             self.stop(CANCELLED)
         self.stream = NULL
         self.give(self.charged)
-        self.backlog.size = 0
-        self.sent = 0
+        backlog_free(&self.backlog)
 
     cdef void finish(self, int code, str message) noexcept:
         """The handler is through."""
@@ -466,7 +446,7 @@ cdef class _StreamingCall:
 
     cdef bint is_unread(self, int64_t now, int64_t patience_ns) noexcept:
         """Cut the call if its client has taken nothing for so long of what is there for it."""
-        cdef bint waits = self.backlog.size != 0 or (self.ended and not self.trailers_sent)
+        cdef bint waits = backlog_bytes(&self.backlog) != 0 or (self.ended and not self.trailers_sent)
         if not waits or now - self.moved_ns <= patience_ns:
             return False
         self.cut()
@@ -591,7 +571,7 @@ cdef ssize_t read_responses(
 ) noexcept:
     """How much goes into the next DATA frame; streaming_copy puts it there."""
     cdef _StreamingCall call = call_of(<Stream*>source.ptr)
-    cdef size_t left = call.backlog.size - call.sent
+    cdef size_t left = backlog_bytes(&call.backlog)
     if left == 0 and not call.ended:
         return NGHTTP2_ERR_DEFERRED  # until session_resume_data
     data_flags[0] |= NGHTTP2_DATA_FLAG_NO_COPY
