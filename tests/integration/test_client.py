@@ -64,14 +64,16 @@ def loop() -> Iterator[asyncio.AbstractEventLoop]:
 Connect = Callable[..., Any]
 
 
-@pytest.fixture(params=["waits", "asyncio"])
+@pytest.fixture(params=["direct", "channel", "asyncio"])
 def connect(request: pytest.FixtureRequest, loop: asyncio.AbstractEventLoop) -> Iterator[Connect]:
-    """Makes a client of either kind: `connect(address, timeout=3)`."""
+    """Makes a client of each kind: `connect(address, timeout=3)`."""
     made: list[Any] = []
 
     def connect(*arguments: Any, **options: Any) -> Any:
-        if request.param == "waits":
+        if request.param == "direct":
             made.append(Client(*arguments, **options))
+        elif request.param == "channel":
+            made.append(Client(*arguments, **options, transport="grpc"))
         else:
             made.append(Blocking(loop, AsyncClient(*arguments, **options)))
         return made[-1]
