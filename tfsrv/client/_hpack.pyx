@@ -7,7 +7,7 @@ valid is a ValueError; the connection is of no use then.
 from cpython.bytes cimport PyBytes_AS_STRING, PyBytes_FromStringAndSize
 from libc.stdint cimport uint32_t, uint64_t
 
-from tfsrv.client.hpack_tables import CODE_LENGTHS, STATIC_TABLE
+from tfsrv.client import hpack_tables
 
 cdef enum:
     ENTRY_BYTES = 32        # that the RFC counts for an entry beside its texts
@@ -17,7 +17,7 @@ cdef enum:
 
 ctypedef const unsigned char* Cursor
 
-cdef list _static = list(STATIC_TABLE)
+cdef list _static = list(hpack_tables.STATIC_TABLE)
 
 
 cdef struct HuffmanCode:
@@ -39,7 +39,7 @@ cdef int make_code() except -1:
         _code.first[length] = code
         _code.start[length] = filled
         for symbol in range(257):
-            if <int>CODE_LENGTHS[symbol] == length:
+            if <int>hpack_tables.CODE_LENGTHS[symbol] == length:
                 _code.symbols[filled] = <short>symbol
                 filled += 1
         _code.count[length] = filled - _code.start[length]

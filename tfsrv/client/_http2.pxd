@@ -21,8 +21,7 @@ cdef class Answer:
 cdef class Connection:
     cdef:
         readonly bint usable    # for another call
-        object _socket
-        int _fd
+        int _fd                 # owned; -1 when closed
         # What has come and is not looked at yet: _in[_start:_end].
         char* _in               # owned
         size_t _start

@@ -16,7 +16,7 @@ from cpython.exc cimport PyErr_CheckSignals
 from libc.errno cimport EAGAIN, EINTR, errno
 from libc.stdint cimport int64_t, uint32_t
 from libc.stdlib cimport free, malloc, realloc
-from libc.string cimport memcpy, memmove, strerror
+from libc.string cimport memcpy, memmove, memset, strerror
 
 from tfsrv._buffer cimport Bytes
 from tfsrv._clock cimport now_ns
@@ -45,8 +45,8 @@ cdef extern from "<sys/socket.h>" nogil:
         MSG_NOSIGNAL
         MSG_DONTWAIT
 
-cdef extern from "<string.h>" nogil:
-    void* memset(void* target, int value, size_t size)
+cdef extern from "<unistd.h>" nogil:
+    int close(int fd)
 
 # Kinds of frames, and flags.
 cdef enum:
@@ -209,19 +209,19 @@ cdef class Answer:
 
 
 cdef class Connection:
-    """Takes over a connected socket, which it makes non-blocking.
+    """Takes over a connected socket: it is detached from its object, and not blocking any more.
 
     After a call that failed on its way it is not usable; after an error of the server's it is.
     """
 
     def __cinit__(self, socket):
+        self._fd = -1
         self._capacity = FIRST_CAPACITY
         self._in = <char*>malloc(self._capacity)
         if self._in == NULL:
             raise MemoryError
         socket.setblocking(False)
-        self._socket = socket
-        self._fd = socket.fileno()
+        self._fd = socket.detach()
         self._out = bytearray(BEGINNING)
         self._decoder = HeaderDecoder()
         self._window = DEFAULT_WINDOW
@@ -234,12 +234,15 @@ cdef class Connection:
 
     def __dealloc__(self):
         free(self._in)
+        if self._fd >= 0:
+            close(self._fd)
 
     def close(self) -> None:
         """Close the socket. Closed again, it stays closed."""
         self.usable = False
+        if self._fd >= 0:
+            close(self._fd)
         self._fd = -1
-        self._socket.close()
 
     def is_fresh(self) -> bool:
         """Whether another call may be sent: looks at what has come since the last one."""
