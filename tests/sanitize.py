@@ -27,6 +27,7 @@ ROOT = Path(__file__).resolve().parents[1]
 SUPPRESSIONS = ROOT / "tests" / "sanitizers"
 
 TESTS = (
+    "tests/integration/test_client_http2.py",
     "tests/unit/test_arrays.py",
     "tests/unit/test_batching.py",
     "tests/unit/test_batching_library.py",
@@ -36,6 +37,8 @@ TESTS = (
     "tests/unit/test_budget.py",
     "tests/unit/test_buffer.py",
     "tests/unit/test_call.py",
+    "tests/unit/test_client_hpack.py",
+    "tests/unit/test_client_wire.py",
     "tests/unit/test_counters.py",
     "tests/unit/test_grpc_text.py",
     "tests/unit/test_memory.py",
@@ -61,6 +64,7 @@ WITH_TENSORFLOW = {
 LEFT_OUT = {
     "leak": (
         "tests/unit/test_arrays.py",
+        "tests/unit/test_client_wire.py",
         "tests/unit/test_predict_python.py",
         "tests/unit/test_wire.py",
     )

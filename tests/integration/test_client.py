@@ -328,6 +328,11 @@ def test_either_a_target_or_a_channel_is_wanted(kind: Any) -> None:
         kind()
 
 
+def test_a_transport_that_is_none_is_refused() -> None:
+    with pytest.raises(ValueError, match='transport is "auto" or "grpc", not \'pigeon\''):
+        Client("localhost:1", transport="pigeon")  # type: ignore[arg-type]
+
+
 def test_a_closed_client_says_so(connect: Connect) -> None:
     with answering({calls.PREDICT: echo}) as address:
         client = connect(address)

@@ -102,6 +102,8 @@ class Client:
     ) -> None:
         if (target is None) == (channel is None):
             raise ValueError("give either a target or a channel")
+        if transport not in ("auto", "grpc"):
+            raise ValueError(f'transport is "auto" or "grpc", not {transport!r}')
         self._timeout = timeout
         self._retries = retries
         self._wait_for_ready = wait_for_ready
