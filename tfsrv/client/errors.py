@@ -29,7 +29,7 @@ class ClientError(ServingError):
     @property
     def model(self) -> str | None:
         """The model that the call was for."""
-        return self.details.get("model")
+        return self.details.get("model") or self.details.get("model_name")
 
     @property
     def version(self) -> int | None:
@@ -40,7 +40,7 @@ class ClientError(ServingError):
     @property
     def signature(self) -> str | None:
         """Its signature."""
-        return self.details.get("signature")
+        return self.details.get("signature") or self.details.get("signature_name")
 
 
 def error_of_call(call: Any, path: str) -> ClientError:
