@@ -3,9 +3,10 @@
     python benchmarks/bench_client.py
     python benchmarks/bench_client.py --rounds=3 --clients=tfsrv,api --shapes=1x1000
 
-Each client is a process of its own, and makes one call after the other, from numpy array to numpy
-array, all answers checked; the server is tfsrv with the model `identity`. What it costs to import
-the client is told, too. Exit status 1 means that a client gave a wrong answer or none.
+Each client is a process of its own, and makes calls from numpy array to numpy array, one after the
+other or 16 at once, all answers checked; the server is tfsrv with the model `identity`. What it
+costs to import the client is told, too. Exit status 1 means that a client gave a wrong answer or
+none.
 """
 
 from __future__ import annotations
@@ -31,10 +32,13 @@ WORKER = Path(__file__).with_name("client_worker.py")
 NAMES = {
     "tfsrv": "tfsrv.client",
     "channel": 'tfsrv.client, transport="grpc"',
-    "futures": "tfsrv.client, predict_future",
-    "asyncio": "tfsrv.client, AsyncClient",
     "api": "tensorflow-serving-api",
+    "futures": "tfsrv.client, predict_future, 16 at once",
+    "tasks": "tfsrv.client, AsyncClient, 16 at once",
+    "api_futures": "tensorflow-serving-api, future, 16 at once",
 }
+# With whose processor time that of each client is compared.
+OTHERS = {"tfsrv": "api", "channel": "api", "futures": "api_futures", "tasks": "api_futures"}
 SMALL = 10_000  # floats; a round of larger arrays has fewer calls
 WARM_UP = 0.1  # of a round's calls, not counted
 OF_API = 1 / 3  # aim
@@ -143,7 +147,7 @@ def named(shape: list[int]) -> str:
 
 def ratios(by_client: dict[str, list[dict[str, float]]], kind: str) -> list[float]:
     """Of the client's processor time to tensorflow-serving-api's, round by round."""
-    pairs = zip(by_client[kind], by_client.get("api", []), strict=False)
+    pairs = zip(by_client[kind], by_client.get(OTHERS.get(kind, ""), []), strict=False)
     return [own["cpu"] / other["cpu"] for own, other in pairs]
 
 
@@ -157,7 +161,7 @@ def time_table(measured: dict[str, dict[str, list[dict[str, float]]]], kinds: li
                     shape,
                     NAMES[kind],
                     number(statistics.median(each["cpu"] for each in by_client[kind])),
-                    f"1/{1 / statistics.median(taken):.1f}" if taken and kind != "api" else "1",
+                    f"1/{1 / statistics.median(taken):.1f}" if taken else "1",
                     number(statistics.median(each["seconds"] for each in by_client[kind])),
                 ]
             )
@@ -237,7 +241,7 @@ def main() -> int:
         print(f"FAILED {error}")
         return 1
     imports = import_seconds(arguments.imports)
-    print(f"### One call after the other, medians of {arguments.rounds} rounds\n")
+    print(f"### From array to array, medians of {arguments.rounds} rounds\n")
     print(time_table(measured, arguments.clients) + "\n")
     header = ["figure", "wanted", "measured", "verdict"]
     print(f"### Figures\n\n{table(header, goal_rows(measured, imports))}\n")

@@ -13,8 +13,9 @@ import asyncio
 import json
 import os
 import sys
+import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -30,6 +31,7 @@ RoundTrips = Callable[[Array, int], list[Array]]
 MODEL = "identity"
 SIGNATURE = "float"
 SECONDS = 60.0
+UNDER_WAY = 16  # calls at once, where there are several
 
 
 def repeated(ask: Callable[[Array], Array]) -> RoundTrips:
@@ -62,57 +64,110 @@ def tfsrv_futures(address: str) -> RoundTrips:
     from tfsrv.client import Client
 
     client = Client(address, timeout=SECONDS)
-    return repeated(
-        lambda values: client.predict_future(MODEL, {"x": values}, signature=SIGNATURE).result()[
-            "y"
-        ]
-    )
+
+    def start(values: Array, done: Callable[[Array | None], None]) -> None:
+        future = client.predict_future(MODEL, {"x": values}, signature=SIGNATURE)
+        future.add_done_callback(
+            lambda future: done(None if future.exception() else future.result()["y"])
+        )
+
+    return many_under_way(start)
 
 
-def tfsrv_asyncio(address: str) -> RoundTrips:
+def tfsrv_tasks(address: str) -> RoundTrips:
     from tfsrv.client import AsyncClient
 
     loop = asyncio.new_event_loop()
     client = AsyncClient(address, timeout=SECONDS)
 
-    async def ask(values: Array, calls: int) -> list[Array]:
-        for _ in range(calls):
+    async def ask(values: Array, numbers: Iterator[int]) -> list[Array]:
+        for _ in numbers:  # which all tasks share
             answer = await client.predict(MODEL, {"x": values}, signature=SIGNATURE)
             if not same(answer["y"], values):
                 return [answer["y"]]
         return []
 
-    return lambda values, calls: loop.run_until_complete(ask(values, calls))
+    async def ask_all(values: Array, calls: int) -> list[Array]:
+        numbers = iter(range(calls))
+        found = await asyncio.gather(*(ask(values, numbers) for _ in range(UNDER_WAY)))
+        return [answer for answers in found for answer in answers]
+
+    return lambda values, calls: loop.run_until_complete(ask_all(values, calls))
+
+
+def many_under_way(start: Callable[[Array, Callable[[Array | None], None]], None]) -> RoundTrips:
+    """So many calls at once, with a callback for each answer; None for one that failed."""
+
+    def run(values: Array, calls: int) -> list[Array]:
+        free = threading.Semaphore(UNDER_WAY)
+        wrong: list[Array] = []
+
+        def done(answer: Array | None) -> None:
+            if answer is None or not same(answer, values):
+                wrong.append(numpy.zeros(0) if answer is None else answer)
+            free.release()
+
+        for _ in range(calls):
+            free.acquire()
+            start(values, done)
+        for _ in range(UNDER_WAY):
+            free.acquire()
+        return wrong[:1]
+
+    return run
+
+
+class ServingApi:
+    """tensorflow-serving-api's stub, with TensorFlow's own conversions."""
+
+    def __init__(self, address: str) -> None:
+        os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
+        import grpc
+        import tensorflow as tf
+        from tensorflow_serving.apis import predict_pb2, prediction_service_pb2_grpc
+
+        options = [("grpc.max_receive_message_length", -1), ("grpc.max_send_message_length", -1)]
+        channel = grpc.insecure_channel(address, options)
+        self.stub = prediction_service_pb2_grpc.PredictionServiceStub(channel)
+        self._request_class = predict_pb2.PredictRequest
+        self._tf = tf
+
+    def request(self, values: Array) -> Any:
+        request = self._request_class()
+        request.model_spec.name = MODEL
+        request.model_spec.signature_name = SIGNATURE
+        request.inputs["x"].CopyFrom(self._tf.make_tensor_proto(values))
+        return request
+
+    def answer(self, response: Any) -> Array:
+        answer: Array = self._tf.make_ndarray(response.outputs["y"])
+        return answer
 
 
 def serving_api(address: str) -> RoundTrips:
-    os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
-    import grpc
-    import tensorflow as tf
-    from tensorflow_serving.apis import predict_pb2, prediction_service_pb2_grpc
+    api = ServingApi(address)
+    return repeated(lambda values: api.answer(api.stub.Predict(api.request(values), SECONDS)))
 
-    options = [("grpc.max_receive_message_length", -1), ("grpc.max_send_message_length", -1)]
-    channel = grpc.insecure_channel(address, options)
-    stub = prediction_service_pb2_grpc.PredictionServiceStub(channel)
 
-    def ask(values: Array) -> Array:
-        request = predict_pb2.PredictRequest()
-        request.model_spec.name = MODEL
-        request.model_spec.signature_name = SIGNATURE
-        request.inputs["x"].CopyFrom(tf.make_tensor_proto(values))
-        response = stub.Predict(request, SECONDS)
-        answer: Array = tf.make_ndarray(response.outputs["y"])
-        return answer
+def serving_api_futures(address: str) -> RoundTrips:
+    api = ServingApi(address)
 
-    return repeated(ask)
+    def start(values: Array, done: Callable[[Array | None], None]) -> None:
+        future = api.stub.Predict.future(api.request(values), SECONDS)
+        future.add_done_callback(
+            lambda future: done(None if future.exception() else api.answer(future.result()))
+        )
+
+    return many_under_way(start)
 
 
 CLIENTS: dict[str, Callable[[str], RoundTrips]] = {
     "tfsrv": tfsrv,
     "channel": lambda address: tfsrv(address, "grpc"),
-    "futures": tfsrv_futures,
-    "asyncio": tfsrv_asyncio,
     "api": serving_api,
+    "futures": tfsrv_futures,
+    "tasks": tfsrv_tasks,
+    "api_futures": serving_api_futures,
 }
 
 

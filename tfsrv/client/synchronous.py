@@ -79,7 +79,7 @@ class Client:
     channel arguments.
 
     Calls that wait go over connections of the client's own where they can, each over one of its
-    own while it lasts: that takes a third of the processor time of a channel of gRPC's. They
+    own while it lasts: a small one takes a fifth of the processor time of gRPC's channel. They
     can't with TLS, a channel, options or `wait_for_ready`, for other names than host:port and
     unix:path, or where the environment names a proxy; and not with `transport="grpc"`.
 
