@@ -281,11 +281,9 @@ def test_an_error_that_comes_before_all_was_sent_ends_the_call() -> None:
 @pytest.mark.parametrize(
     ("make", "code", "text"),
     [
-        (lambda s: frame(RST_STREAM, 0, s, b"\0\0\0\x07"), Code.UNAVAILABLE, "has reset the call"),
         (lambda s: frame(RST_STREAM, 0, s, b"\0\0\0\x08"), Code.CANCELLED, "has reset the call"),
         (lambda s: frame(RST_STREAM, 0, s, b"\0\0\0\x0b"), Code.RESOURCE_EXHAUSTED, "reset"),
         (lambda s: frame(RST_STREAM, 0, s, b"\0\0\0\x01"), Code.INTERNAL, "HTTP/2 error 1"),
-        (lambda s: frame(GOAWAY, 0, 0, bytes(8)), Code.UNAVAILABLE, "takes no more calls"),
         (lambda s: b"", Code.UNAVAILABLE, "has closed the connection"),
         (lambda s: b"HTTP/1.1 400 Bad Request\r\n\r\n", Code.INTERNAL, "frame that is too long"),
         (lambda s: frame(PUSH_PROMISE, 4, s, bytes(4)), Code.INTERNAL, "has pushed something"),
@@ -410,6 +408,35 @@ def test_a_call_that_is_under_way_at_goaway_is_answered() -> None:
         client = transport(address)
         assert ask(client, b"a") == b"a"
         assert ask(client, b"b") == b"b"
+        client.close()
+
+
+UNPROCESSED = [
+    lambda stream: frame(GOAWAY, 0, 0, bytes(8)),
+    lambda stream: frame(RST_STREAM, 0, stream, b"\0\0\0\x07"),
+]
+
+
+@pytest.mark.parametrize("make", UNPROCESSED, ids=["goaway", "refused"])
+def test_a_call_that_a_server_has_not_begun_with_is_sent_again(
+    make: Callable[[int], bytes],
+) -> None:
+    with scripted(first(make), echo) as address:
+        client = transport(address)
+        assert ask(client, b"a") == b"a"
+        client.close()
+
+
+@pytest.mark.parametrize("make", UNPROCESSED, ids=["goaway", "refused"])
+def test_a_server_that_begins_with_nothing_is_unavailable(make: Callable[[int], bytes]) -> None:
+    def script(peer: Peer) -> None:
+        while True:
+            stream, _ = peer.read_request()
+            peer.send(make(stream))
+
+    with scripted(script) as address:
+        client = transport(address)
+        assert failure(client)[0] is Code.UNAVAILABLE
         client.close()
 
 

@@ -16,6 +16,7 @@ cdef class Answer:
         str message
         bytes details           # grpc-status-details-bin, or None
         bytes response          # the message if `code` is 0, or None
+        bint unprocessed        # the server says that it has not begun with it
 
 
 cdef class Connection:

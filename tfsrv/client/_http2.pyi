@@ -1,10 +1,16 @@
 import socket
 
 class Answer:
-    code: int
-    message: str
-    details: bytes | None
-    response: bytes | None
+    @property
+    def code(self) -> int: ...
+    @property
+    def message(self) -> str: ...
+    @property
+    def details(self) -> bytes | None: ...
+    @property
+    def response(self) -> bytes | None: ...
+    @property
+    def unprocessed(self) -> bool: ...
 
 class Connection:
     def __init__(self, socket: socket.socket) -> None: ...

@@ -84,6 +84,7 @@ cdef enum:
     FRAMES_AT_ONCE = 32
     LARGEST_BLOCK = 1 << 20     # bytes of a header block
     LARGEST_STREAM = 0x7fffffff
+    MOST_LOOKS = 16             # at what a server sends between calls: there should be little
 
 # gRPC's codes.
 cdef enum:
@@ -99,7 +100,8 @@ cdef enum:
     UNAUTHENTICATED = 16
 
 cdef enum:
-    ERROR_CANCEL = 8            # of HTTP/2
+    ERROR_REFUSED_STREAM = 7    # of HTTP/2
+    ERROR_CANCEL = 8
 
 cdef dict CODE_OF_RESET = {7: UNAVAILABLE, 8: CANCELLED, 11: RESOURCE_EXHAUSTED,
                            12: PERMISSION_DENIED}
@@ -246,17 +248,12 @@ cdef class Connection:
 
     def is_fresh(self) -> bool:
         """Whether another call may be sent: looks at what has come since the last one."""
-        cdef pollfd waiting
-        if not self.usable:
-            return False
-        waiting.fd = self._fd
-        waiting.events = POLLIN
-        waiting.revents = 0
-        if poll(&waiting, 1, 0) != 0:
-            self._receive()
+        cdef int looks = 0
+        while self.usable and looks < MOST_LOOKS and self._receive_if_any():
+            looks += 1
             if self.usable and self._out:
                 self._flush(now())
-        return self.usable
+        return self.usable and looks < MOST_LOOKS
 
     def call(self, headers: bytes, request: bytes, end: float) -> Answer:
         """Send a request, and wait for its answer until `end` on the monotonic clock.
@@ -462,11 +459,15 @@ cdef class Connection:
         return 0
 
     cdef int _receive_if_any(self) except -1:
+        """1 if there was something."""
         cdef pollfd waiting
         waiting.fd = self._fd
         waiting.events = POLLIN
         waiting.revents = 0
-        return self._receive() if poll(&waiting, 1, 0) > 0 else 0
+        if poll(&waiting, 1, 0) <= 0:
+            return 0
+        self._receive()
+        return 1
 
     cdef int _receive(self) except -1:
         """Take what has come, and read the frames that are whole."""
@@ -546,6 +547,7 @@ cdef class Connection:
             return 0
         if kind == RST_STREAM:
             if stream == self._stream and stream and size == 4 and not self._done:
+                self._answer.unprocessed = load_32(at) == ERROR_REFUSED_STREAM
                 self._fail(
                     CODE_OF_RESET.get(load_32(at), INTERNAL),
                     f"the server has reset the call: HTTP/2 error {load_32(at)}")
@@ -553,6 +555,7 @@ cdef class Connection:
         if kind == GOAWAY:
             self.usable = False
             if size >= 8 and self._stream > (load_32(at) & LARGEST_STREAM) and not self._done:
+                self._answer.unprocessed = True
                 self._fail(UNAVAILABLE, "the server takes no more calls on this connection")
             return 0
         if kind == PUSH_PROMISE:

@@ -20,6 +20,7 @@ from tfsrv.errors import Code
 
 _IDLE = 32  # connections kept
 _USER_AGENT = f"tfsrv-client/{__version__}".encode()
+_TRIES = 3  # of a call with which a server that goes away has not begun, as in gRPC's channels
 _NEVER = 1e12  # on the monotonic clock, in seconds
 _PROXIES = ("grpc_proxy", "https_proxy", "http_proxy")  # as gRPC's channels look for them
 _TCP = re.compile(r"(?:dns:(?:///)?)?(\[[0-9A-Fa-f:.%]+\]|[A-Za-z0-9._-]+):([0-9]{1,5})")
@@ -77,11 +78,14 @@ class DirectTransport:
             raise ClientError(Code.DEADLINE_EXCEEDED, "Deadline Exceeded")
         end = _NEVER if timeout is None else time.monotonic() + timeout
         headers = self._header_block(path) + _fields(timeout, metadata)
-        connection = self._connection(end)
-        try:
-            answer = connection.call(headers, request, end)
-        finally:
-            self._put_back(connection)
+        for _ in range(_TRIES):
+            connection = self._connection(end)
+            try:
+                answer = connection.call(headers, request, end)
+            finally:
+                self._put_back(connection)
+            if not answer.unprocessed:
+                break
         if answer.response is not None:
             return answer.response
         details = () if answer.details is None else ((DETAILS_KEY, answer.details),)
