@@ -307,6 +307,16 @@ def test_a_method_that_the_server_lacks_is_named(connect: Connect) -> None:
     assert caught.value.code is Code.UNIMPLEMENTED
 
 
+def test_what_a_server_lacks_is_named_where_it_says_nothing(connect: Connect) -> None:
+    def refuse(request: bytes, context: Any) -> bytes:
+        context.abort(grpc.StatusCode.UNIMPLEMENTED, "")
+        raise AssertionError
+
+    with answering({calls.LIST_MODELS: refuse}) as address, pytest.raises(ClientError) as caught:
+        connect(address).list_models()
+    assert caught.value.message == "The server does not have /tfsrv.ModelManagement/ListModels"
+
+
 def test_an_own_channel_is_used_and_stays_open(loop: asyncio.AbstractEventLoop) -> None:
     with answering({calls.PREDICT: echo}) as address, grpc.insecure_channel(address) as channel:
         for _ in range(2):

@@ -89,7 +89,7 @@ class DirectTransport:
         if answer.response is not None:
             return answer.response
         details = () if answer.details is None else ((DETAILS_KEY, answer.details),)
-        raise error_of_status(answer.code, answer.message, details)
+        raise error_of_status(answer.code, answer.message, details, path)
 
     def _header_block(self, path: str) -> bytes:
         found = self._headers.get(path)

@@ -46,16 +46,18 @@ class ClientError(ServingError):
 def error_of_call(call: Any, path: str) -> ClientError:
     """The error of a failed call of that path: a grpc.RpcError, or a grpc.Call that has ended."""
     code: int = call.code().value[0]
-    message = call.details()
-    if code == Code.UNIMPLEMENTED and not message:  # all that most servers say
-        message = f"The server does not have {path}"
-    return error_of_status(code, message, call.trailing_metadata())
+    return error_of_status(code, call.details(), call.trailing_metadata(), path)
 
 
 def error_of_status(
-    code: int, message: str | None, trailers: Iterable[tuple[str, str | bytes]] | None
+    code: int,
+    message: str | None,
+    trailers: Iterable[tuple[str, str | bytes]] | None,
+    path: str,
 ) -> ClientError:
-    """The error of a gRPC status and its trailing metadata."""
+    """The error of a call of that path, from a gRPC status and its trailing metadata."""
+    if code == Code.UNIMPLEMENTED and not message:  # all that some servers say
+        message = f"The server does not have {path}"
     for key, value in trailers or ():
         if key == DETAILS_KEY and isinstance(value, bytes):
             return ClientError(code, message or "", _details(value))
