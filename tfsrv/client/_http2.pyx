@@ -729,12 +729,15 @@ cdef int status_code(bytes status) except -1:
 
 
 cdef str decoded_message(bytes message):
-    """gRPC's percent encoding of UTF-8; what is not valid stays as it is."""
-    if b"%" not in message:
-        return message.decode("utf-8", "replace")
-    from urllib.parse import unquote_to_bytes
+    """gRPC's percent encoding of UTF-8. What is no UTF-8 is read as Latin-1, as gRPC does."""
+    if b"%" in message:
+        from urllib.parse import unquote_to_bytes
 
-    return unquote_to_bytes(message).decode("utf-8", "replace")
+        message = unquote_to_bytes(message)
+    try:
+        return message.decode()
+    except UnicodeDecodeError:
+        return message.decode("latin-1")
 
 
 cdef bytes decoded_details(bytes details):
