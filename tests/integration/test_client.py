@@ -269,7 +269,7 @@ def test_errors_tell_what_the_server_knows(connect: Connect) -> None:
     error = caught.value
     assert str(error) == "NOT_FOUND: not here"
     assert (error.model, error.version, error.signature) == ("m", 3, "s")
-    assert error.details["reason"] == "MODEL_NOT_FOUND"
+    assert error.reason == "MODEL_NOT_FOUND"
     again = pickle.loads(pickle.dumps(error))
     assert (again.code, again.message, again.details) == (error.code, error.message, error.details)
 
@@ -284,7 +284,7 @@ def test_details_that_say_nothing_are_no_trouble(connect: Connect, details: byte
     with answering({calls.PREDICT: refuse}) as address, pytest.raises(ClientError) as caught:
         connect(address).predict("m", {})
     assert (caught.value.message, caught.value.details) == ("é", {})
-    assert (caught.value.model, caught.value.version) == (None, None)
+    assert (caught.value.model, caught.value.version, caught.value.reason) == (None, None, "")
 
 
 def test_an_answer_that_is_none_is_an_internal_error(connect: Connect) -> None:

@@ -15,8 +15,8 @@ class ClientError(ServingError):
     """A call that failed.
 
     `code` and `message` are what the server answered, or what gRPC made of there being no answer.
-    `details` is what the server told of it besides: which model, version and signature the call
-    was for, where it knows; empty with a server that tells nothing.
+    `details` is what tfsrv tells of it besides, in a google.rpc.ErrorInfo: the reason, and the
+    model, version, label and signature that it is about; empty with a server that tells nothing.
     """
 
     def __init__(self, code: int, message: object, details: Mapping[str, str] | None = None):
@@ -27,9 +27,14 @@ class ClientError(ServingError):
         return type(self), (int(self.code), self.message, self.details)
 
     @property
+    def reason(self) -> str:
+        """Why, for programs, such as MODEL_NOT_FOUND; "" if the server does not tell."""
+        return self.details.get("reason", "")
+
+    @property
     def model(self) -> str | None:
         """The model that the call was for."""
-        return self.details.get("model") or self.details.get("model_name")
+        return self.details.get("model")
 
     @property
     def version(self) -> int | None:
@@ -40,7 +45,7 @@ class ClientError(ServingError):
     @property
     def signature(self) -> str | None:
         """Its signature."""
-        return self.details.get("signature") or self.details.get("signature_name")
+        return self.details.get("signature")
 
 
 def error_of_call(call: Any, path: str) -> ClientError:
