@@ -523,6 +523,12 @@ def test_a_unix_socket_that_is_not_there_is_unavailable(tmp_path: Path) -> None:
     assert text == f"cannot connect to {tmp_path / 'none'}: No such file or directory"
 
 
+def test_a_request_that_no_message_can_be_is_refused() -> None:
+    client = DirectTransport(("127.0.0.1", 1))
+    with pytest.raises(ValueError, match="larger than a message can be"):
+        ask(client, bytes(1 << 31))  # of which nothing is looked at
+
+
 # ---- addresses, time-outs, metadata
 
 

@@ -28,6 +28,7 @@ _LOOPBACK = re.compile(r"localhost|127\.[0-9.]+|\[::1\]")
 _UNIX = re.compile(r"unix:(?://)?(/?[^/].*)")
 _METADATA_KEY = re.compile(r"[0-9a-z_.-]+")
 _METADATA_VALUE = re.compile(rb"[\x20-\x7e]*")
+_LARGEST_REQUEST = 0x7FFF_FFFF  # bytes; protobuf's limit
 _LARGEST_TIMEOUT = 99_999_999  # gRPC's time-outs have eight digits
 
 Address = tuple[str, int] | str
@@ -71,9 +72,11 @@ class DirectTransport:
         timeout: float | None,
         metadata: Iterable[tuple[str, str | bytes]],
     ) -> bytes:
-        """The response. ClientError, and ValueError for metadata that gRPC does not have."""
+        """The response. ClientError, and ValueError for what gRPC cannot send."""
         if self._is_closed:
             raise ClientError(Code.CANCELLED, "The client is closed")
+        if len(request) > _LARGEST_REQUEST:
+            raise ValueError(f"a request of {len(request)} bytes is larger than a message can be")
         if timeout == 0:
             raise ClientError(Code.DEADLINE_EXCEEDED, "Deadline Exceeded")
         end = _NEVER if timeout is None else time.monotonic() + timeout
