@@ -531,8 +531,9 @@ def check_response(data: bytes) -> str:
         outputs, *spec = read_predict_response(data, 1 << 24)
     except ServingError as error:
         if "no array can be made" in error.message:
-            tables = (SUB_MESSAGES_OF_RESPONSE, RARE_FIELDS_OF_RESPONSE)
-            is_rare = uses_rare(data, (), *tables)
+            is_rare = uses_rare(
+                data, sub_messages=SUB_MESSAGES_OF_RESPONSE, rare_fields=RARE_FIELDS_OF_RESPONSE
+            )
             return "rare" if is_rare else fail(data, "there is nothing rare in it")
         texts = {"refused": "cannot be decoded", "unreadable": "cannot be read"}
         if outcome == "too large" or texts.get(outcome, "?") in error.message:

@@ -26,10 +26,10 @@ NUMBER = {"bool": "?", "string": "O", "half": "f2", "float": "f4", "double": "f8
 SENT = [name for name in DTYPES if not name.startswith("q")]
 
 
-@pytest.fixture
-def asked(server: Launched) -> Iterator[Client]:
-    """tfsrv's client, connected to `server`."""
-    with Client(server.address(), timeout=SECONDS) as client:
+@pytest.fixture(params=["auto", "grpc"])
+def asked(server: Launched, request: pytest.FixtureRequest) -> Iterator[Client]:
+    """tfsrv's client, connected to `server` in each way that there is."""
+    with Client(server.address(), timeout=SECONDS, transport=request.param) as client:
         yield client
 
 

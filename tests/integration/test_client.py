@@ -64,14 +64,16 @@ def loop() -> Iterator[asyncio.AbstractEventLoop]:
 Connect = Callable[..., Any]
 
 
-@pytest.fixture(params=["waits", "asyncio"])
+@pytest.fixture(params=["direct", "channel", "asyncio"])
 def connect(request: pytest.FixtureRequest, loop: asyncio.AbstractEventLoop) -> Iterator[Connect]:
-    """Makes a client of either kind: `connect(address, timeout=3)`."""
+    """Makes a client of each kind: `connect(address, timeout=3)`."""
     made: list[Any] = []
 
     def connect(*arguments: Any, **options: Any) -> Any:
-        if request.param == "waits":
+        if request.param == "direct":
             made.append(Client(*arguments, **options))
+        elif request.param == "channel":
+            made.append(Client(*arguments, **options, transport="grpc"))
         else:
             made.append(Blocking(loop, AsyncClient(*arguments, **options)))
         return made[-1]
@@ -267,7 +269,7 @@ def test_errors_tell_what_the_server_knows(connect: Connect) -> None:
     error = caught.value
     assert str(error) == "NOT_FOUND: not here"
     assert (error.model, error.version, error.signature) == ("m", 3, "s")
-    assert error.details["reason"] == "MODEL_NOT_FOUND"
+    assert error.reason == "MODEL_NOT_FOUND"
     again = pickle.loads(pickle.dumps(error))
     assert (again.code, again.message, again.details) == (error.code, error.message, error.details)
 
@@ -282,7 +284,7 @@ def test_details_that_say_nothing_are_no_trouble(connect: Connect, details: byte
     with answering({calls.PREDICT: refuse}) as address, pytest.raises(ClientError) as caught:
         connect(address).predict("m", {})
     assert (caught.value.message, caught.value.details) == ("é", {})
-    assert (caught.value.model, caught.value.version) == (None, None)
+    assert (caught.value.model, caught.value.version, caught.value.reason) == (None, None, "")
 
 
 def test_an_answer_that_is_none_is_an_internal_error(connect: Connect) -> None:
@@ -305,6 +307,16 @@ def test_a_method_that_the_server_lacks_is_named(connect: Connect) -> None:
     assert caught.value.code is Code.UNIMPLEMENTED
 
 
+def test_what_a_server_lacks_is_named_where_it_says_nothing(connect: Connect) -> None:
+    def refuse(request: bytes, context: Any) -> bytes:
+        context.abort(grpc.StatusCode.UNIMPLEMENTED, "")
+        raise AssertionError
+
+    with answering({calls.LIST_MODELS: refuse}) as address, pytest.raises(ClientError) as caught:
+        connect(address).list_models()
+    assert caught.value.message == "The server does not have /tfsrv.ModelManagement/ListModels"
+
+
 def test_an_own_channel_is_used_and_stays_open(loop: asyncio.AbstractEventLoop) -> None:
     with answering({calls.PREDICT: echo}) as address, grpc.insecure_channel(address) as channel:
         for _ in range(2):
@@ -324,6 +336,11 @@ def test_an_own_channel_is_used_and_stays_open(loop: asyncio.AbstractEventLoop) 
 def test_either_a_target_or_a_channel_is_wanted(kind: Any) -> None:
     with pytest.raises(ValueError, match="either a target or a channel"):
         kind()
+
+
+def test_a_transport_that_is_none_is_refused() -> None:
+    with pytest.raises(ValueError, match='transport is "auto" or "grpc", not \'pigeon\''):
+        Client("localhost:1", transport="pigeon")  # type: ignore[arg-type]
 
 
 def test_a_closed_client_says_so(connect: Connect) -> None:

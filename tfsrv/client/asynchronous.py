@@ -10,6 +10,7 @@ from typing import Any, TypeVar
 import grpc
 
 from tfsrv.client import calls
+from tfsrv.client.channel_transport import Metadata
 from tfsrv.client.channels import Option, Tls, channel_options
 from tfsrv.client.errors import ClientError, error_of_call
 from tfsrv.client.examples import Example
@@ -26,7 +27,6 @@ from tfsrv.client.retries import Deadline, delays, seconds
 from tfsrv.errors import Code
 
 T = TypeVar("T")
-Metadata = Sequence[tuple[str, str | bytes]]
 
 
 class AsyncClient:
@@ -54,7 +54,7 @@ class AsyncClient:
         if (target is None) == (channel is None):
             raise ValueError("give either a target or a channel")
         self._target = target
-        self._tls = tls
+        self._tls = tls.loaded() if isinstance(tls, Tls) else tls
         self._options = tuple(options)
         self._timeout = timeout
         self._retries = retries

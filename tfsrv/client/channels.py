@@ -40,6 +40,15 @@ class Tls:
     certificate_chain: Pem | None = None
     server_name: str = ""
 
+    def loaded(self) -> Tls:
+        """The same with what stands in the files. OSError for one that cannot be read."""
+        return Tls(
+            _content(self.root_certificates),
+            _content(self.private_key),
+            _content(self.certificate_chain),
+            self.server_name,
+        )
+
     def credentials(self) -> grpc.ChannelCredentials:
         """OSError for a file that cannot be read."""
         return grpc.ssl_channel_credentials(

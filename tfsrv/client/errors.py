@@ -15,8 +15,8 @@ class ClientError(ServingError):
     """A call that failed.
 
     `code` and `message` are what the server answered, or what gRPC made of there being no answer.
-    `details` is what the server told of it besides: which model, version and signature the call
-    was for, where it knows; empty with a server that tells nothing.
+    `details` is what tfsrv tells of it besides, in a google.rpc.ErrorInfo: the reason, and the
+    model, version, label and signature that it is about; empty with a server that tells nothing.
     """
 
     def __init__(self, code: int, message: object, details: Mapping[str, str] | None = None):
@@ -25,6 +25,11 @@ class ClientError(ServingError):
 
     def __reduce__(self) -> tuple[Any, ...]:
         return type(self), (int(self.code), self.message, self.details)
+
+    @property
+    def reason(self) -> str:
+        """Why, for programs, such as MODEL_NOT_FOUND; "" if the server does not tell."""
+        return self.details.get("reason", "")
 
     @property
     def model(self) -> str | None:
@@ -46,16 +51,18 @@ class ClientError(ServingError):
 def error_of_call(call: Any, path: str) -> ClientError:
     """The error of a failed call of that path: a grpc.RpcError, or a grpc.Call that has ended."""
     code: int = call.code().value[0]
-    message = call.details()
-    if code == Code.UNIMPLEMENTED and not message:  # all that most servers say
-        message = f"The server does not have {path}"
-    return error_of_status(code, message, call.trailing_metadata())
+    return error_of_status(code, call.details(), call.trailing_metadata(), path)
 
 
 def error_of_status(
-    code: int, message: str | None, trailers: Iterable[tuple[str, str | bytes]] | None
+    code: int,
+    message: str | None,
+    trailers: Iterable[tuple[str, str | bytes]] | None,
+    path: str,
 ) -> ClientError:
-    """The error of a gRPC status and its trailing metadata."""
+    """The error of a call of that path, from a gRPC status and its trailing metadata."""
+    if code == Code.UNIMPLEMENTED and not message:  # all that some servers say
+        message = f"The server does not have {path}"
     for key, value in trailers or ():
         if key == DETAILS_KEY and isinstance(value, bytes):
             return ClientError(code, message or "", _details(value))
