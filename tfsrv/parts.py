@@ -12,6 +12,7 @@ from functools import partial
 from tfsrv._budget import set_max_in_flight_bytes
 from tfsrv._call_loop import CallLoop
 from tfsrv._memory import trim
+from tfsrv._method import Method
 from tfsrv._opening import Opening
 from tfsrv._serving_map import ServingMap
 from tfsrv._session import batched_sessions
@@ -149,7 +150,7 @@ def model_management(core: ServerCore, options: ServerOptions) -> dict[str, Hand
 
 
 def session_run(
-    servables: Servables, predict: PredictMethod, call_loop: CallLoop, options: ServerOptions
+    servables: Servables, predict: Method, call_loop: CallLoop, options: ServerOptions
 ) -> SessionRun:
     """The handler of SessionService."""
     return SessionRun(

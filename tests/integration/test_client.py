@@ -271,7 +271,7 @@ def test_errors_tell_what_the_server_knows(connect: Connect) -> None:
     assert (error.model, error.version, error.signature) == ("m", 3, "s")
     assert error.reason == "MODEL_NOT_FOUND"
     again = pickle.loads(pickle.dumps(error))
-    assert (again.code, again.message, again.details) == (error.code, error.message, error.details)
+    assert (again.code, again.message, again.info) == (error.code, error.message, error.info)
 
 
 @pytest.mark.parametrize("details", [b"", b"\xff", b"\x1a\x02\x0a\x00"])
@@ -283,7 +283,7 @@ def test_details_that_say_nothing_are_no_trouble(connect: Connect, details: byte
 
     with answering({calls.PREDICT: refuse}) as address, pytest.raises(ClientError) as caught:
         connect(address).predict("m", {})
-    assert (caught.value.message, caught.value.details) == ("é", {})
+    assert (caught.value.message, caught.value.info) == ("é", {})
     assert (caught.value.model, caught.value.version, caught.value.reason) == (None, None, "")
 
 

@@ -15,37 +15,37 @@ class ClientError(ServingError):
     """A call that failed.
 
     `code` and `message` are what the server answered, or what gRPC made of there being no answer.
-    `details` is what tfsrv tells of it besides, in a google.rpc.ErrorInfo: the reason, and the
+    `info` is what tfsrv tells of it besides, in a google.rpc.ErrorInfo: the reason, and the
     model, version, label and signature that it is about; empty with a server that tells nothing.
     """
 
-    def __init__(self, code: int, message: object, details: Mapping[str, str] | None = None):
+    def __init__(self, code: int, message: object, info: Mapping[str, str] | None = None):
         super().__init__(code, message)
-        self.details = dict(details or {})
+        self.info = dict(info or {})
 
     def __reduce__(self) -> tuple[Any, ...]:
-        return type(self), (int(self.code), self.message, self.details)
+        return type(self), (int(self.code), self.message, self.info)
 
     @property
     def reason(self) -> str:
         """Why, for programs, such as MODEL_NOT_FOUND; "" if the server does not tell."""
-        return self.details.get("reason", "")
+        return self.info.get("reason", "")
 
     @property
     def model(self) -> str | None:
         """The model that the call was for."""
-        return self.details.get("model")
+        return self.info.get("model")
 
     @property
     def version(self) -> int | None:
         """Its version."""
-        version = self.details.get("version", "")
+        version = self.info.get("version", "")
         return int(version) if version.lstrip("-").isdecimal() else None
 
     @property
     def signature(self) -> str | None:
         """Its signature."""
-        return self.details.get("signature")
+        return self.info.get("signature")
 
 
 def error_of_call(call: Any, path: str) -> ClientError:
