@@ -175,12 +175,12 @@ cdef class _Run:
     cdef double repeat(self, SavedModelSession owner, bytes request, int times) except -1:
         cdef Signature* signature = self.prepare(owner, request)
         cdef double began = thread_seconds()
-        cdef int i, j
-        for i in range(times):
+        cdef int _turn, i
+        for _turn in range(times):
             self.run(owner, signature, True, 0)
-            for j in range(self.outputs_size):
-                api.DeleteTensor(self.outputs[j])
-                self.outputs[j] = NULL
+            for i in range(self.outputs_size):
+                api.DeleteTensor(self.outputs[i])
+                self.outputs[i] = NULL
         return thread_seconds() - began
 
     cdef int take_inputs(self, Signature* signature) except -1:
