@@ -414,10 +414,10 @@ def test_an_input_of_numbers_is_told_by_the_run(ask: Client, method: str, name: 
 def test_an_input_of_numbers_is_told_though_nothing_could_be_joined_with_it(
     tmp_path: Path, transport: str
 ) -> None:
-    """The model has one signature only that takes examples."""
+    """The model has one signature only that takes examples. Names are in order."""
     graph = Graph()
-    text = graph.add("text", "Placeholder", dtype=STRING)
-    number = graph.add("number", "Placeholder", dtype=FLOAT)
+    text = graph.add("a_text", "Placeholder", dtype=STRING)
+    number = graph.add("b_number", "Placeholder", dtype=FLOAT)
     parsed = graph.add("parsed", "StringToNumber", text, out_type=FLOAT)
     same = graph.add("same", "Identity", number, T=FLOAT)
     graph.sign("texts", {"inputs": text}, {"outputs": parsed}).inputs["inputs"].dtype = STRING
@@ -429,7 +429,7 @@ def test_an_input_of_numbers_is_told_though_nothing_could_be_joined_with_it(
         for each in (tasks, tasks[::-1]):
             assert refusal(ask, multi_inference_request("m", each, ROWS)) == (
                 "INVALID_ARGUMENT",
-                "Expects arg[0] to be float but string is provided",
+                "Expects arg[1] to be float but string is provided",
             )
             assert refusal(ask, multi_inference_request("m", each, [])) == (
                 "INVALID_ARGUMENT",
