@@ -61,6 +61,7 @@ WITH_TENSORFLOW = {
     "address": (
         "tests/integration/test_batch_tensors.py",
         "tests/integration/test_batched_predict.py",
+        "tests/integration/test_inference.py",
         "tests/integration/test_predict.py",
         "tests/integration/test_session_run.py",
         "tests/integration/test_warmup.py",

@@ -73,28 +73,7 @@ cdef int wire_read_inference(char* data, size_t size, PredictView* view) noexcep
     again. Without any example the view has no input. With `unjoined_bytes`, the input has no values yet:
     see examples_join.
     """
-    cdef InputReader reader
-    cdef Cursor at = <Cursor>data
-    cdef Cursor end = at + size
-    cdef uint32_t tag
-    cdef Bytes part
-    cdef int result
-    begin(&reader, view)
-    while at < end:
-        at = read_tag(at, end, &tag)
-        if at == NULL:
-            return WIRE_BAD
-        if tag == (1 << 3 | LENGTH_DELIMITED):  # model_spec
-            at = read_bytes(at, end, &part)
-            result = model_spec_read(&view.spec, part) if at != NULL else WIRE_BAD
-        elif tag == (2 << 3 | LENGTH_DELIMITED):  # input
-            at = read_bytes(at, end, &part)
-            result = read_input(&reader, part) if at != NULL else WIRE_BAD
-        else:
-            result = skip_unknown(&at, end, tag)
-        if result != WIRE_OK:
-            return result
-    return finish(&reader)
+    return read_request(data, size, view, False)
 
 
 cdef int wire_read_multi_inference(char* data, size_t size, PredictView* view) noexcept nogil:
@@ -102,6 +81,16 @@ cdef int wire_read_multi_inference(char* data, size_t size, PredictView* view) n
 
     The view's `spec` is that of the first task: which servable it is for.
     """
+    cdef int result = read_request(data, size, view, True)
+    if view.tasks_size > 0:
+        view.spec = view.tasks[0].spec
+    # Without a task, or without a spec in it, TensorFlow Serving looks for the model of an empty spec.
+    view.spec.present = True
+    return result
+
+
+cdef int read_request(char* data, size_t size, PredictView* view, bint has_tasks) noexcept nogil:
+    """Any of them: an Input, and before it one ModelSpec or any number of tasks."""
     cdef InputReader reader
     cdef Cursor at = <Cursor>data
     cdef Cursor end = at + size
@@ -113,9 +102,11 @@ cdef int wire_read_multi_inference(char* data, size_t size, PredictView* view) n
         at = read_tag(at, end, &tag)
         if at == NULL:
             return WIRE_BAD
-        if tag == (1 << 3 | LENGTH_DELIMITED):  # tasks
+        if tag == (1 << 3 | LENGTH_DELIMITED):  # model_spec or tasks
             at = read_bytes(at, end, &part)
-            result = read_task(view, part) if at != NULL else WIRE_BAD
+            if at == NULL:
+                return WIRE_BAD
+            result = read_task(view, part) if has_tasks else model_spec_read(&view.spec, part)
         elif tag == (2 << 3 | LENGTH_DELIMITED):  # input
             at = read_bytes(at, end, &part)
             result = read_input(&reader, part) if at != NULL else WIRE_BAD
@@ -123,10 +114,6 @@ cdef int wire_read_multi_inference(char* data, size_t size, PredictView* view) n
             result = skip_unknown(&at, end, tag)
         if result != WIRE_OK:
             return result
-    if view.tasks_size > 0:
-        view.spec = view.tasks[0].spec
-    # Without a task, or without a spec in it, TensorFlow Serving looks for the model of an empty spec.
-    view.spec.present = True
     return finish(&reader)
 
 

@@ -41,7 +41,8 @@ class BatchingLog:
                 key = (session.name, session.version, signature)
                 seen[key] = facts["changes"]
                 if facts["changes"] != self._seen.get(key, 0):
-                    logger.info("Batching %s version %d, %s: %s", *key, sentence(facts))
+                    what = signature or "MultiInference"
+                    logger.info("Batching %s version %d, %s: %s", *key[:2], what, sentence(facts))
         self._seen = seen  # what was unloaded is forgotten
 
 

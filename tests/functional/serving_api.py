@@ -13,6 +13,7 @@ import struct
 import subprocess
 import sys
 import threading
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from importlib.util import find_spec
 from types import TracebackType
@@ -51,6 +52,30 @@ class Answer:
         """The outputs as lists, if there was no error."""
         assert self.code == "OK", f"{self.code}: {self.details}"
         return {alias: values.tolist() for alias, values in self.outputs.items()}
+
+
+@dataclass(frozen=True)
+class Examples:
+    """What Classify, Regress and MultiInference are asked: rows of float features.
+
+    Of the tasks, pairs of a signature and a method name, Classify and Regress look at the first
+    one's signature.
+    """
+
+    name: str
+    rows: tuple[Mapping[str, float], ...]
+    tasks: tuple[tuple[str, str], ...] = (("", ""),)
+    context: Mapping[str, float] | None = None
+    timeout: float = 5.0
+
+
+@dataclass(frozen=True)
+class Inferred:
+    """For each task (name, version, signature) and classes or values; or a code and a text."""
+
+    results: tuple[tuple[tuple[str, int, str], list[Any]], ...] = ()
+    code: str = "OK"
+    details: str = ""
 
 
 class ServingApi:
@@ -92,6 +117,22 @@ class ServingApi:
     def predict_at_once(self, address: str, *questions: Question) -> list[Answer]:
         """Ask all without waiting, with `stub.Predict.future(request, timeout)` and callbacks."""
         return self._call("predict_at_once", address, questions)  # type: ignore[no-any-return]
+
+    def classify(self, address: str, *asked: Examples) -> list[Inferred]:
+        """`stub.Classify(request, timeout)`, one after the other."""
+        return self._call("infer", address, "Classify", asked)  # type: ignore[no-any-return]
+
+    def regress(self, address: str, *asked: Examples) -> list[Inferred]:
+        """`stub.Regress(request, timeout)`, one after the other."""
+        return self._call("infer", address, "Regress", asked)  # type: ignore[no-any-return]
+
+    def multi_inference(self, address: str, *asked: Examples) -> list[Inferred]:
+        """`stub.MultiInference(request, timeout)`, one after the other."""
+        return self._call("infer", address, "MultiInference", asked)  # type: ignore[no-any-return]
+
+    def run_saved_model(self, path: str, *asked: Examples) -> list[list[dict[str, Array]]]:
+        """The outputs of each task of a SavedModel that `tf.saved_model.load` has loaded here."""
+        return self._call("run_saved_model", path, asked)  # type: ignore[no-any-return]
 
     def model_status(self, address: str, name: str) -> list[tuple[int, str, int, str]]:
         """GetModelStatus: (version, state, error code, error message)."""

@@ -6,6 +6,7 @@ import os
 import sys
 import threading
 import traceback
+from collections.abc import Mapping
 from typing import IO, Any
 
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
@@ -15,15 +16,25 @@ import grpc
 import tensorflow as tf
 from google.protobuf import text_format
 from tensorflow_serving.apis import (
+    classification_pb2,
     get_model_metadata_pb2,
     get_model_status_pb2,
+    inference_pb2,
     model_service_pb2_grpc,
     predict_pb2,
     prediction_service_pb2_grpc,
+    regression_pb2,
     session_service_pb2,
 )
 
-from tests.functional.serving_api import Answer, Question, receive, send
+from tests.functional.serving_api import (
+    Answer,
+    Examples,
+    Inferred,
+    Question,
+    receive,
+    send,
+)
 
 OPTIONS = [
     ("grpc.max_send_message_length", -1),
@@ -91,6 +102,92 @@ def predict_at_once(address: str, questions: list[Question]) -> list[Answer]:
     return [answers[index] for index in range(len(questions))]
 
 
+def example(row: Mapping[str, float]) -> Any:
+    """A tf.train.Example."""
+    features = {
+        name: tf.train.Feature(float_list=tf.train.FloatList(value=[value]))
+        for name, value in row.items()
+    }
+    return tf.train.Example(features=tf.train.Features(feature=features))
+
+
+def fill(into: Any, asked: Examples) -> None:
+    """Put the examples into a request's input."""
+    if asked.context is None:
+        into.example_list.examples.extend(map(example, asked.rows))
+    else:
+        into.example_list_with_context.examples.extend(map(example, asked.rows))
+        into.example_list_with_context.context.CopyFrom(example(asked.context))
+
+
+REQUESTS = {
+    "Classify": classification_pb2.ClassificationRequest,
+    "Regress": regression_pb2.RegressionRequest,
+    "MultiInference": inference_pb2.MultiInferenceRequest,
+}
+
+
+def inference_request(method: str, asked: Examples) -> Any:
+    request = REQUESTS[method]()
+    fill(request.input, asked)
+    if method != "MultiInference":
+        request.model_spec.name = asked.name
+        request.model_spec.signature_name = asked.tasks[0][0]
+        return request
+    for signature, method_name in asked.tasks:
+        task = request.tasks.add(method_name=method_name)
+        task.model_spec.name = asked.name
+        task.model_spec.signature_name = signature
+    return request
+
+
+def result_of(spec: Any, result: Any) -> tuple[tuple[str, int, str], list[Any]]:
+    told = (spec.name, spec.version.value, spec.signature_name)
+    if isinstance(result, regression_pb2.RegressionResult):
+        return told, [each.value for each in result.regressions]
+    rows = result.classifications
+    return told, [[(each.label, each.score) for each in row.classes] for row in rows]
+
+
+def inferred(response: Any) -> Inferred:
+    if not isinstance(response, inference_pb2.MultiInferenceResponse):
+        return Inferred((result_of(response.model_spec, response.result),))
+    return Inferred(
+        tuple(
+            result_of(each.model_spec, getattr(each, each.WhichOneof("result")))
+            for each in response.results
+        )
+    )
+
+
+def infer(address: str, method: str, asked: list[Examples]) -> list[Inferred]:
+    answers = []
+    with grpc.insecure_channel(address, OPTIONS) as channel:
+        stub = prediction_service_pb2_grpc.PredictionServiceStub(channel)
+        for each in asked:
+            try:
+                answers.append(
+                    inferred(getattr(stub, method)(inference_request(method, each), each.timeout))
+                )
+            except grpc.RpcError as error:
+                answers.append(Inferred(code=error.code().name, details=error.details() or ""))
+    return answers
+
+
+def run_saved_model(path: str, asked: list[Examples]) -> list[list[dict[str, Any]]]:
+    loaded = tf.saved_model.load(path)
+    answers = []
+    for each in asked:
+        rows = [{**(each.context or {}), **row} for row in each.rows]
+        examples = tf.constant([example(row).SerializeToString() for row in rows])
+        outputs = [
+            loaded.signatures[signature or "serving_default"](inputs=examples)
+            for signature, _ in each.tasks
+        ]
+        answers.append([{key: y.numpy() for key, y in one.items()} for one in outputs])
+    return answers
+
+
 def model_status(address: str, name: str) -> list[tuple[int, str, int, str]]:
     request = get_model_status_pb2.GetModelStatusRequest()
     request.model_spec.name = name
@@ -142,6 +239,8 @@ def work(questions: IO[bytes], answers: IO[bytes]) -> None:
     todo = {
         "predict": predict,
         "predict_at_once": predict_at_once,
+        "infer": infer,
+        "run_saved_model": run_saved_model,
         "model_status": model_status,
         "model_metadata": model_metadata,
         "session_run": session_run,

@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any
 
 import grpc
+import numpy
 import pytest
 from google.protobuf import text_format
 
@@ -21,9 +22,10 @@ from tests.functional.conftest import serving
 from tests.functional.gated_model import GatedModel
 from tests.functional.launching import SECONDS, Client, Launched, client, until
 from tests.functional.messages import array, floats, predict_request, strings
+from tests.functional.serving_api import Examples, ServingApi
 from tests.functional.sites import AVAILABLE, LOADING
 from tests.functional.test_predict_errors import mutated
-from tests.graphs import FLOAT, STRING, Graph
+from tests.graphs import FLOAT, INT32, STRING, Graph
 from tests.inference import (
     CLASSES,
     CLASSIFY,
@@ -412,10 +414,10 @@ def test_an_input_of_numbers_is_told_by_the_run(ask: Client, method: str, name: 
 def test_an_input_of_numbers_is_told_though_nothing_could_be_joined_with_it(
     tmp_path: Path, transport: str
 ) -> None:
-    """The model has one signature only that takes examples."""
+    """The model has one signature only that takes examples. Names are in order."""
     graph = Graph()
-    text = graph.add("text", "Placeholder", dtype=STRING)
-    number = graph.add("number", "Placeholder", dtype=FLOAT)
+    text = graph.add("a_text", "Placeholder", dtype=STRING)
+    number = graph.add("b_number", "Placeholder", dtype=FLOAT)
     parsed = graph.add("parsed", "StringToNumber", text, out_type=FLOAT)
     same = graph.add("same", "Identity", number, T=FLOAT)
     graph.sign("texts", {"inputs": text}, {"outputs": parsed}).inputs["inputs"].dtype = STRING
@@ -427,7 +429,7 @@ def test_an_input_of_numbers_is_told_though_nothing_could_be_joined_with_it(
         for each in (tasks, tasks[::-1]):
             assert refusal(ask, multi_inference_request("m", each, ROWS)) == (
                 "INVALID_ARGUMENT",
-                "Expects arg[0] to be float but string is provided",
+                "Expects arg[1] to be float but string is provided",
             )
             assert refusal(ask, multi_inference_request("m", each, [])) == (
                 "INVALID_ARGUMENT",
@@ -837,3 +839,129 @@ def test_predict_takes_the_same_signatures(ask: Client) -> None:
     labels = [[label.encode() for label, _ in row] for row in expected]
     assert array(outputs["classes"]).tolist() == labels
     assert array(outputs["scores"]).tolist() == [[score for _, score in row] for row in expected]
+
+
+# --- tensorflow-serving-api
+
+
+def random_rows(chance: random.Random) -> tuple[Row, ...]:
+    """Floats whose sums are exact, in whatever order TensorFlow adds."""
+    rows: list[Row] = []
+    for _ in range(chance.choice([1, 2, 5, 30])):
+        made = {"x": chance.randrange(-4000, 4000) / 4 if chance.random() < 0.8 else 0.0}
+        if chance.random() < 0.5:
+            made["c"] = float(chance.randrange(-(2**18), 2**18))
+        rows.append(made)
+    return tuple(rows)
+
+
+def as_inferred(outputs: dict[str, Any], method: str) -> list[Any]:
+    """What a run's outputs become in an answer."""
+    if method == REGRESS:
+        return [float(value) for value in outputs["outputs"].ravel()]
+    columns = [outputs[key] for key in ("classes", "scores") if key in outputs]
+    labels = outputs.get("classes", numpy.full(columns[0].shape, b""))
+    scores = outputs.get("scores", numpy.zeros(columns[0].shape))
+    return [
+        [(label.decode(), float(score)) for label, score in zip(*row, strict=True)]
+        for row in zip(labels, scores, strict=True)
+    ]
+
+
+def test_clients_of_tensorflow_serving_get_what_the_model_computes(
+    server: Launched, serving_api: ServingApi, inference_models: Path
+) -> None:
+    chance = random.Random(5)
+    asked: dict[str, list[Examples]] = {"Classify": [], "Regress": [], "MultiInference": []}
+    for _ in range(40):
+        context = {"c": 3.0} if chance.random() < 0.3 else None
+        for method, count in (("Classify", 1), ("Regress", 1), ("MultiInference", 4)):
+            pick = [
+                task
+                for task in GOOD
+                if method == "MultiInference"
+                or (task[1] == (CLASSIFY if method == "Classify" else REGRESS))
+            ]
+            tasks = tuple(chance.sample(pick, count))
+            asked[method].append(Examples(MODEL, random_rows(chance), tasks, context))
+    calls = {
+        "Classify": serving_api.classify,
+        "Regress": serving_api.regress,
+        "MultiInference": serving_api.multi_inference,
+    }
+    path = str(inference_models / MODEL / "2")
+    for method, some in asked.items():
+        found = calls[method](server.address(), *some)
+        expected = serving_api.run_saved_model(path, *some)
+        for each, answer, outputs in zip(some, found, expected, strict=True):
+            assert answer.code == "OK", answer.details
+            assert answer.results == tuple(
+                ((MODEL, 2, name), as_inferred(one, kind))
+                for (name, kind), one in zip(each.tasks, outputs, strict=True)
+            )
+
+
+def test_clients_of_tensorflow_serving_get_its_errors(
+    server: Launched, serving_api: ServingApi
+) -> None:
+    asked = Examples(MODEL, ({"x": 1.0},), (("nope", CLASSIFY),))
+    (answer,) = serving_api.classify(server.address(), asked)
+    assert (answer.code, answer.details) == (
+        "INVALID_ARGUMENT",
+        "No signature was found with the name: nope",
+    )
+    (answer,) = serving_api.multi_inference(server.address(), asked)
+    assert (answer.code, answer.details) == (
+        "INVALID_ARGUMENT",
+        "Requested signature not found in model graph: nope",
+    )
+
+
+# --- memory that others write to
+
+
+def test_scores_that_change_while_they_are_written_hurt_nobody(
+    tmp_path: Path, transport: str
+) -> None:
+    """TensorFlow 1's variables are written in place, also while an answer is made of them."""
+    width = 2_000_000
+    graph = Graph()
+    shape: Any = message_class("tensorflow.TensorShapeProto")()
+    for size in (1, width):
+        shape.dim.add(size=size)
+    variable = graph.add("variable", "VariableV2", shape={"shape": shape}, dtype=FLOAT)
+    examples = graph.add("examples", "Placeholder", dtype=STRING)
+    scores = graph.add("scores", "Identity", variable, "^examples", T=FLOAT)
+    graph.sign("classify", {"inputs": examples}, {"scores": scores}).inputs["inputs"].dtype = STRING
+    value = graph.add("value", "Placeholder", dtype=FLOAT)
+    sizes = graph.add("sizes", "Cast", graph.constant("dims", 1, width), SrcT=FLOAT, DstT=INT32)
+    filled = graph.add("filled", "Fill", sizes, value, T=FLOAT)
+    graph.add("assigned", "Assign", variable, filled, T=FLOAT)
+    done = graph.add("done", "Identity", value, "^assigned", T=FLOAT)
+    graph.sign("assign", {"value": value}, {"done": done})
+    graph.save(tmp_path / "m" / "1")
+    changed = ("INTERNAL", "An output changed while the response was written.")
+    seen: list[tuple[str, str]] = []
+    flag = f"--grpc_transport={transport}"
+    with serving({"m": tmp_path / "m"}, flag) as server, client(server.address()) as ask:
+
+        def assign(number: float) -> Any:
+            scalar = numpy.array(number, "float32")
+            return ask.predict_future(predict_request("m", {"value": scalar}, signature="assign"))
+
+        def differs() -> bool:
+            request = classification_request("m", [{}], signature="classify")
+            future = ask.infer_future(request)
+            others = [assign(i % 2) for i in range(6)]
+            error = future.exception()
+            if error is None:
+                assert len(future.result().result.classifications[0].classes) == width
+            else:
+                seen.append((error.code().name, error.details()))
+            for other in others:
+                other.result()
+            return bool(seen)
+
+        assign(0.0).result()
+        until(differs)
+    assert seen == [changed]

@@ -30,6 +30,17 @@ from tests.functional.messages import (
 )
 from tests.functional.sites import AVAILABLE
 from tests.functional.test_predict_errors import good_client, mutated, refusal
+from tests.inference import (
+    CLASSIFY,
+    REGRESS,
+    classes,
+    classification_request,
+    example,
+    multi_inference_request,
+    regression_request,
+    regressions,
+    results,
+)
 from tests.plugging import write_package
 
 # A platform whose servables echo, say which version they are, and wait for files to appear.
@@ -53,6 +64,11 @@ class Echo:
                 time.sleep(0.01)
         if "fail" in inputs:
             raise ValueError("as was asked for")
+        if "inputs" in inputs:
+            texts = inputs["inputs"]
+            sizes = numpy.array([len(text) for text in texts], "float32")
+            classes = numpy.array([[signature_name]] * len(texts))
+            return {"classes": classes, "scores": sizes[:, None], "outputs": sizes}
         return {**inputs, "version": numpy.int64(self.version)}
 
 class EchoLoader(Loader):
@@ -168,6 +184,34 @@ def test_a_servable_of_another_package_answers(ask: Client) -> None:
     assert array(response.outputs["version"]) == 1
     for alias, sent in inputs.items():
         assert array(response.outputs[alias]).tolist() == sent.tolist()
+
+
+def test_a_servable_of_another_package_classifies_and_regresses(ask: Client) -> None:
+    rows = [{"x": 1.0}, {"x": 2.0, "c": 3.0}]
+    sizes = [float(example(row).ByteSize()) for row in rows]
+    response = ask.infer(classification_request("echo", rows, signature="s"))
+    assert classes(response) == [[("s", size)] for size in sizes]
+    assert response.model_spec.signature_name == "s"
+    response = ask.infer(regression_request("echo", rows, context={"y": 1.0}))
+    context = example({"y": 1.0}).ByteSize()
+    assert regressions(response) == [size + context for size in sizes]
+    tasks = [("t", REGRESS), ("s", CLASSIFY)]
+    assert results(ask.infer(multi_inference_request("echo", tasks, rows))) == [
+        ("t", sizes),
+        ("s", [[("s", size)] for size in sizes]),
+    ]
+
+
+def test_a_table_does_not_classify(ask: Client) -> None:
+    requests = [
+        classification_request("legs", [{"x": 1.0}]),
+        multi_inference_request("legs", [("", CLASSIFY)], [{"x": 1.0}]),
+    ]
+    for request in requests:
+        error = ask.infer_future(request).exception()
+        assert error.code() is grpc.StatusCode.INVALID_ARGUMENT
+        text = "No classification inputs found in SignatureDef: inputs {"
+        assert error.details().startswith(text)
 
 
 def test_a_few_bytes_that_ask_for_gigabytes_are_refused(server: Launched, ask: Client) -> None:

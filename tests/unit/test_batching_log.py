@@ -23,13 +23,16 @@ FACTS: dict[str, Any] = {
 class Session:
     """A session with one signature."""
 
-    def __init__(self, name: str, version: int = 1, **facts: Any) -> None:
+    def __init__(
+        self, name: str, version: int = 1, signature: str = "serving_default", **facts: Any
+    ) -> None:
         self.name = name
         self.version = version
+        self.signature = signature
         self.facts = FACTS | facts
 
     def describe_batching(self) -> dict[str, dict[str, Any]]:
-        return {"serving_default": self.facts}
+        return {self.signature: self.facts}
 
 
 @pytest.fixture(autouse=True)
@@ -47,6 +50,13 @@ def test_logs_a_choice_once(caplog: pytest.LogCaptureFixture) -> None:
         "Batching m version 3, serving_default: batches of up to 32 rows, 2 at a time,"
         " in the threads that form them"
     )
+
+
+def test_names_the_method_that_asks_several_signatures_at_once(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    BatchingLog(lambda: [Session("m", 3, "")]).look()
+    assert caplog.messages[0].startswith("Batching m version 3, MultiInference: batches of ")
 
 
 def test_logs_again_when_a_choice_changes(caplog: pytest.LogCaptureFixture) -> None:

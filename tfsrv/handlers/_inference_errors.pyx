@@ -53,11 +53,13 @@ cdef int tell_wrong_kind(Status* status, Bytes method_name, bint is_regression) 
     return INVALID_ARGUMENT
 
 
-cdef int tell_not_strings(Status* status, int dtype) noexcept nogil:
-    """Of an input that examples cannot be fed to; as a run of it alone is told by TensorFlow."""
+cdef int tell_not_strings(Status* status, int arg, int dtype) noexcept nogil:
+    """Of an input that examples cannot be fed to, as TensorFlow tells it. `arg`: where it is among those fed."""
     cdef const char* name = dtype_name(dtype)
     cdef char letter
-    status_set(status, INVALID_ARGUMENT, "Expects arg[0] to be ")
+    status_set(status, INVALID_ARGUMENT, "Expects arg[")
+    status_add_int(status, arg)
+    status_add(status, "] to be ")
     while name[0] != 0:
         letter = name[0] | 0x20 if c"A" <= name[0] <= c"Z" else name[0]
         status_add_bytes(status, Bytes(&letter, 1))

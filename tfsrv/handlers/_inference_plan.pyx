@@ -4,10 +4,10 @@ The order of checks, codes and texts are those of TensorFlow Serving's servables
 {classifier,regressor,multi_inference}.cc.
 """
 
-from tfsrv._buffer cimport Bytes, bytes_equal
+from tfsrv._buffer cimport Bytes, bytes_compare, bytes_equal
 from tfsrv._predict_request cimport TaskView
 from tfsrv._session cimport Session, session_find
-from tfsrv._signature cimport InferenceUse, Signature
+from tfsrv._signature cimport InferenceUse, Signature, SignatureInput
 from tfsrv._status cimport (
     FAILED_PRECONDITION,
     INVALID_ARGUMENT,
@@ -148,10 +148,8 @@ cdef int plan_multi_inference(const Settings* settings, Call* call) noexcept nog
         return tell_empty(call)
     signature = task_signature(session, call, 0)
     if call.view.tasks_size > 1:
-        for i in range(call.view.tasks_size):
-            signature = task_signature(session, call, i)
-            if signature.inputs[0].dtype != DT_STRING:
-                return tell_not_strings(&call.status, signature.inputs[0].dtype)
+        if check_inputs(call, session) != OK:
+            return call.status.code
         signature = session.joint  # there is one: these have been found fit for it at load
     call.signature = signature
     plan = plan_lay_out(call, call.view.tasks_size)
@@ -161,6 +159,34 @@ cdef int plan_multi_inference(const Settings* settings, Call* call) noexcept nog
     for i in range(call.view.tasks_size):
         want_task(call, plan, session, i)
     return take_examples(settings, call, plan)
+
+
+cdef int check_inputs(Call* call, const Session* session) noexcept nogil:
+    """Whether all tasks, which were checked, take strings. Returns the status' code.
+
+    The first input that does not is told, in the order of names, in which TensorFlow Serving feeds them.
+    """
+    cdef SignatureInput* wrong = NULL
+    cdef SignatureInput* input
+    cdef int before = 0
+    cdef int i, j
+    for i in range(call.view.tasks_size):
+        input = &task_signature(session, call, i).inputs[0]
+        if input.dtype != DT_STRING and (
+            wrong == NULL or bytes_compare(input.tensor_name, wrong.tensor_name) < 0
+        ):
+            wrong = input
+    if wrong == NULL:
+        return OK
+    for i in range(call.view.tasks_size):
+        input = &task_signature(session, call, i).inputs[0]
+        if bytes_compare(input.tensor_name, wrong.tensor_name) < 0:
+            before += 1
+            for j in range(i):
+                if bytes_equal(task_signature(session, call, j).inputs[0].tensor_name, input.tensor_name):
+                    before -= 1  # it is fed once
+                    break
+    return tell_not_strings(&call.status, before, wrong.dtype)
 
 
 cdef inline Signature* task_signature(const Session* session, const Call* call, int index) noexcept nogil:

@@ -128,6 +128,8 @@ cdef void tell_unreadable(const Settings* settings, Call* call) noexcept nogil:
     if call.parse_result == WIRE_TOO_BIG:
         status_set(
             &call.status, RESOURCE_EXHAUSTED, "The request's examples are larger than a message may be.")
+    elif call.view.unjoined_bytes:  # it was read, and there is no memory to go on
+        status_set(&call.status, RESOURCE_EXHAUSTED, "out of memory")
     else:
         status_set(&call.status, INTERNAL, settings.steps.unreadable)
 
