@@ -264,10 +264,19 @@ def test_a_server_s_models_are_shown(small_server: Launched) -> None:
         "half_plus_two\n"
         "  version 3\n"
     )
-    _, err = tfsrv("show", small_server.address(), status=1)
-    assert err.startswith("tfsrv: give --model=NAME: this server does not list its models")
+    listed, _ = tfsrv("show", small_server.address())
+    assert listed.startswith(out)
     _, err = tfsrv("show", small_server.address(), "--model=nosuch", status=1)
     assert err == "tfsrv: NOT_FOUND: Could not find any versions of model nosuch\n"
+
+
+def test_a_server_that_lists_nothing_has_to_be_asked_for_names(models: Path) -> None:
+    flag = "--enable_grpc_healthcheck_service=false"
+    with serving({"half_plus_two": models / "half_plus_two"}, flag) as server:
+        _, err = tfsrv("show", server.address(), status=1)
+        assert err == "tfsrv: give --model=NAME: this server does not list its models\n"
+        out, _ = tfsrv("show", server.address(), "--model=half_plus_two")
+        assert out.startswith("half_plus_two\n")
 
 
 # ---- import

@@ -202,6 +202,12 @@ class AsyncClient:
         """What the server says of its health, or of a service's: SERVING, NOT_SERVING."""
         return await self._finish(calls.health(service), timeout, metadata)
 
+    async def health_list(
+        self, *, timeout: float | None = None, metadata: Metadata = ()
+    ) -> dict[str, str]:
+        """The health of all that the server tells of; a tfsrv has "model/NAME" among these."""
+        return await self._finish(calls.health_list(), timeout, metadata)
+
     async def _finish(self, call: calls.Call[T], timeout: float | None, metadata: Metadata) -> T:
         """Send a call, and again as long as that may help; what its answer means."""
         return call.read(await self._answer(call.path, call.request, timeout, self._all(metadata)))

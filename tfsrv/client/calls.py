@@ -38,6 +38,7 @@ GET_MODEL_STATUS = "/tensorflow.serving.ModelService/GetModelStatus"
 RELOAD = "/tensorflow.serving.ModelService/HandleReloadConfigRequest"
 LIST_MODELS = "/tfsrv.ModelManagement/ListModels"
 HEALTH_CHECK = "/grpc.health.v1.Health/Check"
+HEALTH_LIST = "/grpc.health.v1.Health/List"
 
 _CLASSIFY_METHOD = "tensorflow/serving/classify"
 _REGRESS_METHOD = "tensorflow/serving/regress"
@@ -191,6 +192,17 @@ def list_models() -> Call[list[ListedModel]]:
         ]
 
     return Call(LIST_MODELS, b"", read)
+
+
+def health_list() -> Call[dict[str, str]]:
+    """The health of all that the server tells of, by name."""
+
+    def read(response: bytes) -> dict[str, str]:
+        message = _parsed("grpc.health.v1.HealthListResponse", response)
+        return {name: _enum_name(each, "status") for name, each in sorted(message.statuses.items())}
+
+    request = _message("grpc.health.v1.HealthListRequest")
+    return Call(HEALTH_LIST, request.SerializeToString(), read)
 
 
 def health(service: str) -> Call[str]:

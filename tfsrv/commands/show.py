@@ -30,6 +30,8 @@ from tfsrv.commands.saved_models import (
     version_directories,
 )
 
+_MODEL = "model/"  # names of models in grpc.health.v1, as tfsrv gives them
+
 
 def show(arguments: Sequence[str]) -> int:
     """Print what there is; the exit status is 1 if some of it cannot be read."""
@@ -99,12 +101,12 @@ def _print_version(title: str, directory: str, tags: Sequence[str], indent: str 
 def _show_server(client: Client, names: Sequence[str]) -> int:
     labels: dict[str, Mapping[str, int]] = {}
     statuses: dict[str, list[VersionStatus]] = {}
-    if names:
-        statuses = {name: client.status(name) for name in names}
-    else:
-        for model in _listed(client):
-            labels[model.name] = model.labels
-            statuses[model.name] = model.versions
+    listed = [] if names else _listed(client)
+    for model in listed:
+        labels[model.name] = model.labels
+        statuses[model.name] = model.versions
+    for name in names or ([] if listed else _names(client)):
+        statuses[name] = client.status(name)
     return max(
         (
             _print_model(client, name, versions, labels.get(name, {}))
@@ -115,15 +117,24 @@ def _show_server(client: Client, names: Sequence[str]) -> int:
 
 
 def _listed(client: Client) -> list[ListedModel]:
+    """The models with all that is known of them, if the server tells us."""
     try:
         return client.list_models()
     except ClientError as error:
+        if error.code not in (Code.UNIMPLEMENTED, Code.PERMISSION_DENIED):
+            raise
+        return []
+
+
+def _names(client: Client) -> list[str]:
+    """The names of the models, of whose health a tfsrv tells."""
+    try:
+        services = client.health_list()
+    except ClientError as error:
         if error.code is not Code.UNIMPLEMENTED:
             raise
-        raise CommandError(
-            "give --model=NAME: this server does not list its models, as tfsrv does with"
-            " --enable_model_management"
-        ) from None
+        raise CommandError("give --model=NAME: this server does not list its models") from None
+    return [name.removeprefix(_MODEL) for name in services if name.startswith(_MODEL)]
 
 
 def _print_model(

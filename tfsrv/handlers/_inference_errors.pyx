@@ -6,6 +6,8 @@ multi_inference}.cc. Every `tell_` replaces the status and returns its code.
 
 from tfsrv._status cimport (
     INVALID_ARGUMENT,
+    INVALID_INPUT,
+    RUN_FAILED,
     status_add,
     status_add_bytes,
     status_add_int,
@@ -33,9 +35,12 @@ cdef const char* dtype_name(int dtype) noexcept nogil:
     return tfsrv_dtype_names[dtype if 0 <= dtype < TFSRV_NAMED_DTYPES else 0]
 
 
-cdef int tell_text_and_name(Status* status, int code, const char* text, Bytes name) noexcept nogil:
+cdef int tell_text_and_name(
+    Status* status, int code, int reason, const char* text, Bytes name
+) noexcept nogil:
     status_set(status, code, text)
     status_add_bytes(status, name)
+    status.reason = reason
     return code
 
 
@@ -50,6 +55,7 @@ cdef int tell_wrong_kind(Status* status, Bytes method_name, bint is_regression) 
             status, INVALID_ARGUMENT,
             "Expected classification signature method_name to be tensorflow/serving/classify. Was: ")
     status_add_bytes(status, method_name)
+    status.reason = INVALID_INPUT
     return INVALID_ARGUMENT
 
 
@@ -65,6 +71,7 @@ cdef int tell_not_strings(Status* status, int arg, int dtype) noexcept nogil:
         status_add_bytes(status, Bytes(&letter, 1))
         name += 1
     status_add(status, " but string is provided")
+    status.reason = INVALID_INPUT
     return INVALID_ARGUMENT
 
 
@@ -72,6 +79,7 @@ cdef int tell_wrong_dtype(Status* status, const char* text, int dtype) noexcept 
     status_set(status, INVALID_ARGUMENT, text)
     status_add(status, "DT_")
     status_add(status, dtype_name(dtype))
+    status.reason = RUN_FAILED
     return INVALID_ARGUMENT
 
 
@@ -84,6 +92,7 @@ cdef int tell_wrong_shape(Status* status, const char* text, const TensorData* te
             status_add(status, ",")
         status_add_int(status, tensor.dims[i])
     status_add(status, "]")
+    status.reason = RUN_FAILED
     return INVALID_ARGUMENT
 
 
@@ -94,4 +103,5 @@ cdef int tell_two_sizes(
     status_add_int(status, one)
     status_add(status, between)
     status_add_int(status, other)
+    status.reason = RUN_FAILED
     return INVALID_ARGUMENT

@@ -11,7 +11,10 @@ from tfsrv._signature cimport InferenceUse, Signature, SignatureInput
 from tfsrv._status cimport (
     FAILED_PRECONDITION,
     INVALID_ARGUMENT,
+    INVALID_INPUT,
+    NO_REASON,
     OK,
+    SIGNATURE_NOT_FOUND,
     UNIMPLEMENTED,
     status_set,
 )
@@ -51,7 +54,7 @@ cdef int plan_one(const Settings* settings, Call* call, bint is_regression) noex
     cdef Plan* plan
     if signature == NULL:
         return tell_text_and_name(
-            &call.status, INVALID_ARGUMENT, "No signature was found with the name: ", name)
+            &call.status, INVALID_ARGUMENT, SIGNATURE_NOT_FOUND, "No signature was found with the name: ", name)
     call.signature = signature
     if use_of(signature, is_regression).counters != NULL:
         call.counters = use_of(signature, is_regression).counters
@@ -84,9 +87,10 @@ cdef int check_use(
     ):
         return tell_wrong_kind(&call.status, signature.method_name, is_regression)
     if use.refusal.data != NULL:
-        return tell_text_and_name(&call.status, INVALID_ARGUMENT, "", use.refusal)
+        return tell_text_and_name(&call.status, INVALID_ARGUMENT, INVALID_INPUT, "", use.refusal)
     if signature.broken:
-        return tell_text_and_name(&call.status, FAILED_PRECONDITION, "", signature.broken_reason)
+        return tell_text_and_name(
+            &call.status, FAILED_PRECONDITION, NO_REASON, "", signature.broken_reason)
     return OK
 
 
@@ -128,7 +132,9 @@ cdef int take_examples(const Settings* settings, Call* call, Plan* plan) noexcep
 
 
 cdef int tell_empty(Call* call) noexcept nogil:
-    return status_set(&call.status, INVALID_ARGUMENT, "Input is empty.")
+    status_set(&call.status, INVALID_ARGUMENT, "Input is empty.")
+    call.status.reason = INVALID_INPUT
+    return INVALID_ARGUMENT
 
 
 # ---- several signatures at once ----------------------------------------------------------------------
@@ -233,14 +239,15 @@ cdef int check_task_names(Call* call, int index) noexcept nogil:
     for i in range(index):
         if bytes_equal(task_signature_name(call, i), name):
             return tell_text_and_name(
-                &call.status, INVALID_ARGUMENT, "Duplicate evaluation of signature: ", name)
+                &call.status, INVALID_ARGUMENT, INVALID_INPUT, "Duplicate evaluation of signature: ", name)
     return OK
 
 
 cdef int tell_unknown_task(Call* call, Bytes name) noexcept nogil:
     """That there is no signature of that name for a task. The status' code."""
     return tell_text_and_name(
-        &call.status, INVALID_ARGUMENT, "Requested signature not found in model graph: ", name)
+        &call.status, INVALID_ARGUMENT, SIGNATURE_NOT_FOUND,
+        "Requested signature not found in model graph: ", name)
 
 
 cdef int check_task_method(Call* call, int index) noexcept nogil:
@@ -248,7 +255,7 @@ cdef int check_task_method(Call* call, int index) noexcept nogil:
     if is_regression_task(call, index) or bytes_equal(call.view.tasks[index].method_name, METHOD_CLASSIFY):
         return OK
     return tell_text_and_name(
-        &call.status, UNIMPLEMENTED, "Unsupported signature method_name: ",
+        &call.status, UNIMPLEMENTED, INVALID_INPUT, "Unsupported signature method_name: ",
         call.view.tasks[index].method_name)
 
 

@@ -14,7 +14,7 @@ from tfsrv._buffer cimport Bytes
 from tfsrv._inference_signature cimport inference_refusal
 from tfsrv._message cimport Message
 from tfsrv._predict_response cimport TensorData
-from tfsrv._status cimport INVALID_ARGUMENT, OK, status_set
+from tfsrv._status cimport INVALID_ARGUMENT, OK, SIGNATURE_NOT_FOUND, status_set
 from tfsrv._wire_format cimport WIRE_NO_MEMORY, WIRE_OK, WIRE_TOO_BIG
 from tfsrv.handlers._inference_errors cimport tell_text_and_name, tell_wrong_kind
 from tfsrv.handlers._inference_plan cimport (
@@ -158,7 +158,7 @@ cdef class OneAnswering(InferenceAnswering):
 
     cdef int refuse_signature(self, Call* call, Bytes name) except -1:
         return tell_text_and_name(
-            &call.status, INVALID_ARGUMENT, "No signature was found with the name: ", name)
+            &call.status, INVALID_ARGUMENT, SIGNATURE_NOT_FOUND, "No signature was found with the name: ", name)
 
     cdef int respond(self, PythonTurn turn, object servable, object signature_defs) except -1:
         cdef Call* call = turn.call
