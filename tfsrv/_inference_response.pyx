@@ -17,7 +17,7 @@ from tfsrv._wire_format cimport (
     FIXED32,
     LARGEST_LENGTH,
     LENGTH_DELIMITED,
-    WIRE_BAD,
+    WIRE_CHANGED,
     WIRE_NO_MEMORY,
     WIRE_OK,
     WIRE_TOO_BIG,
@@ -138,7 +138,7 @@ cdef int wire_write_inference(
 ) noexcept nogil:
     """Append a ClassificationResponse or a RegressionResponse.
 
-    A WireResult; WIRE_BAD: the tensors have changed meanwhile. The message is of no use then.
+    A WireResult; WIRE_CHANGED: the tensors have changed meanwhile. The message is of no use then.
     """
     cdef size_t result = result_size(answer)
     cdef size_t spec = model_spec_size(model_name, version, answer.signature_name)
@@ -153,7 +153,7 @@ cdef int wire_write_inference(
     at[0] = 1 << 3 | LENGTH_DELIMITED  # result
     at = put_result(put_varint(at + 1, result), result, answer)
     if at == NULL:
-        return WIRE_BAD
+        return WIRE_CHANGED
     at[0] = 2 << 3 | LENGTH_DELIMITED  # model_spec
     model_spec_put(put_varint(at + 1, spec), model_name, version, answer.signature_name)
     message.head.size += size
@@ -185,6 +185,6 @@ cdef int wire_write_multi_inference(
         # classification_result or regression_result
         at[0] = <char>((3 if answers[i].is_regression else 2) << 3 | LENGTH_DELIMITED)
         if put_result(put_varint(at + 1, result), result, &answers[i]) == NULL:
-            return WIRE_BAD
+            return WIRE_CHANGED
         message.head.size += field_size(body)
     return WIRE_OK

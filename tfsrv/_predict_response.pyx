@@ -48,8 +48,10 @@ from tfsrv._tstring cimport TString, tstring_free, tstring_get, tstring_set
 from tfsrv._wire_format cimport (
     LARGEST_LENGTH,
     LENGTH_DELIMITED,
+    LONGEST_VARINT,
     VARINT,
     WIRE_BAD,
+    WIRE_CHANGED,
     WIRE_NO_MEMORY,
     WIRE_OK,
     WIRE_TOO_BIG,
@@ -81,11 +83,18 @@ cdef inline size_t varints_size(const integer* values, int64_t count) noexcept n
     return size
 
 
-cdef inline char* put_varints(char* at, const integer* values, int64_t count) noexcept nogil:
+cdef inline char* put_varints(
+    char* at, const char* end, const integer* values, int64_t count
+) noexcept nogil:
+    """NULL if they do not end where they were measured to: they have changed since."""
+    cdef uint64_t value
     cdef int64_t i
     for i in range(count):
-        at = put_varint(at, <uint64_t><int64_t>values[i])
-    return at
+        value = <uint64_t><int64_t>values[i]
+        if end - at < LONGEST_VARINT and varint_size(value) > <size_t>(end - at):
+            return NULL
+        at = put_varint(at, value)
+    return at if at == end else NULL
 
 
 cdef size_t values_size(const TensorData* tensor, int field, size_t unit) noexcept nogil:
@@ -112,19 +121,19 @@ cdef size_t values_size(const TensorData* tensor, int field, size_t unit) noexce
 
 
 cdef char* put_values(
-    char* at, const TensorData* tensor, int field, size_t unit
+    char* at, const char* end, const TensorData* tensor, int field, size_t unit
 ) noexcept nogil:
-    """What values_size measured."""
+    """What values_size measured, up to `end`. NULL if it has changed since."""
     cdef const uint8_t* flags
     cdef int64_t i
     if field == INT64_VAL:
-        return put_varints(at, <const int64_t*>tensor.data, tensor.elements)
+        return put_varints(at, end, <const int64_t*>tensor.data, tensor.elements)
     if field == UINT64_VAL:
-        return put_varints(at, <const uint64_t*>tensor.data, tensor.elements)
+        return put_varints(at, end, <const uint64_t*>tensor.data, tensor.elements)
     if field == UINT32_VAL:
-        return put_varints(at, <const uint32_t*>tensor.data, tensor.elements)
+        return put_varints(at, end, <const uint32_t*>tensor.data, tensor.elements)
     if field == HALF_VAL:
-        return put_varints(at, <const uint16_t*>tensor.data, tensor.elements)
+        return put_varints(at, end, <const uint16_t*>tensor.data, tensor.elements)
     if field == BOOL_VAL:
         flags = <const uint8_t*>tensor.data
         for i in range(tensor.elements):
@@ -134,14 +143,14 @@ cdef char* put_values(
         memcpy(at, tensor.data, tensor.size)
         return at + tensor.size
     if unit == 4:
-        return put_varints(at, <const int32_t*>tensor.data, tensor.elements)
+        return put_varints(at, end, <const int32_t*>tensor.data, tensor.elements)
     if is_signed(tensor.dtype):
         if unit == 2:
-            return put_varints(at, <const int16_t*>tensor.data, tensor.elements)
-        return put_varints(at, <const int8_t*>tensor.data, tensor.elements)
+            return put_varints(at, end, <const int16_t*>tensor.data, tensor.elements)
+        return put_varints(at, end, <const int8_t*>tensor.data, tensor.elements)
     if unit == 2:
-        return put_varints(at, <const uint16_t*>tensor.data, tensor.elements)
-    return put_varints(at, <const uint8_t*>tensor.data, tensor.elements)
+        return put_varints(at, end, <const uint16_t*>tensor.data, tensor.elements)
+    return put_varints(at, end, <const uint8_t*>tensor.data, tensor.elements)
 
 
 cdef inline bint is_signed(int dtype) noexcept nogil:
@@ -173,25 +182,34 @@ cdef size_t strings_size(const TensorData* tensor, bint as_content) noexcept nog
     return size if as_content else size + <size_t>tensor.elements
 
 
-cdef char* put_strings(char* at, const TensorData* tensor, bint as_content) noexcept nogil:
-    """As string_val, or as TensorFlow's EncodeStringList: all lengths, then all texts."""
+cdef char* put_strings(char* at, const char* end, const TensorData* tensor, bint as_content) noexcept nogil:
+    """As string_val, or as TensorFlow's EncodeStringList: all lengths, then all texts.
+
+    Up to `end`, where they were measured to end. NULL if they have changed since.
+    """
     cdef const TString* strings = <const TString*>tensor.data
     cdef Bytes text
     cdef int64_t i
     for i in range(tensor.elements):
         text = tstring_get(&strings[i])
         if as_content:
+            if varint_size(text.size) > <size_t>(end - at):
+                return NULL
             at = put_varint(at, text.size)
         else:
+            if field_size(text.size) > <size_t>(end - at):
+                return NULL
             at[0] = STRING_VAL << 3 | LENGTH_DELIMITED
             at = put_bytes(at + 1, text)
     if as_content:
         for i in range(tensor.elements):
             text = tstring_get(&strings[i])
+            if text.size > <size_t>(end - at):
+                return NULL
             if text.size:
                 memcpy(at, text.data, text.size)
             at += text.size
-    return at
+    return at if at == end else NULL
 
 
 cdef size_t shape_size(const TensorData* tensor) noexcept nogil:
@@ -271,11 +289,13 @@ cdef int write_output(
             at = put_varint(at, values_field << 3 | LENGTH_DELIMITED)
             at = put_varint(at, values)
         if field == STRING_VAL:
-            at = put_strings(at, tensor, as_content)
+            at = put_strings(at, at + values, tensor, as_content)
         elif as_content and not spliced:
             memcpy(at, tensor.data, values)
         elif not spliced:
-            put_values(at, tensor, field, unit)
+            at = put_values(at, at + values, tensor, field, unit)
+        if at == NULL:
+            return WIRE_CHANGED
     message.head.size += in_head
     if spliced:
         if message_splice(
@@ -296,8 +316,10 @@ cdef int wire_write_predict(
     copied: the message takes the tensor's holder over (`taken` is set) and gives it to
     `release`. Without `release` everything is copied.
 
-    A WireResult: WIRE_BAD for a dtype that a TensorProto cannot carry. If it is not WIRE_OK the
-    message is of no use: clear it, which releases the holders taken so far.
+    A WireResult: WIRE_BAD for a dtype that a TensorProto cannot carry, WIRE_CHANGED for values that
+    are not any more what was measured: tensors may share memory with variables of the model, which
+    TensorFlow writes in place. Nothing is written beyond what was. If it is not WIRE_OK the message
+    is of no use: clear it, which releases the holders taken so far.
     """
     cdef size_t room = LARGEST_LENGTH
     cdef size_t spec_size = model_spec_size(model_name, version, signature_name)

@@ -40,6 +40,7 @@ cdef enum WireResult:
     WIRE_BAD = -1           # not decodable; protobuf refuses it too
     WIRE_NO_MEMORY = -2     # or a request of so many parts that no model can have asked for them
     WIRE_TOO_BIG = -3       # the answer would be longer than a protobuf message can be
+    WIRE_CHANGED = -4       # values changed between measuring and writing them
 
 cdef enum:
     LONGEST_VARINT = 10     # bytes

@@ -25,7 +25,7 @@ from tests.functional.messages import array, floats, predict_request, strings
 from tests.functional.serving_api import Examples, ServingApi
 from tests.functional.sites import AVAILABLE, LOADING
 from tests.functional.test_predict_errors import mutated
-from tests.graphs import FLOAT, INT32, STRING, Graph
+from tests.graphs import FLOAT, STRING, Graph
 from tests.inference import (
     CLASSES,
     CLASSIFY,
@@ -915,53 +915,3 @@ def test_clients_of_tensorflow_serving_get_its_errors(
         "INVALID_ARGUMENT",
         "Requested signature not found in model graph: nope",
     )
-
-
-# --- memory that others write to
-
-
-def test_scores_that_change_while_they_are_written_hurt_nobody(
-    tmp_path: Path, transport: str
-) -> None:
-    """TensorFlow 1's variables are written in place, also while an answer is made of them."""
-    width = 2_000_000
-    graph = Graph()
-    shape: Any = message_class("tensorflow.TensorShapeProto")()
-    for size in (1, width):
-        shape.dim.add(size=size)
-    variable = graph.add("variable", "VariableV2", shape={"shape": shape}, dtype=FLOAT)
-    examples = graph.add("examples", "Placeholder", dtype=STRING)
-    scores = graph.add("scores", "Identity", variable, "^examples", T=FLOAT)
-    graph.sign("classify", {"inputs": examples}, {"scores": scores}).inputs["inputs"].dtype = STRING
-    value = graph.add("value", "Placeholder", dtype=FLOAT)
-    sizes = graph.add("sizes", "Cast", graph.constant("dims", 1, width), SrcT=FLOAT, DstT=INT32)
-    filled = graph.add("filled", "Fill", sizes, value, T=FLOAT)
-    graph.add("assigned", "Assign", variable, filled, T=FLOAT)
-    done = graph.add("done", "Identity", value, "^assigned", T=FLOAT)
-    graph.sign("assign", {"value": value}, {"done": done})
-    graph.save(tmp_path / "m" / "1")
-    changed = ("INTERNAL", "An output changed while the response was written.")
-    seen: list[tuple[str, str]] = []
-    flag = f"--grpc_transport={transport}"
-    with serving({"m": tmp_path / "m"}, flag) as server, client(server.address()) as ask:
-
-        def assign(number: float) -> Any:
-            scalar = numpy.array(number, "float32")
-            return ask.predict_future(predict_request("m", {"value": scalar}, signature="assign"))
-
-        def differs() -> bool:
-            request = classification_request("m", [{}], signature="classify")
-            future = ask.infer_future(request)
-            others = [assign(i % 2) for i in range(6)]
-            error = future.exception()
-            if error is None:
-                assert len(future.result().result.classifications[0].classes) == width
-            else:
-                seen.append((error.code().name, error.details()))
-            for other in others:
-                other.result()
-            return bool(seen)
-
-        assign(0.0).result()
-        until(differs)
-    assert seen == [changed]

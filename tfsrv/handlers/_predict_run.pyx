@@ -27,7 +27,7 @@ from tfsrv._status cimport (
     status_set,
 )
 from tfsrv._tensor cimport MAX_RANK, tensor_data, tensor_from_view, tensor_release
-from tfsrv._wire_format cimport WIRE_BAD, WIRE_NO_MEMORY, WIRE_OK, WIRE_TOO_BIG
+from tfsrv._wire_format cimport WIRE_CHANGED, WIRE_NO_MEMORY, WIRE_OK, WIRE_TOO_BIG
 from tfsrv.handlers._predict_errors cimport tell_bad_tensor
 
 cdef int64_t SLOW_NS = 50 * NS_PER_MS        # slower signatures run on TensorFlow's pool if a deadline is set
@@ -162,10 +162,12 @@ cdef void run_write_outputs(Call* call, Plan* plan) noexcept nogil:
             result = plan.write(call, plan)
         if result == WIRE_TOO_BIG:
             status_set(&call.status, INTERNAL, "The response is larger than a message may be.")
-        elif result == WIRE_BAD and call.status.code == OK:
+        elif result == WIRE_CHANGED:
             status_set(&call.status, INTERNAL, "An output changed while the response was written.")
-        elif result != WIRE_OK and call.status.code == OK:
+        elif result == WIRE_NO_MEMORY:
             status_set(&call.status, RESOURCE_EXHAUSTED, "out of memory")
+        elif result != WIRE_OK and call.status.code == OK:
+            status_set(&call.status, INTERNAL, "The response cannot be written.")
         if call.status.code != OK:
             message_clear(&call.response)
     for i in range(call.wanted_size):
