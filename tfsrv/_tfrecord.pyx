@@ -178,8 +178,9 @@ cdef class RecordReader:
         self._lock = Lock()
         self._offset = 0
         self._max_record_bytes = max_record_bytes
-        # Without O_NONBLOCK a FIFO would be waited for.
-        self._file = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)
+        # Without O_NONBLOCK a FIFO would be waited for, and without O_NOCTTY a link to a terminal
+        # could become ours.
+        self._file = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_NOCTTY | os.O_CLOEXEC)
         status = os.fstat(self._file)
         if not stat.S_ISREG(status.st_mode):
             raise ServingError(Code.FAILED_PRECONDITION, f"{path} is no regular file")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import weakref
 
 import pytest
 
@@ -419,6 +420,28 @@ def test_failed_warm_up_is_a_failed_load_and_unloads(stage: Stage) -> None:
     stage.run_all()
     assert loader.calls == ["load", "warm_up", "unload"]
     assert stage.error("a", 1) == (Code.NOT_FOUND, "cold")
+
+
+class Record:
+    """Large, perhaps."""
+
+
+def test_error_of_a_failed_load_keeps_nothing_of_it_alive(stage: Stage) -> None:
+    records: list[weakref.ref[Record]] = []
+
+    class Heavy(PuppetLoader):
+        def warm_up(self) -> None:
+            record = Record()
+            records.append(weakref.ref(record))
+            try:
+                raise ValueError("the cause")
+            except ValueError:
+                raise permanent("cold") from None
+
+    stage.aspire("a", Heavy(ServableId("a", 1)))
+    stage.run_all()
+    assert stage.error("a", 1) == (Code.NOT_FOUND, "cold")
+    assert [record() for record in records] == [None]
 
 
 def test_failed_unload_shows_in_the_state(stage: Stage) -> None:

@@ -41,6 +41,16 @@ def is_permanent(error: ServingError) -> bool:
     return error.code in PERMANENT_CODES
 
 
+def to_be_kept(error: BaseException) -> ServingError:
+    """The same for an error that is told for a long time: without what it has met on its way.
+
+    The frames of a traceback keep all their variables alive, and so the model and its requests.
+    """
+    kept = as_serving_error(error)
+    kept.__context__ = kept.__cause__ = None
+    return kept.with_traceback(None)
+
+
 def as_serving_error(error: BaseException) -> ServingError:
     """The ServingError that says what `error` says."""
     if isinstance(error, ServingError):

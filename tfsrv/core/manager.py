@@ -28,7 +28,7 @@ from typing import Protocol
 
 from tfsrv.core.event_bus import EventBus
 from tfsrv.core.executor import Executor, Task
-from tfsrv.core.failure import as_serving_error, is_permanent
+from tfsrv.core.failure import as_serving_error, is_permanent, to_be_kept
 from tfsrv.core.loader import Loader
 from tfsrv.core.loader_harness import BEFORE_READY, ENDED, LoaderHarness, State
 from tfsrv.core.reservations import Answer, Reservations, Tracker
@@ -404,7 +404,7 @@ class BasicManager:
                 used = self._used(harness.loader)
             except BaseException as error:  # as above
                 logger.debug("load of %s failed", harness.id, exc_info=True)
-                failure = as_serving_error(error)
+                failure = to_be_kept(error)
         self._report(harness, lambda: self._load_ended(harness, failure, used))
 
     def _used(self, loader: Loader) -> ResourceAllocation | None:
@@ -512,7 +512,7 @@ class BasicManager:
             harness.loader.unload()
         except BaseException as error:  # as above
             logger.debug("unload of %s failed", harness.id, exc_info=True)
-            failure = as_serving_error(error)
+            failure = to_be_kept(error)
         self._report(harness, lambda: self._unload_ended(harness, failure))
 
     def _quiesced(self, harness: LoaderHarness) -> None:
