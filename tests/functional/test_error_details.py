@@ -27,6 +27,13 @@ from tests.functional.messages import (
 from tests.functional.test_metadata import METHOD as METADATA
 from tests.functional.test_metadata import Response, metadata
 from tests.functional.test_session_service import parts_graph, session_run
+from tests.inference import (
+    CLASSIFY,
+    REGRESS,
+    classification_request,
+    multi_inference_request,
+    regression_request,
+)
 from tfsrv._proto import message_class
 from tfsrv.errors import Reason
 
@@ -52,7 +59,7 @@ def told(future: Any) -> tuple[str, dict[str, str]]:
 
 @pytest.fixture(scope="module")
 def server(
-    models: Path, transport: str, tmp_path_factory: pytest.TempPathFactory
+    models: Path, inference_models: Path, transport: str, tmp_path_factory: pytest.TempPathFactory
 ) -> Iterator[Launched]:
     if tensorflow_version() is None:
         pytest.skip("needs TensorFlow")
@@ -62,6 +69,7 @@ def server(
     (folder / "table" / "1" / "table.tsv").write_text(TABLE)
     paths = {
         "half": models / "half_plus_two",
+        "inference": inference_models / "inference",
         "fails": models / "fails_for_negative",
         "parts": folder / "parts",
         "table@lookup_table": folder / "table",
@@ -166,6 +174,71 @@ def test_predict_tells_why_and_what_about(
     ask: Client, request_message: Any, reason: Reason, about: dict[str, str]
 ) -> None:
     assert told(ask.predict_future(request_message)) == (reason.name, about)
+
+
+ROWS = [{"x": 1.0}]
+
+
+@pytest.mark.parametrize(
+    ("method", "request_message", "reason", "about"),
+    [
+        (
+            "Classify",
+            classification_request("nosuch", ROWS),
+            Reason.MODEL_NOT_FOUND,
+            {"model": "nosuch"},
+        ),
+        (
+            "Classify",
+            classification_request("inference", ROWS, signature="nosuch"),
+            Reason.SIGNATURE_NOT_FOUND,
+            {"model": "inference", "version": "2", "signature": "nosuch"},
+        ),
+        (
+            "Regress",
+            regression_request("inference", ROWS, version=2),
+            Reason.INVALID_INPUT,
+            {"model": "inference", "version": "2", "signature": "serving_default"},
+        ),
+        (
+            "Regress",
+            regression_request("inference", [], signature="regress"),
+            Reason.INVALID_INPUT,
+            {"model": "inference", "version": "2", "signature": "regress"},
+        ),
+        (
+            "Regress",
+            regression_request("inference", ROWS, signature="regress_wide"),
+            Reason.RUN_FAILED,
+            {"model": "inference", "version": "2", "signature": "regress_wide"},
+        ),
+        (
+            "MultiInference",
+            multi_inference_request("inference", [("", CLASSIFY), ("nosuch", REGRESS)], ROWS),
+            Reason.SIGNATURE_NOT_FOUND,
+            {"model": "inference", "version": "2", "signature": "nosuch"},
+        ),
+        (
+            "MultiInference",
+            multi_inference_request("inference", [("", CLASSIFY), ("regress_wide", REGRESS)], ROWS),
+            Reason.RUN_FAILED,
+            {"model": "inference", "version": "2", "signature": "regress_wide"},
+        ),
+        (
+            "MultiInference",
+            multi_inference_request(
+                "inference", [("", CLASSIFY), ("fails_for_negative", REGRESS)], [{"x": -1.0}]
+            ),
+            Reason.RUN_FAILED,
+            {"model": "inference", "version": "2"},
+        ),
+    ],
+)
+def test_methods_for_examples_tell_why_and_what_about(
+    ask: Client, method: str, request_message: Any, reason: Reason, about: dict[str, str]
+) -> None:
+    call = ask.channel.unary_unary(f"/tensorflow.serving.PredictionService/{method}")
+    assert told(call.future(request_message.SerializeToString())) == (reason.name, about)
 
 
 def test_errors_without_a_reason_have_no_details(ask: Client) -> None:

@@ -150,6 +150,7 @@ cdef int plan_multi_inference(const Settings* settings, Call* call) noexcept nog
     for i in range(call.view.tasks_size):
         if check_task(settings, call, session, i) != OK:
             return call.status.code
+    tasks_are_checked(call)
     if call.view.inputs_size == 0:
         return tell_empty(call)
     signature = task_signature(session, call, 0)
@@ -230,6 +231,7 @@ cdef int check_task_names(Call* call, int index) noexcept nogil:
     cdef TaskView* tasks = call.view.tasks
     cdef Bytes name = task_signature_name(call, index)
     cdef int i
+    call.view.spec.signature_name = name  # an error is about this one
     if tasks[index].spec.name.size == 0:
         return status_set(&call.status, INVALID_ARGUMENT, "Found ModelSpec with an empty model name.")
     if not bytes_equal(tasks[index].spec.name, tasks[0].spec.name):
@@ -241,6 +243,13 @@ cdef int check_task_names(Call* call, int index) noexcept nogil:
             return tell_text_and_name(
                 &call.status, INVALID_ARGUMENT, INVALID_INPUT, "Duplicate evaluation of signature: ", name)
     return OK
+
+
+cdef void tasks_are_checked(Call* call) noexcept nogil:
+    """What goes wrong from here on is about no task more than about the others."""
+    if call.view.tasks_size > 1:
+        call.view.spec.signature_name = Bytes(NULL, 0)
+        call.view.spec.present = False  # or no name would stand for the default one
 
 
 cdef int tell_unknown_task(Call* call, Bytes name) noexcept nogil:

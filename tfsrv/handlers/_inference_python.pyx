@@ -23,6 +23,7 @@ from tfsrv.handlers._inference_plan cimport (
     effective,
     is_regression_task,
     task_signature_name,
+    tasks_are_checked,
     tell_empty,
     tell_unknown_task,
 )
@@ -229,4 +230,5 @@ cdef class MultiAnswering(InferenceAnswering):
                 call, signature_defs[text_of(name)], is_regression_task(call, i)
             ) != OK:
                 return call.status.code
+        tasks_are_checked(call)
         return OK

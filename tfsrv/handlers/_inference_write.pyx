@@ -65,13 +65,17 @@ cdef int make_answer(
     Call* call, const TensorData* outputs, const InferenceTask* task, InferenceAnswer* answer
 ) noexcept nogil:
     """Look at the outputs of one task. Returns the status' code."""
+    cdef int code
     answer.signature_name = task.signature_name
     answer.is_regression = task.is_regression
     answer.rows = call.view.dims[0]
     answer.width = 1
     answer.classes = &outputs[task.labels] if task.labels >= 0 else NULL
     answer.scores = &outputs[task.scores] if task.scores >= 0 else NULL
-    return check_regression(call, answer) if task.is_regression else check_classification(call, answer)
+    code = check_regression(call, answer) if task.is_regression else check_classification(call, answer)
+    if code != OK:
+        call.view.spec.signature_name = task.signature_name  # of several tasks it is about this one
+    return code
 
 
 cdef int check_classification(Call* call, InferenceAnswer* answer) noexcept nogil:
