@@ -352,7 +352,7 @@ def test_logs_where_it_serves_and_a_request_to_paste_once(
     assert "Serving gRPC at 0.0.0.0:8500" in caplog.text
     assert "without TLS" in caplog.text
     assert caplog.text.count("Ask m with") == 1
-    assert 'insecure_channel("127.0.0.1:8500")' in caplog.text
+    assert "predict 127.0.0.1:8500 m" in caplog.text
 
 
 def test_does_not_warn_of_an_address_of_this_machine_only(
