@@ -392,7 +392,7 @@ class ServerCore:
                 raise ServingError(
                     Code.INVALID_ARGUMENT,
                     f"Illegal to change a model's platform. For model {name} platform was "
-                    f"{old.platform} and new platform requested is {model.platform}",
+                    f"{old.platform} and new platform requested is {model.platform}{_place(model)}",
                 )
 
     def _answer_removed(self, names: Iterable[str]) -> None:
