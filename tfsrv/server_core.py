@@ -270,10 +270,11 @@ class ServerCore:
         becomes of each model, and the Reloading tells that for those that are new, have changed,
         or are not available. Never waits for models, nor for another reload.
         """
-        listed = _distinct(models)
-        self._load_platforms(listed)
+        wanted = {model.name: model for model in _distinct(models)}
+        self._check_platforms_stay(wanted)  # told rather than that the other one is unknown
+        self._load_platforms(wanted.values())
         with self._configuring:
-            return self._replace({model.name: model for model in listed}, set_by)
+            return self._replace(wanted, set_by)
 
     def _reload_from_file(self, models: tuple[ModelConfig, ...]) -> None:
         reloading = self.reload(models, SetBy.FILE)
@@ -391,7 +392,7 @@ class ServerCore:
                 raise ServingError(
                     Code.INVALID_ARGUMENT,
                     f"Illegal to change a model's platform. For model {name} platform was "
-                    f"{old.platform} and new platform requested is {model.platform}",
+                    f"{old.platform} and new platform requested is {model.platform}{_place(model)}",
                 )
 
     def _answer_removed(self, names: Iterable[str]) -> None:

@@ -207,7 +207,7 @@ def tfsrv(*arguments: str, status: int = 0, stdin: str = "") -> tuple[str, str]:
 @pytest.fixture(scope="module")
 def small_server(models: Path) -> Iterator[Launched]:
     """A server of a few models."""
-    names = ("half_plus_two", "string_identity", "sum_and_product", "default_inputs")
+    names = ("half_plus_two", "string_identity", "sum_and_product", "default_inputs", "counter")
     with serving({name: models / name for name in names}) as server:
         yield server
 
@@ -236,6 +236,7 @@ def test_one_request_is_sent_from_a_shell(small_server: Launched) -> None:
         (("half_plus_two", '{"x": ["a"]}'), 2, "input x: 'a' is no float"),
         (("half_plus_two", "1", "--signature=s"), 2, "has no signature s: it has serving_default"),
         (("sum_and_product", "1"), 2, "name the inputs, which are a, b"),
+        (("counter", "1", "--signature=get_counter"), 2, "there are no inputs: give '{}'"),
         (("sum_and_product", '{"a": [1]}'), 1, "INVALID_ARGUMENT: input size does not match"),
     ],
 )
@@ -265,9 +266,17 @@ def test_a_server_s_models_are_shown(small_server: Launched) -> None:
         "  version 3\n"
     )
     listed, _ = tfsrv("show", small_server.address())
-    assert listed.startswith(out)
+    assert out in listed
     _, err = tfsrv("show", small_server.address(), "--model=nosuch", status=1)
     assert err == "tfsrv: NOT_FOUND: Could not find any versions of model nosuch\n"
+
+
+def test_a_model_without_versions_hides_no_other(models: Path, tmp_path: Path) -> None:
+    paths = {"away": tmp_path / "nowhere", "half_plus_two": models / "half_plus_two"}
+    with serving(paths, ready=False, errors_are_meant=True) as server:
+        server.line_with("half_plus_two version 3 is available")
+        out, _ = tfsrv("show", server.address(), status=1)
+    assert out.startswith("away\n  no versions\nhalf_plus_two\n  version 3\n")
 
 
 def test_a_server_that_lists_nothing_has_to_be_asked_for_names(models: Path) -> None:

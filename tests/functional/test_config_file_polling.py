@@ -99,8 +99,12 @@ WRONG = {
     "model_config_list {\n config { base_path: '/m' model_platform: 'tensorflow' } }": (
         "Expected a model to have a name; got none for base_path()=/m ({file}:2)"
     ),
+    "\nmodel_config_list { config { name: 'n' base_path: '/m' model_platform: 'nosuch' } }": (
+        "Model n requests unsupported platform nosuch ({file}:2)"
+    ),
     "\nmodel_config_list { config { name: 'm' base_path: '/m' model_platform: 'nosuch' } }": (
-        "Model m requests unsupported platform nosuch ({file}:2)"
+        "Illegal to change a model's platform. For model m platform was tensorflow"
+        " and new platform requested is nosuch ({file}:2)"
     ),
 }
 

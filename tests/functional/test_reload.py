@@ -334,13 +334,16 @@ def test_a_wrong_list_is_refused_and_changes_nothing(
     assert Management(ask).models() == before
 
 
-def test_another_platform_is_refused_and_changes_nothing(settled: tuple[Client, Any]) -> None:
+@pytest.mark.parametrize("platform", ["lookup_table", "nosuch"])
+def test_another_platform_is_refused_and_changes_nothing(
+    settled: tuple[Client, Any], platform: str
+) -> None:
     ask, before = settled
     there = before["stays"].config
-    assert refused_reload(ask, model("stays", there.base_path, platform="lookup_table")) == (
+    assert refused_reload(ask, model("stays", there.base_path, platform=platform)) == (
         "INVALID_ARGUMENT",
         "Illegal to change a model's platform. For model stays platform was tensorflow"
-        " and new platform requested is lookup_table",
+        f" and new platform requested is {platform}",
     )
     assert Management(ask).models() == before
 

@@ -561,6 +561,12 @@ def test_what_no_example_can_be_is_told(connect: Connect, example: Any, text: st
         connect(address).classify("m", [example])
 
 
+@pytest.mark.parametrize("examples", [{"x": 1.0}, b"", "x", message("tensorflow.Example")])
+def test_one_example_is_not_taken_for_several(connect: Connect, examples: Any) -> None:
+    with answering({}) as address, pytest.raises(TypeError, match="give a list"):
+        connect(address).classify("m", examples)
+
+
 def test_signatures_are_run_together(connect: Connect) -> None:
     answer = message("tensorflow.serving.MultiInferenceResponse")
     answer.results.add(model_spec=SPEC).regression_result.regressions.add(value=1.5)
@@ -575,6 +581,33 @@ def test_signatures_are_run_together(connect: Connect) -> None:
     tasks = [(task.model_spec.signature_name, task.method_name) for task in recorded.request.tasks]
     assert tasks == [("c", "tensorflow/serving/classify"), ("s", "tensorflow/serving/regress")]
     assert len(recorded.request.input.example_list.examples) == 1
+
+
+def test_no_signature_at_all_is_not_sent(connect: Connect) -> None:
+    with answering({}) as address, pytest.raises(ValueError, match="name the signatures"):
+        connect(address).multi_inference("m", [b""])
+
+
+@pytest.mark.parametrize(
+    ("method", "arguments", "option"),
+    [
+        ("predict", ("m", {"x": 1.0}), "output_filter"),
+        ("multi_inference", ("m", [b""]), "classify"),
+        ("multi_inference", ("m", [b""]), "regress"),
+        ("reload", ([],), "metrics"),
+    ],
+)
+def test_one_name_is_not_taken_for_its_letters(
+    connect: Connect, method: str, arguments: tuple[Any, ...], option: str
+) -> None:
+    with answering({}) as address, pytest.raises(TypeError, match=rf"{option} .* \['scores'\]"):
+        getattr(connect(address), method)(*arguments, **{option: "scores"})
+
+
+@pytest.mark.parametrize("inputs", [[1.0], "x", 1.0, None])
+def test_inputs_without_names_are_refused(connect: Connect, inputs: Any) -> None:
+    with answering({}) as address, pytest.raises(TypeError, match="inputs map the names"):
+        connect(address).predict("m", inputs)
 
 
 def test_status_tells_each_version_and_why_it_failed(connect: Connect) -> None:

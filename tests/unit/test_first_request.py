@@ -31,11 +31,13 @@ def words(*signature_names: str, model: str = "m", of: Any = None) -> list[str]:
 
 def test_there_is_none_for_a_model_without_signatures() -> None:
     assert command("h:1", "m", {}) is None
+    assert command("h:1", "m", {"__saved_model_init_op": signature()}) is None
 
 
 def test_asks_the_default_signature_if_there_is_one() -> None:
     assert words("a", "serving_default") == ["h:1", "m", '{"x": [[1, 1, 1]]}']
     assert words("b", "a")[3:] == ["--signature=a"]
+    assert words("b", "__saved_model_init_op")[3:] == ["--signature=b"]
 
 
 @pytest.mark.parametrize(

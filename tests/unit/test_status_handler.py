@@ -70,14 +70,19 @@ def test_tells_of_the_version_that_a_label_stands_for(label: str, version: int) 
     assert [status.version for status in response.model_version_status] == [version]
 
 
-@pytest.mark.parametrize("name", ["m", "other", ""])
 @pytest.mark.parametrize("label", ["x", "", "5", "STABLE"])
-def test_a_label_that_works_for_no_request_is_refused_as_predict_does(
-    name: str, label: str
-) -> None:
-    assert refused(f"model_spec {{ name: '{name}' version_label: '{label}' }}") == (
+def test_a_label_that_works_for_no_request_is_refused_as_predict_does(label: str) -> None:
+    assert refused(f"model_spec {{ name: 'm' version_label: '{label}' }}") == (
         Code.INVALID_ARGUMENT,
         f"Unrecognized servable version label: {label}",
+    )
+
+
+@pytest.mark.parametrize("name", ["other", ""])
+def test_a_label_of_an_unknown_model_changes_nothing(name: str) -> None:
+    assert refused(f"model_spec {{ name: '{name}' version_label: 'stable' }}") == (
+        Code.NOT_FOUND,
+        f"Could not find any versions of model {name}",
     )
 
 

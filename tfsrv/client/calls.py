@@ -74,6 +74,10 @@ def predict(
     label: str | None,
     outputs: Iterable[str],
 ) -> Call[Prediction]:
+    if not hasattr(inputs, "items"):
+        kind = type(inputs).__name__
+        raise TypeError(f"inputs map the names of the model's inputs to arrays; this is a {kind}")
+    outputs = _several(outputs, "output_filter")
     request = write_predict_request(model, inputs, signature, version, label, outputs)
     return Call(PREDICT, request, read_prediction)
 
@@ -131,10 +135,16 @@ def multi_inference(
         return found
 
     request = _message("tensorflow.serving.MultiInferenceRequest")
-    for method, signatures in ((_CLASSIFY_METHOD, classify), (_REGRESS_METHOD, regress)):
+    wanted = (
+        (_CLASSIFY_METHOD, _several(classify, "classify")),
+        (_REGRESS_METHOD, _several(regress, "regress")),
+    )
+    for method, signatures in wanted:
         for signature in signatures:
             spec = _model_spec(model, signature, version, label)
             request.tasks.add(model_spec=spec, method_name=method)
+    if not request.tasks:
+        raise ValueError("name the signatures to run, in `classify` or `regress`")
     content = request.SerializeToString() + block(2, input_of(examples, context))
     return Call(MULTI_INFERENCE, content, read)
 
@@ -173,7 +183,7 @@ def reload(models: Iterable[Model] | str, metrics: Iterable[str]) -> Call[dict[s
 
     request = _message("tensorflow.serving.ReloadConfigRequest")
     request.config.CopyFrom(server_config(models))
-    request.metric_names.extend(metrics)
+    request.metric_names.extend(_several(metrics, "metrics"))
     return Call(RELOAD, request.SerializeToString(), read)
 
 
@@ -263,6 +273,13 @@ def _enum_name(message: Any, field: str) -> str:
     number = getattr(message, field)
     values = message.DESCRIPTOR.fields_by_name[field].enum_type.values_by_number
     return values[number].name if number in values else str(number)
+
+
+def _several(names: Iterable[str], what: str) -> Iterable[str]:
+    """Names, but not one alone, which would be taken for its letters: a TypeError."""
+    if isinstance(names, str):
+        raise TypeError(f"{what} lists names: give [{names!r}] for one")
+    return names
 
 
 def _model_spec(model: str, signature: str, version: int | None, label: str | None) -> Any:

@@ -73,7 +73,12 @@ def _text(value: object) -> bytes:
 
 
 def input_of(examples: Iterable[Example], context: Example | None) -> bytes:
-    """A serialized tensorflow.serving.Input: the examples, and what is common to all of them."""
+    """A serialized tensorflow.serving.Input: the examples, and what is common to all of them.
+
+    TypeError or ValueError for what cannot be sent.
+    """
+    if isinstance(examples, (Mapping, str, bytes)) or hasattr(examples, "SerializeToString"):
+        raise TypeError("examples are several: give a list, of one example too")
     content = b"".join(block(1, serialized(example)) for example in examples)
     if context is None:
         return block(1, content)  # example_list

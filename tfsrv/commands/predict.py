@@ -81,6 +81,8 @@ def _signature(
 def _arrays(values: Any, signature: Signature) -> dict[str, NDArray[Any]]:
     inputs = signature.inputs
     if not isinstance(values, dict):
+        if not inputs:
+            raise UsageError("there are no inputs: give '{}'")
         if len(inputs) != 1:
             raise UsageError(f"name the inputs, which are {_listed(inputs)}: '{{\"x\": ...}}'")
         values = dict.fromkeys(inputs, values)

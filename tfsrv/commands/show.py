@@ -106,7 +106,7 @@ def _show_server(client: Client, names: Sequence[str]) -> int:
         labels[model.name] = model.labels
         statuses[model.name] = model.versions
     for name in names or ([] if listed else _names(client)):
-        statuses[name] = client.status(name)
+        statuses[name] = client.status(name) if names else _versions(client, name)
     return max(
         (
             _print_model(client, name, versions, labels.get(name, {}))
@@ -137,11 +137,24 @@ def _names(client: Client) -> list[str]:
     return [name.removeprefix(_MODEL) for name in services if name.startswith(_MODEL)]
 
 
+def _versions(client: Client, name: str) -> list[VersionStatus]:
+    """The versions of a model that the server has named, of which it may have seen none yet."""
+    try:
+        return client.status(name)
+    except ClientError as error:
+        if error.code is not Code.NOT_FOUND:
+            raise
+        return []
+
+
 def _print_model(
     client: Client, name: str, versions: Sequence[VersionStatus], labels: Mapping[str, int]
 ) -> int:
     print(name)
     status = 0
+    if not versions:
+        print("  no versions")
+        status = 1
     for version in versions:
         print("  " + _title(version, labels))
         if not version.available:

@@ -17,6 +17,7 @@ DEFAULT_SIGNATURE = "serving_default"  # saved_model/signature_constants.h
 MOST_ELEMENTS = 32  # of all inputs, that are written out
 MOST_DIMS = 16  # beyond what anybody writes, lists are no help
 
+_INTERNAL = "__saved_model_"  # signatures that TensorFlow keeps for itself
 _STRING, _BOOL = "DT_STRING", "DT_BOOL"
 _FLOATS = ("DT_FLOAT", "DT_DOUBLE", "DT_HALF", "DT_BFLOAT16")
 
@@ -26,13 +27,10 @@ def command(address: str, model: str, signature_defs: Mapping[str, Any]) -> str 
 
     Dimensions that are open are 1. Inputs that would be long to write are left to be filled in.
     """
-    name = (
-        DEFAULT_SIGNATURE
-        if DEFAULT_SIGNATURE in signature_defs
-        else min(signature_defs, default="")
-    )
-    if not name:
+    names = sorted(name for name in signature_defs if not name.startswith(_INTERNAL))
+    if not names:
         return None
+    name = DEFAULT_SIGNATURE if DEFAULT_SIGNATURE in names else names[0]
     words = [*_program(), "predict", address, model, _inputs(signature_defs[name])]
     if name != DEFAULT_SIGNATURE:
         words.append(f"--signature={name}")

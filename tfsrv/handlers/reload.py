@@ -8,7 +8,7 @@ available hold up nobody but the caller, and he waits for a bounded time.
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Collection, Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any, Protocol
 
 from tfsrv._proto import message_class
@@ -33,9 +33,6 @@ _ONLY_LISTS = (
 
 class ReloadableCore(Protocol):
     """The part of ServerCore that is used here."""
-
-    @property
-    def platform_names(self) -> Collection[str]: ...
 
     def reload(self, models: Iterable[ModelConfig], set_by: SetBy) -> Reloading: ...
 
@@ -83,7 +80,7 @@ class HandleReloadConfigRequest:
             raise ServingError(
                 Code.INVALID_ARGUMENT, f"There may be {MAX_METRIC_NAMES} metric_names at the most"
             )
-        models = models_of(message.config, root_dir=None, platforms=self._core.platform_names)
+        models = models_of(message.config, root_dir=None)
         assert models is not None  # there is a list
         names = list(message.metric_names)
         return names, totals(names), self._core.reload(models, SetBy.CALL)

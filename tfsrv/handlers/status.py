@@ -3,7 +3,7 @@
 Texts and codes are those of TensorFlow Serving's model_servers/get_model_status_impl.cc. That
 takes no notice of a version label and answers for all versions. Here the answer is for the
 version that the label stands for, and a label that works for no request is refused as Predict
-refuses it.
+refuses it; of a model that nobody knows, that is told.
 """
 
 from __future__ import annotations
@@ -61,8 +61,6 @@ class GetModelStatus:
         name: str = model_spec.name
         if model_spec.HasField("version"):
             return [self._state(name, model_spec.version.value)]
-        if model_spec.HasField("version_label"):
-            return [self._state(name, self._labelled(name, model_spec.version_label))]
         versions = self._monitor.versions(name)
         if not versions:
             raise ServingError(
@@ -70,6 +68,8 @@ class GetModelStatus:
                 f"Could not find any versions of model {name}",
                 ErrorDetails(Reason.MODEL_NOT_FOUND, name),
             )
+        if model_spec.HasField("version_label"):
+            return [self._state(name, self._labelled(name, model_spec.version_label))]
         return list(versions.values())
 
     def _state(self, name: str, version: int) -> ServableState:
