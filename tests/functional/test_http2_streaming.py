@@ -22,8 +22,8 @@ from tests.functional.http2_client import (
     serving,
 )
 from tests.functional.test_http2_transport import Connect, settled
+from tfsrv._turns import STEPS
 from tfsrv.frontends._http2 import available
-from tfsrv.frontends.turns import STEPS
 
 pytestmark = pytest.mark.skipif(not available(), reason="needs libnghttp2")
 

@@ -1,10 +1,10 @@
-"""Turns of the loop that streaming handlers share."""
+"""Turns of the loop that handlers in Python share."""
 
 from __future__ import annotations
 
 import asyncio
 
-from tfsrv.frontends.turns import Turns
+from tfsrv._turns import Turns
 
 
 async def go(turns: Turns, name: str, steps: int, log: list[str]) -> None:

@@ -33,7 +33,6 @@ cdef class Http2Server:
     cdef char* output       # what connections write from, one after the other
     cdef list dirty         # connections with something to write, after completions
     cdef set connections
-    cdef object turns       # Turns of the handlers of streaming calls
     cdef set answering      # tasks of streaming calls, those included that are cancelled and not over
     cdef object ticker
     cdef object idle        # asyncio.Event: no connection left

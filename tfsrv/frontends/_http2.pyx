@@ -38,7 +38,6 @@ from tfsrv.frontends._http2_streaming cimport streaming_relieve
 from tfsrv.frontends._nghttp2 cimport nghttp2
 
 from tfsrv.frontends import _nghttp2
-from tfsrv.frontends.turns import Turns
 from tfsrv.frontends.settings import GrpcSettings
 
 cdef extern from "Python.h":
@@ -96,7 +95,6 @@ cdef class Http2Server:
         self.connection_share = max(settings.max_in_flight_bytes // 2, 1)
         self.connections = set()
         self.answering = set()
-        self.turns = Turns(loop)
         self.dirty = []
         self.paths = []
         self.idle = asyncio.Event()

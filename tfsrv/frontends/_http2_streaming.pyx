@@ -476,7 +476,7 @@ cdef class _StreamingCall:
 
     cdef object turn(self):
         """What to await before the handler goes on, if others have their turn."""
-        return self.connection.server.turns.take()
+        return self.connection.server.calls.turns.take()
 
     cdef bint charge(self, int64_t size) noexcept:
         """Count bytes that this call holds, against the connection's share and everybody's."""

@@ -1,4 +1,4 @@
-"""Turns, so that a thousand streaming calls with much to do hold up nobody else on their loop.
+"""Turns, so that thousands of calls that Python answers hold up nobody else on their loop.
 
 A handler may go on at once as long as few steps were taken since the loop last looked at its
 sockets. Then it waits, behind those that wait already.
@@ -9,7 +9,7 @@ from __future__ import annotations
 import asyncio
 from collections import deque
 
-STEPS = 16  # of all handlers together in one turn of the loop; one is a message that comes or goes
+STEPS = 16  # of all handlers together in one turn of the loop: requests, and messages of streams
 
 
 class Turns:
