@@ -18,6 +18,7 @@ cdef void call_abandon(Call* call) noexcept
 cdef class CallLoop:
     cdef LoopState state
     cdef object loop        # asyncio.AbstractEventLoop
+    cdef object turns       # Turns of the handlers in Python
     cdef object timer       # TimerHandle that is armed, or None
     cdef int64_t armed_ns
     cdef int publish_fd     # written by serving maps when they change

@@ -54,6 +54,7 @@ from tfsrv._thread cimport EFD_CLOEXEC, EFD_NONBLOCK, close, eventfd, read, writ
 from tfsrv._timers cimport timers_free, timers_put, timers_remove
 from tfsrv._predict_request cimport predict_view_clear
 
+from tfsrv._turns import Turns
 from tfsrv.errors import ServingError
 
 cdef int64_t PARK_NS = 30 * NS_PER_S         # how long a request waits for its model's first version
@@ -373,6 +374,7 @@ cdef class CallLoop:
         self.publish_fd = -1
         self.state.call_loop = <void*>self
         self.loop = loop
+        self.turns = Turns(loop)
         self.timer = None
         self.maps = []
         self.state.event_fd = eventfd(0, EFD_NONBLOCK | EFD_CLOEXEC)

@@ -29,6 +29,7 @@ from tfsrv._status cimport (
     status_set,
 )
 
+from tfsrv._turns import Turns
 from tfsrv.errors import ServingError
 
 
@@ -72,13 +73,14 @@ cdef class PythonMethod(Method):
 cdef void launch(Call* call, PythonMethod method) noexcept:
     """Let the method's coroutine answer, in a task of its own."""
     cdef _Coroutine coroutine
+    cdef CallLoop loop
     try:
         request = PyBytes_FromStringAndSize(call.body.data, <Py_ssize_t>call.body.size)
         coroutine = _Coroutine.__new__(_Coroutine)
         coroutine.call = call
         arguments = (request, seconds_left(call)) if method.timed else (request,)
-        task = (<CallLoop>call.loop.call_loop).loop.create_task(
-            _answer(method.handler, arguments, coroutine))
+        loop = <CallLoop>call.loop.call_loop
+        task = loop.loop.create_task(_answer(loop.turns, method.handler, arguments, coroutine))
         task.add_done_callback(coroutine.ended)
     except BaseException as error:
         call_set_error(call, INTERNAL, f"{type(error).__name__}: {error}")
@@ -136,9 +138,14 @@ cdef class _Coroutine:
         loop.flush()
 
 
-async def _answer(handler: object, arguments: tuple[object, ...], _Coroutine coroutine) -> None:
-    """Run a Python handler for one call; never raises."""
+async def _answer(
+    turns: Turns, handler: object, arguments: tuple[object, ...], _Coroutine coroutine
+) -> None:
+    """Run a Python handler for one call, when it is its turn; never raises."""
     try:
+        turn = turns.take()
+        if turn is not None:
+            await turn
         response = await handler(*arguments)
         coroutine.end(OK, "", bytes(response))
     except ServingError as error:

@@ -7,12 +7,15 @@ class StreamingMethod(Method):
     def handler(self) -> Callable[[AsyncIterator[bytes]], AsyncIterator[bytes]]: ...
     @property
     def local_only(self) -> bool: ...
+    @property
+    def max_calls(self) -> int: ...
     def __init__(
         self,
         name: str,
         handler: Callable[[AsyncIterator[bytes]], AsyncIterator[bytes]],
         *,
         local_only: bool = False,
+        max_calls: int = 10_000,
     ) -> None: ...
 
 def of_one_request(

@@ -29,7 +29,7 @@ from contextlib import aclosing
 from tfsrv._call cimport Call
 from tfsrv._counters cimport counters_of
 from tfsrv._method cimport STARTED_DONE, Method
-from tfsrv._status cimport INTERNAL, UNIMPLEMENTED, status_set
+from tfsrv._status cimport INTERNAL, RESOURCE_EXHAUSTED, UNIMPLEMENTED, status_set
 
 from tfsrv.errors import ServingError
 
@@ -44,7 +44,9 @@ cdef class StreamingMethod(Method):
     """A method of which `handler(requests) -> responses` answers each call; both are async iterators.
 
     With `local_only` it never sees calls that did not come from this machine (see
-    frontends/peers.py): they are PERMISSION_DENIED.
+    frontends/peers.py): they are PERMISSION_DENIED. There may be `max_calls` at a time, of all
+    clients, for each holds some kilobytes even if nobody says anything: more are
+    RESOURCE_EXHAUSTED.
     """
 
     def __init__(
@@ -53,10 +55,12 @@ cdef class StreamingMethod(Method):
         handler: Callable[[AsyncIterator[bytes]], AsyncIterator[bytes]],
         *,
         local_only: bool = False,
+        max_calls: int = 10_000,
     ) -> None:
         self.name = name
         self.handler = handler
         self.local_only = local_only
+        self.max_calls = max_calls
         self.counters = counters_of("", 0, "", name)
         self.context = <void*>self
         self.start = refuse
@@ -98,6 +102,10 @@ async def answer_stream(
     Raises ServingError for whatever goes wrong, but CancelledError when the task is cancelled. The
     handler is closed at the end, also in the middle of its answers.
     """
+    if method.calls >= method.max_calls:
+        raise ServingError(
+            RESOURCE_EXHAUSTED, f"There are {method.max_calls} calls of {method.name} already")
+    method.calls += 1
     try:
         responses = method.handler(requests)
         try:
@@ -112,3 +120,5 @@ async def answer_stream(
     except Exception as error:
         logging.getLogger("tfsrv").exception("%s failed", method.name)
         raise ServingError(INTERNAL, f"{type(error).__name__}: {error}") from error
+    finally:
+        method.calls -= 1

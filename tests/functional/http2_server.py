@@ -49,6 +49,7 @@ class Methods:
             "/t/Big": PythonMethod("Big", self.big),
             "/t/Fail": PythonMethod("Fail", self.fail),
             "/t/Hold": PythonMethod("Hold", self.hold),
+            "/t/Turns": PythonMethod("Turns", self.turns),
             "/s/Echo": StreamingMethod("Echo", self.stream_echo),
             "/s/Sink": StreamingMethod("Sink", self.sink),
             "/s/Deaf": StreamingMethod("Deaf", self.deaf),
@@ -85,6 +86,17 @@ class Methods:
             raise
         return request
 
+    async def turns(self, request: bytes) -> bytes:
+        """Release all; for "NUMBER": how many messages are read in a turn, until so many are."""
+        (number,) = numbers(request, 1)
+        self.release.set()
+        most, end = 0, self.read + number
+        while self.read < end:
+            before = self.read
+            await asyncio.sleep(0)
+            most = max(most, self.read - before)
+        return b"%d" % most
+
     async def stream_echo(self, requests: AsyncIterator[bytes]) -> AsyncGenerator[bytes]:
         with self.running():
             async for request in requests:
@@ -97,6 +109,7 @@ class Methods:
         async for request in requests:
             size += len(request)
             count += 1
+            self.read += 1
         yield b"%d %d" % (count, size)
 
     async def deaf(self, requests: AsyncIterator[bytes]) -> AsyncGenerator[bytes]:

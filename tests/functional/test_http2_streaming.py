@@ -22,6 +22,7 @@ from tests.functional.http2_client import (
     serving,
 )
 from tests.functional.test_http2_transport import Connect, settled
+from tfsrv._turns import STEPS
 from tfsrv.frontends._http2 import available
 
 pytestmark = pytest.mark.skipif(not available(), reason="needs libnghttp2")
@@ -174,6 +175,17 @@ def test_serves_many_streams_beside_each_other(connect: Connect) -> None:
         for stream in streams:
             assert client.wait_messages(stream, turn)[-1] == b"%d %d" % (stream, turn)
     assert [client.end(stream).code for stream in streams] == [OK] * 100
+
+
+def test_streams_with_much_to_do_let_others_have_their_turn() -> None:
+    with serving() as server:
+        client = server.connect()
+        streams = [client.open("/s/Deaf") for _ in range(50)]
+        for stream in streams:
+            client.send(stream, message(b"x") * 200)
+        most = int(client.call("/t/Turns", b"10000").messages[0])
+        assert 0 < most <= STEPS
+        assert [client.wait(stream).messages for stream in streams] == [[b"200 200"]] * 50
 
 
 # ---- what is refused -----------------------------------------------------------------------------

@@ -340,6 +340,71 @@ def test_whatever_is_wrong_is_an_error_of_the_call(
         client.close()
 
 
+def test_headers_of_another_call_are_not_taken_for_its_own() -> None:
+    trailers = fields(grpc_status="0", grpc_message="of the first")
+
+    def script(peer: Peer) -> None:
+        first, _ = peer.read_request()
+        peer.send(frame(DATA, 0, first, message(b"a") * 2))  # the client looks no further
+        second, _ = peer.read_request()
+        peer.send(frame(HEADERS, END_STREAM, first, trailers[:5]))
+        peer.send(frame(CONTINUATION, END_HEADERS, first, trailers[5:]))
+        peer.send(frame(HEADERS, END_HEADERS | END_STREAM, second, fields(grpc_status="5")))
+        echo(peer)
+
+    with scripted(script) as address:
+        client = transport(address)
+        assert failure(client)[0] is Code.INTERNAL
+        assert failure(client) == (Code.NOT_FOUND, "")
+        assert ask(client) == b"hello"
+        client.close()
+
+
+def test_a_header_block_may_begin_between_two_calls() -> None:
+    trailers = fields(grpc_status="0")
+    begun = threading.Event()
+
+    def script(peer: Peer) -> None:
+        first, _ = peer.read_request()
+        peer.send(
+            frame(DATA, 0, first, message(b"a") * 2)
+            + frame(HEADERS, END_STREAM, first, trailers[:5])
+        )
+        begun.set()
+        second, request = peer.read_request()
+        peer.send(frame(CONTINUATION, END_HEADERS, first, trailers[5:]) + answer(second, request))
+
+    with scripted(script) as address:
+        client = transport(address)
+        assert failure(client)[0] is Code.INTERNAL
+        assert begun.wait(SECONDS)
+        assert ask(client) == b"hello"
+        client.close()
+
+
+@pytest.mark.parametrize(
+    ("flood", "text"),
+    [
+        (frame(PING, 0, 0, bytes(8)), "acknowledgements that it does not take"),
+        (frame(SETTINGS, 0, 0), "acknowledgements that it does not take"),
+        (frame(HEADERS, END_HEADERS, 1, fields(status="103") * 1000), "too many headers"),
+    ],
+    ids=["pings", "settings", "headers"],
+)
+def test_a_server_that_never_comes_to_the_point_is_left(flood: bytes, text: str) -> None:
+    def script(peer: Peer) -> None:
+        peer.read_request()
+        while True:
+            peer.send(flood * 100)
+
+    with scripted(script) as address:
+        client = transport(address)
+        code, told = failure(client)
+        assert code is Code.INTERNAL
+        assert text in told
+        client.close()
+
+
 def test_random_bytes_for_frames_do_no_harm() -> None:
     random = Random(7)
 

@@ -23,6 +23,7 @@ from tfsrv.errors import Code, ServingError
 __all__ = ["transport"]  # a fixture
 
 SECONDS = 30
+MAX_WAITS = 3  # calls of /s/Wait at a time
 
 
 class Fixture:
@@ -39,7 +40,7 @@ class Fixture:
             "/s/Echo": StreamingMethod("Echo", self.echo),
             "/s/Local": StreamingMethod("Local", self.echo, local_only=True),
             "/s/Count": StreamingMethod("Count", of_one_request(self.count)),
-            "/s/Wait": StreamingMethod("Wait", of_one_request(self.wait)),
+            "/s/Wait": StreamingMethod("Wait", of_one_request(self.wait), max_calls=MAX_WAITS),
             "/s/Flood": StreamingMethod("Flood", of_one_request(self.flood)),
             "/s/Fail": StreamingMethod("Fail", self.fail),
             "/t/Unary": PythonMethod("Unary", self.unary),
@@ -219,6 +220,26 @@ def test_clients_that_leave_in_the_middle_are_no_news(
 
     run(test)
     assert not caplog.records
+
+
+def test_there_may_be_so_many_calls_and_no_more(transport: str) -> None:
+    async def test() -> None:
+        async with serving(options(transport)) as fixture:
+            silent = fixture.bidirectional("/s/Wait")  # counts before it has said anything
+            await silent.wait_for_connection()
+            calls = [fixture.server_streaming("/s/Wait", b"a") for _ in range(MAX_WAITS - 1)]
+            for call in calls:
+                assert await call.read() == b"a"
+            code, text = await status(fixture.server_streaming("/s/Wait", b"a").read())
+            assert code == grpc.StatusCode.RESOURCE_EXHAUSTED
+            assert text == f"There are {MAX_WAITS} calls of Wait already"
+            calls.pop().cancel()
+            await asyncio.wait_for(fixture.cancelled.wait(), SECONDS)
+            assert await fixture.server_streaming("/s/Wait", b"b").read() == b"b"
+            await silent.done_writing()
+            assert (await status(silent.read()))[0] == grpc.StatusCode.UNIMPLEMENTED
+
+    run(test)
 
 
 def test_a_deadline_ends_the_call_and_cancels_the_handler(transport: str) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import threading
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -21,8 +22,11 @@ from tfsrv._serving_map import ServingMap
 from tfsrv._session import SavedModelSession
 from tfsrv._session_run import check_names, run_tensors, tensor_name
 from tfsrv.errors import Code, ServingError
+from tfsrv.handlers import session_run as session_run_module
+from tfsrv.handlers.call_threads import MAX_THREADS
 from tfsrv.handlers.servables import Servables
-from tfsrv.handlers.session_run import SessionRun
+from tfsrv.handlers.session_run import IN_LOOP_BYTES, SessionRun
+from tfsrv.handlers.session_run_request import Question, read_question
 
 pytestmark = pytest.mark.skipif(tensorflow_version() is None, reason="needs TensorFlow")
 
@@ -193,6 +197,47 @@ def test_a_version_that_goes_before_predict_finds_it_gives_way_to_the_next(
     serving_map.publish({})
     for session in (first, second):
         session.close()
+
+
+def test_long_requests_are_taken_apart_off_the_loop_and_none_is_one_too_many(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    graph = Graph()
+    x = graph.add("x", "Placeholder", dtype=FLOAT)
+    graph.sign("serving_default", {"in": x}, {"out": graph.add("y", "Identity", x, T=FLOAT)})
+    loaded = SavedModelSession.load(graph.save(tmp_path / "1"), name="m", version=1)
+    serving_map = ServingMap()
+    serving_map.publish({"m": {1: loaded}})
+    readers: list[threading.Thread] = []
+
+    def read(serialized: bytes) -> Question:
+        readers.append(threading.current_thread())
+        return read_question(serialized)
+
+    async def predict(serialized: bytes) -> bytes:
+        return run(loaded, serialized)
+
+    async def ask(count: int, values: int) -> list[bytes]:
+        loop = asyncio.get_running_loop()
+        calls = CallLoop(loop)
+        servables = Servables(serving_map, lambda _: None, loop)
+        session_run = SessionRun(servables, PythonMethod("Predict", predict), calls)
+        question: Any = message_class("tensorflow.serving.SessionRunRequest")(fetch=["y:0"])
+        question.model_spec.name = "m"
+        question.feed.add(name="x", tensor=floats(*range(values)))
+        serialized = question.SerializeToString()
+        try:
+            return await asyncio.gather(*(session_run(serialized, None) for _ in range(count)))
+        finally:
+            calls.close()
+
+    monkeypatch.setattr(session_run_module, "read_question", read)
+    assert len(asyncio.run(ask(1, 3))) == 1
+    assert readers == [threading.main_thread()]
+    assert len(asyncio.run(ask(3 * MAX_THREADS, IN_LOOP_BYTES))) == 3 * MAX_THREADS
+    assert threading.main_thread() not in readers[1:]
+    serving_map.publish({})
+    loaded.close()
 
 
 def test_runs_go_on_side_by_side(session: SavedModelSession) -> None:

@@ -14,6 +14,7 @@ from tests.unit.waiting import DEADLINE_SECONDS
 from tfsrv._budget import in_flight_bytes, set_max_in_flight_bytes
 from tfsrv._call_loop import CallLoop
 from tfsrv._python_method import PythonMethod
+from tfsrv._turns import STEPS
 from tfsrv.errors import Code, ServingError
 
 Test = Callable[[CallLoop], Awaitable[None]]
@@ -99,6 +100,28 @@ def test_an_answer_that_is_not_bytes_is_an_internal_error(answer: object) -> Non
         with pytest.raises(ServingError) as caught:
             await calls.invoke(PythonMethod("m", wrong), b"")
         assert caught.value.code == Code.INTERNAL
+
+    run(test)
+
+
+def test_of_many_calls_few_begin_in_a_turn_of_the_loop() -> None:
+    begun = 0
+
+    async def begin(request: bytes) -> bytes:
+        nonlocal begun
+        begun += 1
+        return request
+
+    async def test(calls: CallLoop) -> None:
+        method = PythonMethod("m", begin)
+        pending = asyncio.gather(*(calls.invoke(method, b"") for _ in range(10 * STEPS)))
+        most = 0
+        while not pending.done():
+            before = begun
+            await asyncio.sleep(0)
+            most = max(most, begun - before)
+        assert await pending == [b""] * 10 * STEPS
+        assert most == STEPS
 
     run(test)
 

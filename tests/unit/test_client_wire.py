@@ -200,6 +200,20 @@ def test_a_request_beyond_what_protobuf_can_say_is_refused_before_it_is_made() -
         write_predict_request("m", {"x": huge})
 
 
+@pytest.mark.parametrize("dtype", [np.float32, object])
+def test_an_array_that_gets_another_shape_meanwhile_is_sent_as_it_was(dtype: Any) -> None:
+    values = np.array([b"a", b"b"]) if dtype is object else np.array([1, 2])
+    array = values.astype(dtype)
+
+    class Reshaping:
+        def __array__(self, *_: Any, **__: Any) -> np.ndarray[Any, Any]:
+            array.shape = (1,) * 30 + (2,)
+            return np.zeros(1, np.float32)
+
+    inputs = request({"x": array, "y": Reshaping()}).inputs
+    assert dims(inputs["x"]) == [2]
+
+
 def test_a_request_keeps_no_hold_of_its_arrays() -> None:
     values = np.arange(3)
     before = sys.getrefcount(values)

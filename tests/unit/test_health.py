@@ -13,7 +13,6 @@ import pytest
 from tfsrv._proto import message_class
 from tfsrv.core.servable import ManagerState, ServableId, ServableState
 from tfsrv.errors import Code, ServingError
-from tfsrv.handlers import health as health_module
 from tfsrv.handlers.health import PORT_NAMES, SERVER_NAMES, Health, HealthStatus
 
 SERVING, NOT_SERVING, SERVICE_UNKNOWN = HealthStatus
@@ -291,24 +290,6 @@ def test_a_drain_is_told_to_everybody_and_is_the_end_of_news() -> None:
         assert [await next_status(watch) for watch in watches] == [NOT_SERVING] * len(names)
         await core.set("a", 2, AVAILABLE)
         assert [await status(health, name) for name in names] == [NOT_SERVING] * len(names)
-        for watch in watches:
-            await watch.aclose()
-
-    run(test)
-
-
-def test_there_may_be_so_many_watchers_and_no_more(monkeypatch: pytest.MonkeyPatch) -> None:
-    async def test() -> None:
-        monkeypatch.setattr(health_module, "MAX_WATCHERS", 3)
-        health = made(FakeCore())
-        watches = [health.watch(request(name)) for name in ("", "", "x")]
-        for watch in watches:
-            await anext(watch)
-        with pytest.raises(ServingError, match="There are 3 watchers of health already"):
-            await anext(health.watch(request("")))
-        await watches.pop().aclose()
-        async with aclosing(health.watch(request(""))) as watch:
-            assert await next_status(watch) is SERVING
         for watch in watches:
             await watch.aclose()
 

@@ -12,6 +12,7 @@ from tfsrv._proto import message_class, parse_text
 from tfsrv._servable import NativeServable
 from tfsrv._serving_map import ServingMap
 from tfsrv.errors import Code, ErrorDetails, Reason, ServingError
+from tfsrv.handlers.call_threads import MAX_THREADS
 from tfsrv.handlers.metadata import GetModelMetadata
 from tfsrv.handlers.servables import Servables
 
@@ -305,3 +306,24 @@ def test_lets_go_of_the_servable() -> None:
 
     asyncio.run(answer())
     assert house.map.in_use("m", 1) == 0
+
+
+def test_many_who_ask_at_once_are_all_answered() -> None:
+    class Session(NativeServable):
+        reads = 0
+
+        @property
+        def signature_defs(self) -> dict[str, Any]:
+            Session.reads += 1
+            return {"s": signature_def()}
+
+    house = House()
+    house.map.publish({"m": {1: Session()}})
+    request = serialized(f"model_spec {{ name: 'm' }} {FIELD}")
+
+    async def answer() -> list[bytes]:
+        handler = house.handler()
+        return await asyncio.gather(*(handler(request) for _ in range(3 * MAX_THREADS)))
+
+    assert len(set(asyncio.run(answer()))) == 1
+    assert Session.reads == 1

@@ -43,8 +43,10 @@ cdef class Connection:
         bint _done
         Answer _answer
         bytearray _block        # of a header block that goes on in other frames, or None
+        bint _block_is_ours     # it is the call's; its fields are of no interest otherwise
         bint _block_ends        # the stream ends with it
-        list _fields            # of all header blocks
+        list _fields            # of all header blocks of the call
+        int _blocks             # how many there were
         unsigned char _prefix[5]
         size_t _prefix_size
         bytes _message

@@ -83,6 +83,8 @@ cdef enum:
     LARGEST_CAPACITY = 4 * 65536
     FRAMES_AT_ONCE = 32
     LARGEST_BLOCK = 1 << 20     # bytes of a header block
+    MOST_BLOCKS = 16            # of a call, those with informational statuses included
+    LARGEST_QUEUE = 1 << 20     # bytes that we have to say and the server does not take
     LARGEST_STREAM = 0x7fffffff
     MOST_LOOKS = 16             # at what a server sends between calls: there should be little
 
@@ -284,7 +286,7 @@ cdef class Connection:
         self._answer = Answer()
         self._done = False
         self._fields = []
-        self._block = None
+        self._blocks = 0
         self._prefix_size = 0
         self._message = None
         self._message_filled = 0
@@ -486,7 +488,10 @@ cdef class Connection:
                 self._lose(UNAVAILABLE, f"the connection is lost: {strerror(errno).decode()}")
             return 0
         self._end += <size_t>received
-        return self._read_frames()
+        self._read_frames()
+        if len(self._out) > LARGEST_QUEUE:
+            self._lose(INTERNAL, "the server wants acknowledgements that it does not take")
+        return 0
 
     cdef int _make_room(self) except -1:
         """Room for the rest of a frame at least; more when there was not enough the last time."""
@@ -618,7 +623,8 @@ cdef class Connection:
             return self._lose(INTERNAL, "the server has sent padding that is too long")
         if self._block is None:
             self._block = bytearray()
-            self._block_ends = flags & END_STREAM and stream == self._stream
+            self._block_is_ours = stream == self._stream and stream and not self._done
+            self._block_ends = flags & END_STREAM
         self._block += (<const char*>at)[head:size - padding]
         if len(self._block) > LARGEST_BLOCK:
             return self._lose(INTERNAL, "the server has sent a header block that is too long")
@@ -633,8 +639,11 @@ cdef class Connection:
                 Bytes(PyBytes_AS_STRING(block), <size_t>PyBytes_GET_SIZE(block)))
         except ValueError as error:
             return self._lose(INTERNAL, f"the server has sent bad headers: {error}")
-        if self._done or self._stream == 0:
+        if self._done or not self._block_is_ours:
             return 0
+        self._blocks += 1
+        if self._blocks > MOST_BLOCKS:
+            return self._lose(INTERNAL, "the server has sent too many headers")
         self._fields += fields
         return self._finish() if self._block_ends else 0
 

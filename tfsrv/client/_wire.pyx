@@ -79,6 +79,7 @@ cdef class _Input:
 
     cdef bytes alias
     cdef object array
+    cdef tuple shape            # as measured: whoever has the array may give it another one
     cdef int dtype
     cdef Py_buffer memory       # of numbers in C order and the machine's byte order
     cdef bint has_memory
@@ -94,8 +95,9 @@ cdef class _Input:
     cdef int measure(self) except -1:
         cdef size_t size = 0
         cdef int64_t dim
+        self.shape = self.array.shape
         self.shape_size = 0
-        for dim in <tuple>self.array.shape:
+        for dim in self.shape:
             size = 1 + varint_size(<uint64_t>dim)
             self.shape_size += 2 + size  # a Dim is shorter than 128 bytes
         if self.dtype == DT_STRING:
@@ -147,7 +149,7 @@ cdef class _Input:
         at[0] = 1 << 3 | VARINT
         at = put_varint(at + 1, <uint64_t>self.dtype)
         at = put_head(at, 2, self.shape_size)
-        for dim in <tuple>self.array.shape:
+        for dim in self.shape:
             at = put_head(at, 2, 1 + varint_size(<uint64_t>dim))
             at[0] = 1 << 3 | VARINT
             at = put_varint(at + 1, <uint64_t>dim)

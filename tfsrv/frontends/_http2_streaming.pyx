@@ -81,7 +81,6 @@ from tfsrv.frontends.compression import deflate, inflate
 from tfsrv.frontends.transport import STOPPING
 
 cdef size_t BACKLOG_BYTES = 65536   # of responses that may wait while the handler makes the next one
-cdef int STEPS = 16                 # messages that a handler gets through before others have their turn
 
 
 cdef class _StreamingCall:
@@ -99,7 +98,6 @@ cdef class _StreamingCall:
     cdef object loop            # asyncio.AbstractEventLoop
     cdef object task            # asyncio.Task of the handler, to be cancelled when this ends; or None
     cdef object timer           # of the deadline; or None
-    cdef int steps
     cdef int64_t charged        # of the in-flight budget and the connection's share
     # requests
     cdef MessageQueue requests  # owned
@@ -218,9 +216,14 @@ cdef class _StreamingCall:
 
     async def next_request(self) -> bytes:
         """The next request; StopAsyncIteration when the client has no more."""
-        if self.takes_a_turn():
-            await asyncio.sleep(0)
-        while self.requests.size == 0:
+        had_turn = False
+        while not had_turn or self.requests.size == 0:  # it may have ended during the turn
+            if self.requests.size:
+                had_turn = True
+                turn = self.turn()
+                if turn is not None:
+                    await turn
+                continue
             self.check_open()
             if self.requests_ended:
                 raise StopAsyncIteration
@@ -288,8 +291,9 @@ cdef class _StreamingCall:
             finally:
                 self.room_waiter = None
             self.check_open()
-        if self.takes_a_turn():
-            await asyncio.sleep(0)
+        turn = self.turn()
+        if turn is not None:
+            await turn
 
     cdef int write(self, bytes data, bint packed) except -1:
         """Put a message behind those that wait to be sent."""
@@ -470,10 +474,9 @@ cdef class _StreamingCall:
             raise asyncio.CancelledError
         return 0
 
-    cdef bint takes_a_turn(self) noexcept:
-        """Whether it is somebody else's turn."""
-        self.steps += 1
-        return self.steps % STEPS == 0
+    cdef object turn(self):
+        """What to await before the handler goes on, if others have their turn."""
+        return self.connection.server.calls.turns.take()
 
     cdef bint charge(self, int64_t size) noexcept:
         """Count bytes that this call holds, against the connection's share and everybody's."""

@@ -38,7 +38,7 @@ class PortableStreams:
                 Code.PERMISSION_DENIED,
                 f"{method.name} is only answered on loopback and unix sockets",
             )
-        charged = _Charged(aiter(requests))
+        charged = _Charged(requests)
         answering = asyncio.ensure_future(answer_stream(method, charged, _sender(context)))
         answering.add_done_callback(charged.end)
         ending = asyncio.ensure_future(self._ending.wait())
@@ -77,13 +77,16 @@ class _Charged:
 
     def __init__(self, requests: Requests) -> None:
         self._requests = requests
+        self._reading: Requests | None = None  # what grpc warns of if nobody ever reads it
         self._held = 0
 
     def __aiter__(self) -> Requests:
         return self
 
     async def __anext__(self) -> bytes:
-        request = await anext(self._requests)
+        if self._reading is None:
+            self._reading = aiter(self._requests)
+        request = await anext(self._reading)
         self._let_go()
         if not take_in_flight_bytes(len(request)):
             raise ServingError(

@@ -32,7 +32,6 @@ if TYPE_CHECKING:
     from tfsrv.core.servable import ServableState
 
 MAX_REQUEST_BYTES = 4096  # a name; it is kept as long as somebody watches it
-MAX_WATCHERS = 10_000  # of all clients; one holds some 10 KB
 SLICE = 200  # names are rendered so many at a time: other calls get their turn between
 
 SERVER_NAMES = ("", "tensorflow.serving.PredictionService", "PredictionService")
@@ -79,7 +78,6 @@ class Health:
         self._is_draining = False
         self._watchers: dict[str, set[asyncio.Event]] = {}  # by what they watch
         self._seen: dict[str, HealthStatus] = {}  # of what is watched
-        self._num_watchers = 0
         self._lock = threading.Lock()  # for the rest
         self._available: dict[str, set[int]] = {}  # versions by model
         self._is_changed = False  # the loop will look
@@ -146,18 +144,12 @@ class Health:
     @contextmanager
     def _watching(self, name: str) -> Iterator[asyncio.Event]:
         """An event that is set when the status of `name` may have changed."""
-        if self._num_watchers >= MAX_WATCHERS:
-            raise ServingError(
-                Code.RESOURCE_EXHAUSTED, f"There are {MAX_WATCHERS} watchers of health already"
-            )
         changed = asyncio.Event()
-        self._num_watchers += 1
         self._watchers.setdefault(name, set()).add(changed)
         self._seen[name] = self._status(name)
         try:
             yield changed
         finally:
-            self._num_watchers -= 1
             self._watchers[name].discard(changed)
             if not self._watchers[name]:
                 del self._watchers[name]

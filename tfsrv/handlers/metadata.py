@@ -7,6 +7,7 @@ they have `signature_defs` (core/predict_servable.py).
 
 from __future__ import annotations
 
+import asyncio
 import weakref
 from collections.abc import Mapping
 from typing import Any
@@ -35,6 +36,7 @@ class GetModelMetadata:
     def __init__(self, servables: Servables) -> None:
         self._servables = servables
         self._threads = CallThreads()
+        self._making = asyncio.Lock()  # what many ask for at once is made once
         self._kept: weakref.WeakKeyDictionary[NativeServable, bytes] = weakref.WeakKeyDictionary()
 
     async def __call__(self, request: bytes) -> bytes:
@@ -57,9 +59,13 @@ class GetModelMetadata:
             # Its attributes may be properties that take long, and change.
             return await self._threads.run(lambda: metadata_of(servable))
         kept = self._kept.get(servable)
-        if kept is None:
-            kept = await self._threads.run(lambda: metadata_of(servable))
-            self._kept[servable] = kept
+        if kept is not None:
+            return kept
+        async with self._making:
+            kept = self._kept.get(servable)
+            if kept is None:
+                kept = await self._threads.run(lambda: metadata_of(servable))
+                self._kept[servable] = kept
         return kept
 
 

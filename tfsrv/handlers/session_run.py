@@ -20,7 +20,7 @@ import weakref
 from collections.abc import Callable, Iterable, Mapping
 from contextlib import ExitStack
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeVar
 
 from tfsrv._proto import message_class
 from tfsrv._session import SavedModelSession
@@ -49,9 +49,11 @@ if TYPE_CHECKING:
 
 MAX_SETS = 64  # of feeds, fetches and targets that one version of a model runs
 MAX_RUNS = 8  # at a time, of those that run alone
-IN_LOOP_BYTES = 65536  # longer requests are taken apart in a thread
+IN_LOOP_BYTES = 4096  # what takes the loop a millisecond; threads take longer requests apart
+MAX_ASIDE = 4  # at a time, of the steps with longer requests
 TRIES = 3  # how often a version may go between the look at its signatures and the run
 
+T = TypeVar("T")
 Set = tuple[tuple[Tensor, ...], tuple[Tensor, ...], tuple[str, ...]]
 
 
@@ -83,6 +85,7 @@ class SessionRun:
         self._max_message_bytes = max_message_bytes
         self._threads = CallThreads()
         self._slots = asyncio.Semaphore(MAX_RUNS)
+        self._aside_slots = asyncio.Semaphore(MAX_ASIDE)
         self._known: weakref.WeakKeyDictionary[SavedModelSession, _Known] = (
             weakref.WeakKeyDictionary()
         )
@@ -92,10 +95,7 @@ class SessionRun:
         if len(request) > self._max_message_bytes:
             raise ServingError(Code.RESOURCE_EXHAUSTED, "Received message larger than max")
         deadline = None if seconds is None else self._now() + seconds
-        if len(request) <= IN_LOOP_BYTES:
-            question = read_question(request)
-        else:
-            question = await self._threads.run(lambda: read_question(request))
+        question = await self._aside(len(request), lambda: read_question(request))
         for _ in range(TRIES - 1):
             try:
                 return await self._answer(question, deadline)
@@ -113,12 +113,30 @@ class SessionRun:
                 )
             _check(question.message)
             await self._look_at(session)
-            signature, names = self._as_signature(session, question)
+            signature, names, asked = await self._aside(
+                question.size, lambda: self._resolve(session, question)
+            )
             if signature is not None:
                 return await self._run_signature(handle, question, signature, names, deadline)
-            asked = _Asked.of(names, question.message.target)
+            assert asked is not None
             self._claim(session, asked)
             return await self._run_alone(handle, stack, question, asked, deadline)
+
+    async def _aside(self, request_bytes: int, step: Callable[[], T]) -> T:
+        """Take a step with a request of so many bytes; with a long one off the loop."""
+        if request_bytes <= IN_LOOP_BYTES:
+            return step()
+        async with self._aside_slots:
+            return await self._threads.run(step)
+
+    def _resolve(
+        self, session: SavedModelSession, question: Question
+    ) -> tuple[str | None, Names, _Asked | None]:
+        """The signature that the request runs, and its aliases; or what it runs instead."""
+        signature, names = self._as_signature(session, question)
+        if signature is not None:
+            return signature, names, None
+        return None, names, _Asked.of(names, question.message.target)
 
     # -- as Predict
 
@@ -155,7 +173,12 @@ class SessionRun:
                 raise _Gone(error.code, error.message, error.details) from None
             raise
         fetches = question.message.fetch
-        return session_run_response(_model_spec(handle), outputs_of(response), fetches, aliases)
+        return await self._aside(
+            question.size,
+            lambda: session_run_response(
+                _model_spec(handle), outputs_of(response), fetches, aliases
+            ),
+        )
 
     # -- alone
 
@@ -238,9 +261,12 @@ class SessionRun:
 
     async def _look_at(self, session: SavedModelSession) -> None:
         """Know the session: off the loop, for some have thousands of signatures."""
-        if session not in self._known:
-            signatures = await self._threads.run(lambda: signatures_of(session))
-            self._known.setdefault(session, _Known(signatures))
+        if session in self._known:
+            return
+        async with self._aside_slots:
+            if session not in self._known:  # nobody else has looked meanwhile
+                signatures = await self._threads.run(lambda: signatures_of(session))
+                self._known.setdefault(session, _Known(signatures))
 
     @staticmethod
     def _now() -> float:

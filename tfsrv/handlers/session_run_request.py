@@ -39,6 +39,7 @@ class Question:
 
     message: Any  # the SessionRunRequest without its feeds
     feeds: Mapping[str, Parts]  # serialized TensorProtos, in parts, by name
+    size: int  # bytes of the request
 
 
 def read_question(request: bytes) -> Question:
@@ -49,7 +50,7 @@ def read_question(request: bytes) -> Question:
         message.ParseFromString(rest)
     except (Malformed, UnicodeDecodeError, DecodeError):
         raise ServingError(Code.INTERNAL, "Failed to parse the SessionRunRequest.") from None
-    return Question(message, feeds)
+    return Question(message, feeds, len(request))
 
 
 def _split(request: memoryview) -> tuple[dict[str, Parts], bytes]:
