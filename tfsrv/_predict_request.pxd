@@ -66,6 +66,7 @@ cdef enum:
 cdef int view_grow(void** array, int* capacity, size_t item) noexcept nogil
 cdef void predict_view_init(PredictView* view) noexcept nogil
 cdef void predict_view_clear(PredictView* view) noexcept nogil
+cdef void predict_view_drop_joined(PredictView* view) noexcept nogil
 cdef size_t predict_view_bytes(const PredictView* view) noexcept nogil
 cdef void predict_view_free(PredictView* view) noexcept nogil
 cdef int wire_read_predict(const char* data, size_t size, PredictView* view) noexcept nogil

@@ -62,6 +62,11 @@ cdef void predict_view_clear(PredictView* view) noexcept nogil:
     shrink(<void**>&view.dims, &view.dims_capacity, sizeof(int64_t))
     shrink(<void**>&view.bodies, &view.bodies_capacity, sizeof(Bytes))
     shrink(<void**>&view.tasks, &view.tasks_capacity, sizeof(TaskView))
+    predict_view_drop_joined(view)
+
+
+cdef void predict_view_drop_joined(PredictView* view) noexcept nogil:
+    """Free what examples took that were joined with a context, if it is much. They are gone then."""
     if view.joined_capacity > WIRE_KEPT_BYTES:
         free(view.joined)
         view.joined = NULL

@@ -577,6 +577,37 @@ def test_a_context_that_would_make_a_hundred_gigabytes_is_refused(
         assert server.peak_memory_bytes() - before < 50_000_000
 
 
+@pytest.mark.parametrize(
+    ("method", "signature", "text"),
+    [
+        (CLASSIFY, "nosuch", "No signature was found with the name: nosuch"),
+        (REGRESS, "two_inputs", "Expected one input Tensor."),
+    ],
+)
+def test_nothing_is_joined_for_a_signature_that_cannot_take_it(
+    server: Launched, ask: Client, method: str, signature: str, text: str
+) -> None:
+    request = with_long_context(request_of(method, signature, []), 60_000, 10_000)  # 600 MB
+    refusal(ask, request)
+    server.forget_peak_memory()
+    before = server.memory_bytes()
+    assert refusal(ask, request) == ("INVALID_ARGUMENT", text)
+    assert server.peak_memory_bytes() - before < 50_000_000
+
+
+def test_nothing_is_joined_for_tasks_that_cannot_be_done(server: Launched, ask: Client) -> None:
+    tasks = [("regress", REGRESS), ("regress", REGRESS)]
+    request = with_long_context(multi(*tasks, rows=[]), 60_000, 10_000)
+    refusal(ask, request)
+    server.forget_peak_memory()
+    before = server.memory_bytes()
+    assert refusal(ask, request) == (
+        "INVALID_ARGUMENT",
+        "Duplicate evaluation of signature: regress",
+    )
+    assert server.peak_memory_bytes() - before < 50_000_000
+
+
 def with_long_context(request: Any, size: int, examples: int) -> Any:
     """A context with a feature of so many bytes, and so many examples of a few."""
     listed = request.input.example_list_with_context

@@ -3,6 +3,9 @@
 from tfsrv._inference_request cimport wire_read_inference, wire_read_multi_inference
 from tfsrv._predict_request cimport PredictView
 from tfsrv.handlers._inference_plan cimport (
+    check_classify,
+    check_multi_inference,
+    check_regress,
     plan_classify,
     plan_multi_inference,
     plan_regress,
@@ -53,6 +56,7 @@ cdef class ClassifyMethod(InferenceMethod):
     def __cinit__(self, *args: object, **kwargs: object) -> None:
         self.name = "Classify"
         self.request_name = "ClassificationRequest"
+        self.settings.steps.check = check_classify
         self.settings.steps.plan = plan_classify
         self.settings.steps.unreadable = "Failed to parse the ClassificationRequest."
 
@@ -67,6 +71,7 @@ cdef class RegressMethod(InferenceMethod):
     def __cinit__(self, *args: object, **kwargs: object) -> None:
         self.name = "Regress"
         self.request_name = "RegressionRequest"
+        self.settings.steps.check = check_regress
         self.settings.steps.plan = plan_regress
         self.settings.steps.unreadable = "Failed to parse the RegressionRequest."
 
@@ -82,6 +87,7 @@ cdef class MultiInferenceMethod(InferenceMethod):
         self.name = "MultiInference"
         self.request_name = "MultiInferenceRequest"
         self.settings.steps.read = read_multi
+        self.settings.steps.check = check_multi_inference
         self.settings.steps.plan = plan_multi_inference
         self.settings.steps.unreadable = "Failed to parse the MultiInferenceRequest."
 

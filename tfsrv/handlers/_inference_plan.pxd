@@ -4,6 +4,9 @@ from tfsrv._buffer cimport Bytes
 from tfsrv._call cimport Call
 from tfsrv.handlers._session_method cimport Settings
 
+cdef int check_classify(const Settings* settings, Call* call) noexcept nogil
+cdef int check_regress(const Settings* settings, Call* call) noexcept nogil
+cdef int check_multi_inference(const Settings* settings, Call* call) noexcept nogil
 cdef int plan_classify(const Settings* settings, Call* call) noexcept nogil
 cdef int plan_regress(const Settings* settings, Call* call) noexcept nogil
 cdef int plan_multi_inference(const Settings* settings, Call* call) noexcept nogil

@@ -48,23 +48,40 @@ cdef int plan_regress(const Settings* settings, Call* call) noexcept nogil:
     return plan_one(settings, call, True)
 
 
-cdef int plan_one(const Settings* settings, Call* call, bint is_regression) noexcept nogil:
+cdef int check_classify(const Settings* settings, Call* call) noexcept nogil:
+    """Whether the servable classifies with the signature asked for. Returns the status' code."""
+    return check_one(settings, call, False)
+
+
+cdef int check_regress(const Settings* settings, Call* call) noexcept nogil:
+    """Whether the servable regresses with the signature asked for. Returns the status' code."""
+    return check_one(settings, call, True)
+
+
+cdef int check_one(const Settings* settings, Call* call, bint is_regression) noexcept nogil:
+    """Set `call.signature`, or the status; returns its code."""
     cdef Bytes name = effective(call.view.spec.signature_name)
     cdef Signature* signature = session_find(<Session*>call.servable.impl, name)
-    cdef Plan* plan
     if signature == NULL:
         return tell_text_and_name(
             &call.status, INVALID_ARGUMENT, SIGNATURE_NOT_FOUND, "No signature was found with the name: ", name)
     call.signature = signature
     if use_of(signature, is_regression).counters != NULL:
         call.counters = use_of(signature, is_regression).counters
-    if check_use(settings, call, signature, is_regression) != OK:
+    return check_use(settings, call, signature, is_regression)
+
+
+cdef int plan_one(const Settings* settings, Call* call, bint is_regression) noexcept nogil:
+    cdef Plan* plan
+    if check_one(settings, call, is_regression) != OK:
         return call.status.code
     plan = plan_lay_out(call, 1)
     if plan == NULL:
         return call.status.code
     plan.write = write_inference
-    want(call, &plan.tasks[0], signature, NULL, is_regression, name)
+    want(
+        call, &plan.tasks[0], <Signature*>call.signature, NULL, is_regression,
+        effective(call.view.spec.signature_name))
     return take_examples(settings, call, plan)
 
 
@@ -139,17 +156,26 @@ cdef int tell_empty(Call* call) noexcept nogil:
 
 # ---- several signatures at once ----------------------------------------------------------------------
 
-cdef int plan_multi_inference(const Settings* settings, Call* call) noexcept nogil:
-    """Plan a MultiInferenceRequest: all of its tasks in one run. Returns the status' code."""
+cdef int check_multi_inference(const Settings* settings, Call* call) noexcept nogil:
+    """Whether the servable can do all tasks. Returns the status' code."""
     cdef Session* session = <Session*>call.servable.impl
-    cdef Signature* signature
-    cdef Plan* plan
     cdef int i
     if session.multi_counters != NULL:
         call.counters = session.multi_counters
     for i in range(call.view.tasks_size):
         if check_task(settings, call, session, i) != OK:
             return call.status.code
+    return OK
+
+
+cdef int plan_multi_inference(const Settings* settings, Call* call) noexcept nogil:
+    """Plan a MultiInferenceRequest: all of its tasks in one run. Returns the status' code."""
+    cdef Session* session = <Session*>call.servable.impl
+    cdef Signature* signature
+    cdef Plan* plan
+    cdef int i
+    if check_multi_inference(settings, call) != OK:
+        return call.status.code
     tasks_are_checked(call)
     if call.view.inputs_size == 0:
         return tell_empty(call)

@@ -78,7 +78,7 @@ from tfsrv._call_loop cimport call_complete, call_complete_all, loop_defer
 from tfsrv._clock cimport now_ns
 from tfsrv._inner_padding cimport MOST_PADDED_RANK
 from tfsrv._method cimport STARTED_DONE, STARTED_RUNNING
-from tfsrv._predict_request cimport PredictView, TensorView
+from tfsrv._predict_request cimport PredictView, TensorView, predict_view_drop_joined
 from tfsrv._predict_response cimport TensorData, wire_splices
 from tfsrv._run_arms cimport ARM_POOL, ARM_SINGLE
 from tfsrv._run_queue cimport IN_PLACE_NS, run_record_is_fast, run_record_note
@@ -926,6 +926,8 @@ cdef void fail(Running* running, BatchPart* part) noexcept nogil:
 
 cdef void done(Running* running, Call* call) noexcept nogil:
     """The call is through. It is told to its loop with the others of the batch."""
+    if not running.batch.in_place:
+        predict_view_drop_joined(&call.view)  # here, for it takes long if it is long
     if running.newest != NULL and running.newest.loop != call.loop:
         flush(running)
     call.next = running.newest

@@ -10,6 +10,8 @@ from tfsrv.handlers._predict_python cimport PythonAnswering, PythonPredictor
 # How a method differs from the others; the rest is the same for all.
 cdef struct Steps:
     int (*read)(char* data, size_t size, void* view) noexcept nogil    # a PredictView; a WireResult
+    # Whether a call can be done by the servable that it has, whatever its examples are. The status' code.
+    int (*check)(const Settings* settings, Call* call) noexcept nogil  # NULL: there are none
     # Choose the signature and make the plan of a call that has its servable. The status' code.
     int (*plan)(const Settings* settings, Call* call) noexcept nogil
     const char* unreadable      # what a request that does not parse is told

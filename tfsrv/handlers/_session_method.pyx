@@ -17,7 +17,7 @@ from tfsrv._call_loop cimport call_complete
 from tfsrv._counters cimport counters_of
 from tfsrv._inference_request cimport examples_join
 from tfsrv._method cimport STARTED_DONE, STARTED_PARKED, STARTED_RARE, STARTED_RUNNING, Method
-from tfsrv._predict_request cimport PredictView
+from tfsrv._predict_request cimport PredictView, predict_view_drop_joined
 from tfsrv._run_queue cimport (
     RunQueue,
     run_queue_free,
@@ -55,6 +55,9 @@ from tfsrv.handlers._predict_run cimport run_call, run_has_time, run_is_small, r
 
 from tfsrv.handlers.python_threads import PythonThreads
 
+cdef enum:
+    JOINED = -1             # no Started
+
 cdef size_t RARE_BYTES = 1 << 20             # what goes through Python protobuf, which holds the loop up
 cdef int64_t SWEEP_FROM = 64                 # abandoned calls that make a look through a full queue worth it
 
@@ -81,14 +84,9 @@ cdef int start(void* context, Call* call) noexcept nogil:
         tell_unreadable(settings, call)
         return STARTED_DONE
     if call.view.unjoined_bytes:
-        if not may_join(settings, call):
-            return STARTED_DONE
-        if not run_is_small(call, call.view.unjoined_bytes):
-            return have_a_worker(settings, call)
-        read_on(call)
-        if call.parse_result != WIRE_OK:
-            tell_unreadable(settings, call)
-            return STARTED_DONE
+        result = join(settings, call)
+        if result != JOINED:
+            return result
     result = find_servable(settings, call)
     if result == PENDING:
         return STARTED_PARKED
@@ -103,6 +101,32 @@ cdef int start(void* context, Call* call) noexcept nogil:
 cdef void read(const Settings* settings, Call* call) noexcept nogil:
     call.parse_result = settings.steps.read(<char*>call.body.data, call.body.size, &call.view)
     call.parsed = True
+
+
+cdef int join(Settings* settings, Call* call) noexcept nogil:
+    """Join the examples with their context, here or on a worker. JOINED, or a Started.
+
+    The servable is let go meanwhile. It is looked for before only because a few bytes that nobody
+    will run must not become gigabytes.
+    """
+    cdef int result = find_servable(settings, call)
+    if result == PENDING:
+        return STARTED_PARKED
+    if result != FOUND:
+        return STARTED_DONE
+    if call.servable.impl != NULL and settings.steps.check != NULL:
+        settings.steps.check(settings, call)
+        call.signature = NULL  # it may be unloaded meanwhile
+    call_release_servable(call)
+    if call.status.code != OK or not may_join(settings, call):
+        return STARTED_DONE
+    if not run_is_small(call, call.view.unjoined_bytes):
+        return have_a_worker(settings, call)
+    read_on(call)
+    if call.parse_result != WIRE_OK:
+        tell_unreadable(settings, call)
+        return STARTED_DONE
+    return JOINED
 
 
 cdef void read_on(Call* call) noexcept nogil:
@@ -263,6 +287,7 @@ cdef void run(void* item) noexcept nogil:
     cdef Call* call = <Call*>item
     if run_is_wanted(call):
         run_call(call, False, False)
+    predict_view_drop_joined(&call.view)  # here, for it takes long if it is long
     call_complete(call)
 
 
