@@ -3,7 +3,7 @@
 A request is pushed with the GIL held and waits without it; the worker that runs a batch takes the GIL
 once: it stacks the rows, calls the callable, divides what that returned, and tells all who wait.
 
-The rules are those of Predict (handlers/_predict_batch): requests that are alike share batches, where
+The rules are those of Predict (handlers/_call_batch): requests that are alike share batches, where
 rows mean nothing a request runs alone, and if a batch fails, its halves run again, and theirs, so
 that only requests that fail by themselves get the exception.
 

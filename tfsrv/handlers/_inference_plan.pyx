@@ -19,19 +19,19 @@ from tfsrv._status cimport (
     status_set,
 )
 from tfsrv._tf cimport DT_STRING
-from tfsrv.handlers._inference_errors cimport (
-    tell_not_strings,
-    tell_text_and_name,
-    tell_wrong_kind,
-)
-from tfsrv.handlers._inference_write cimport write_inference, write_multi_inference
-from tfsrv.handlers._predict_plan cimport (
+from tfsrv.handlers._call_plan cimport (
     InferenceTask,
     Plan,
     plan_charge,
     plan_lay_out,
     plan_take_input,
 )
+from tfsrv.handlers._inference_errors cimport (
+    tell_not_strings,
+    tell_text_and_name,
+    tell_wrong_kind,
+)
+from tfsrv.handlers._inference_write cimport write_inference, write_multi_inference
 
 cdef Bytes DEFAULT_SIGNATURE = Bytes(b"serving_default", 15)
 cdef Bytes METHOD_CLASSIFY = Bytes(b"tensorflow/serving/classify", 27)

@@ -16,6 +16,8 @@ from tfsrv._message cimport Message
 from tfsrv._predict_response cimport TensorData
 from tfsrv._status cimport INVALID_ARGUMENT, OK, SIGNATURE_NOT_FOUND, status_set
 from tfsrv._wire_format cimport WIRE_NO_MEMORY, WIRE_OK, WIRE_TOO_BIG
+from tfsrv.handlers._call_plan cimport InferenceTask
+from tfsrv.handlers._call_run cimport run_is_wanted
 from tfsrv.handlers._inference_errors cimport tell_text_and_name, tell_wrong_kind
 from tfsrv.handlers._inference_plan cimport (
     check_task_method,
@@ -28,9 +30,7 @@ from tfsrv.handlers._inference_plan cimport (
     tell_unknown_task,
 )
 from tfsrv.handlers._inference_write cimport inference_write_all, inference_write_one
-from tfsrv.handlers._predict_plan cimport InferenceTask
 from tfsrv.handlers._predict_python cimport LONGEST_NAME, chosen, text_of
-from tfsrv.handlers._predict_run cimport run_is_wanted
 
 from tfsrv.errors import Code, ServingError
 

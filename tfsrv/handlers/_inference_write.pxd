@@ -2,7 +2,7 @@
 
 from tfsrv._call cimport Call
 from tfsrv._predict_response cimport TensorData
-from tfsrv.handlers._predict_plan cimport InferenceTask, Plan
+from tfsrv.handlers._call_plan cimport InferenceTask, Plan
 
 cdef int write_inference(Call* call, Plan* plan) noexcept nogil
 cdef int write_multi_inference(Call* call, Plan* plan) noexcept nogil

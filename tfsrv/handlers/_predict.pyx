@@ -11,7 +11,7 @@ from tfsrv._session cimport Session, session_find
 from tfsrv._signature cimport Signature
 from tfsrv._status cimport FAILED_PRECONDITION, OK, status_add_bytes, status_set
 from tfsrv.handlers._predict_errors cimport tell_unknown_signature, tell_wrong_method_name
-from tfsrv.handlers._predict_plan cimport plan_make
+from tfsrv.handlers._predict_plan cimport predict_plan
 from tfsrv.handlers._predict_python cimport PredictAnswering, PythonAnswering
 from tfsrv.handlers._session_method cimport SessionMethod, Settings
 
@@ -33,7 +33,7 @@ cdef int read(char* data, size_t size, void* view) noexcept nogil:
 cdef int plan(const Settings* settings, Call* call) noexcept nogil:
     if find_signature(settings, call) != OK:
         return call.status.code
-    return plan_make(call, settings.as_content, settings.max_message_bytes)
+    return predict_plan(call, settings.as_content, settings.max_message_bytes)
 
 
 cdef int find_signature(const Settings* settings, Call* call) noexcept nogil:

@@ -43,15 +43,15 @@ from tfsrv._status cimport (
 from tfsrv._tensor cimport tensor_views_measure
 from tfsrv._wire_format cimport WIRE_OK, WIRE_RARE, WIRE_TOO_BIG
 from tfsrv._workers cimport WorkerPool, work_queue_is_idle
-from tfsrv.handlers._predict_batch cimport batch_call
+from tfsrv.handlers._call_batch cimport batch_call
+from tfsrv.handlers._call_plan cimport Plan
+from tfsrv.handlers._call_run cimport run_call, run_has_time, run_is_small, run_is_wanted
 from tfsrv.handlers._predict_errors cimport tell_unknown_label, tell_unknown_servable
-from tfsrv.handlers._predict_plan cimport Plan
 from tfsrv.handlers._predict_python cimport (
     PythonAnswering,
     PythonPredictor,
     start_in_python,
 )
-from tfsrv.handlers._predict_run cimport run_call, run_has_time, run_is_small, run_is_wanted
 
 from tfsrv.handlers.python_threads import PythonThreads
 

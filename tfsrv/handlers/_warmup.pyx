@@ -36,8 +36,8 @@ from tfsrv._status cimport (
 )
 from tfsrv._tensor cimport tensor_release
 from tfsrv._wire_format cimport WIRE_BAD, WIRE_RARE
-from tfsrv.handlers._predict_plan cimport Plan
-from tfsrv.handlers._predict_run cimport run_call, run_drop_feeds, run_place
+from tfsrv.handlers._call_plan cimport Plan
+from tfsrv.handlers._call_run cimport run_call, run_drop_feeds, run_place
 from tfsrv.handlers._session_method cimport SessionMethod, session_prepare
 
 from tfsrv.errors import ServingError

@@ -1,4 +1,4 @@
-"""A Predict call whose rows are in several batches."""
+"""A call whose rows are in several batches."""
 
 from libc.stdint cimport int64_t
 

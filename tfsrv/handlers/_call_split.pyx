@@ -1,4 +1,4 @@
-"""A Predict call whose rows are in several batches (enable_large_batch_splitting).
+"""A call whose rows are in several batches (enable_large_batch_splitting).
 
 The batches may run at the same time. Whoever brings the last rows joins all outputs and writes the
 response; of several errors the first is told. If an output turns out not to be one of rows, the whole
@@ -29,8 +29,8 @@ from tfsrv._thread cimport (
     pthread_mutex_lock,
     pthread_mutex_unlock,
 )
-from tfsrv.handlers._predict_plan cimport Plan
-from tfsrv.handlers._predict_run cimport (
+from tfsrv.handlers._call_plan cimport Plan
+from tfsrv.handlers._call_run cimport (
     run_call,
     run_drop_feeds,
     run_is_wanted,

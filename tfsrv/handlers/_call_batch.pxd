@@ -1,4 +1,4 @@
-"""Predict calls in batches."""
+"""Calls in batches."""
 
 from tfsrv._call cimport Call
 from tfsrv._workers cimport Pool

@@ -1,4 +1,4 @@
-"""Predict calls in batches: on the batch scheduler in, through one run of the session, out.
+"""Calls in batches: on the batch scheduler in, through one run of the session, out.
 
 Rows are copied once, from the requests' bytes into the batch's tensors, and once more from the
 batch's outputs into the responses. Calls that are alike share batches: the same outputs, the same dtypes
@@ -102,9 +102,8 @@ from tfsrv._status cimport (
 from tfsrv._tensor cimport MAX_RANK, tensor_data, tensor_release, tensor_view_parses
 from tfsrv._tf cimport TF_Tensor, limit_threads
 from tfsrv._workers cimport work_queue_is_idle
-from tfsrv.handlers._predict_errors cimport tell_bad_tensor
-from tfsrv.handlers._predict_plan cimport SPLICE_FROM, Plan, plan_check_tensors
-from tfsrv.handlers._predict_run cimport (
+from tfsrv.handlers._call_plan cimport SPLICE_FROM, Plan, plan_check_tensors
+from tfsrv.handlers._call_run cimport (
     IN_PLACE_SLICE_NS,
     run_call,
     run_has_time,
@@ -114,7 +113,7 @@ from tfsrv.handlers._predict_run cimport (
     run_timeout_ms,
     run_write_outputs,
 )
-from tfsrv.handlers._predict_split cimport (
+from tfsrv.handlers._call_split cimport (
     Split,
     SplitPart,
     split_begin,
@@ -126,6 +125,7 @@ from tfsrv.handlers._predict_split cimport (
     split_part_new,
     split_take,
 )
+from tfsrv.handlers._predict_errors cimport tell_bad_tensor
 
 cdef int64_t IN_PLACE_BATCH_BYTES = 1 << 20      # of all that came together
 cdef int64_t MOST_PADDING_BYTES = <int64_t>1 << 61   # two of rows_padding_bytes can be added

@@ -1,11 +1,11 @@
-"""One Predict call on its session: tensors in, run, response out."""
+"""One call on its session: tensors in, run, response out."""
 
 from libc.stdint cimport int64_t
 
 from tfsrv._call cimport Call
 from tfsrv._session cimport Session
 from tfsrv._signature cimport Signature
-from tfsrv.handlers._predict_plan cimport Plan
+from tfsrv.handlers._call_plan cimport Plan
 
 cdef enum:
     IN_PLACE_SLICE_NS = 2000000     # of the loop's time at one go; then the other connections' turn
