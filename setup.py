@@ -32,6 +32,7 @@ def extension(path: str) -> Extension:
 
 
 setup(
+    options={"build_ext": {"parallel": os.cpu_count() or 1}},
     ext_modules=cythonize(
         [extension(path) for path in sorted(glob("tfsrv/**/*.pyx", recursive=True))],
         build_dir="build/cython",
