@@ -40,7 +40,11 @@ from tfsrv._clock cimport now_ns
 from tfsrv._counters cimport counters_of
 from tfsrv._message cimport message_clear, message_seal
 from tfsrv._method cimport STARTED_DONE, STARTED_RUNNING
-from tfsrv._predict_request cimport PredictView, predict_view_bytes
+from tfsrv._predict_request cimport (
+    PredictView,
+    predict_view_bytes,
+    predict_view_drop_joined,
+)
 from tfsrv._status cimport (
     CANCELLED,
     DEADLINE_EXCEEDED,
@@ -176,6 +180,8 @@ cdef class PythonTurn:
     cdef void complete(self) noexcept:
         cdef Call* call = self.call
         self.call = NULL
+        with nogil:
+            predict_view_drop_joined(&call.view)  # here, for it takes long if it is long
         call_complete(call)
 
     cdef void answer(self) noexcept:
