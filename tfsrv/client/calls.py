@@ -94,8 +94,8 @@ def classify(
         message = _parsed("tensorflow.serving.ClassificationResponse", response)
         return _classifications(message.result, message.model_spec)
 
-    spec = _model_spec(model, signature, version, label).SerializeToString()
-    return Call(CLASSIFY, block(1, spec) + block(2, input_of(examples, context)), read)
+    spec = _model_spec(model, signature, version, label)
+    return Call(CLASSIFY, _request_with_examples(spec, examples, context), read)
 
 
 def regress(
@@ -110,8 +110,15 @@ def regress(
         message = _parsed("tensorflow.serving.RegressionResponse", response)
         return _regressions(message.result, message.model_spec)
 
-    spec = _model_spec(model, signature, version, label).SerializeToString()
-    return Call(REGRESS, block(1, spec) + block(2, input_of(examples, context)), read)
+    spec = _model_spec(model, signature, version, label)
+    return Call(REGRESS, _request_with_examples(spec, examples, context), read)
+
+
+def _request_with_examples(
+    spec: Any, examples: Iterable[Example], context: Example | None
+) -> bytes:
+    """A serialized ClassificationRequest or RegressionRequest, which have the same fields."""
+    return block(1, spec.SerializeToString()) + block(2, input_of(examples, context))
 
 
 def multi_inference(
