@@ -20,6 +20,7 @@ from tfsrv._buffer cimport (
     buffer_init,
 )
 from tfsrv._message cimport message_clear, message_free, message_init
+from tfsrv._model_spec cimport model_spec_signature
 from tfsrv._predict_request cimport predict_view_clear, predict_view_free, predict_view_init
 from tfsrv._servable cimport servable_release
 from tfsrv._status cimport (
@@ -250,8 +251,8 @@ cdef Bytes call_signature_name(const Call* call) noexcept nogil:
     """The signature that an error is about, the default one too; none if it is about another thing."""
     if call.status.reason not in (SIGNATURE_NOT_FOUND, INVALID_INPUT, RUN_FAILED, QUEUE_FULL):
         return Bytes(NULL, 0)
-    if call.view.spec.present and call.view.spec.signature_name.size == 0:
-        return Bytes(b"serving_default", 15)
+    if call.view.spec.present:
+        return model_spec_signature(&call.view.spec)
     return call.view.spec.signature_name  # of a call that Python answered, as it said
 
 

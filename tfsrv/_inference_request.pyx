@@ -24,6 +24,7 @@ from tfsrv._predict_request cimport (
     predict_view_clear,
     predict_view_free,
     predict_view_init,
+    view_add_body,
     view_grow,
 )
 from tfsrv._tensor_proto cimport STRING_VAL
@@ -188,11 +189,8 @@ cdef int read_list(InputReader* reader, int kind, Bytes message) noexcept nogil:
         reader.view = view
         reader.kind = kind
         view.bodies_used = 0
-    if view.bodies_used == view.bodies_capacity and view_grow(
-            <void**>&view.bodies, &view.bodies_capacity, sizeof(Bytes)) != WIRE_OK:
+    if view_add_body(view, message) != WIRE_OK:
         return WIRE_NO_MEMORY
-    view.bodies[view.bodies_used] = message
-    view.bodies_used += 1
     while at < end:
         at = read_tag(at, end, &tag)
         if at == NULL:

@@ -16,6 +16,16 @@ cdef struct ModelSpecView:
     Bytes version_label
 
 
+cdef inline Bytes default_signature() noexcept nogil:
+    """The name that stands for none: saved_model/signature_constants.h."""
+    return Bytes(b"serving_default", 15)
+
+
+cdef inline Bytes model_spec_signature(const ModelSpecView* spec) noexcept nogil:
+    """The signature that is asked for, the default one if none is named."""
+    return spec.signature_name if spec.signature_name.size else default_signature()
+
+
 cdef int model_spec_read(ModelSpecView* spec, Bytes message) noexcept nogil
 cdef size_t model_spec_size(Bytes name, int64_t version, Bytes signature_name) noexcept nogil
 cdef char* model_spec_put(

@@ -63,6 +63,7 @@ cdef struct PredictView:
 cdef enum:
     WIRE_KEPT_BYTES = 16 * 1024     # of each array of a view, from one request to the next
 
+cdef int view_add_body(PredictView* view, Bytes body) noexcept nogil
 cdef int view_grow(void** array, int* capacity, size_t item) noexcept nogil
 cdef void predict_view_init(PredictView* view) noexcept nogil
 cdef void predict_view_clear(PredictView* view) noexcept nogil

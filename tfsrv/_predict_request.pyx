@@ -123,6 +123,16 @@ cdef int view_grow(void** array, int* capacity, size_t item) noexcept nogil:
     return WIRE_OK
 
 
+cdef int view_add_body(PredictView* view, Bytes body) noexcept nogil:
+    """One more place where values of a tensor stand. WIRE_OK or WIRE_NO_MEMORY."""
+    if view.bodies_used == view.bodies_capacity and view_grow(
+            <void**>&view.bodies, &view.bodies_capacity, sizeof(Bytes)) != WIRE_OK:
+        return WIRE_NO_MEMORY
+    view.bodies[view.bodies_used] = body
+    view.bodies_used += 1
+    return WIRE_OK
+
+
 cdef int wire_read_predict(const char* data, size_t size, PredictView* view) noexcept nogil:
     """Read a PredictRequest into `view`, which points into `data` from then on.
 
@@ -284,11 +294,8 @@ cdef int read_tensor(
     cdef bint values_seen = tensor.bodies_size > 0
     if message.size == 0:
         return WIRE_OK
-    if view.bodies_used == view.bodies_capacity and view_grow(
-            <void**>&view.bodies, &view.bodies_capacity, sizeof(Bytes)) != WIRE_OK:
+    if view_add_body(view, message) != WIRE_OK:
         return WIRE_NO_MEMORY
-    view.bodies[view.bodies_used] = message
-    view.bodies_used += 1
     tensor.bodies_size += 1
     while at < end:
         at = read_tag(at, end, &tag)

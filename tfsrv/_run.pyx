@@ -9,6 +9,7 @@ from posix.time cimport CLOCK_THREAD_CPUTIME_ID, clock_gettime, timespec
 
 from tfsrv._buffer cimport Bytes, bytes_compare
 from tfsrv._message cimport Message, message_free, message_init, message_read, message_seal
+from tfsrv._model_spec cimport model_spec_signature
 from tfsrv._predict_request cimport (
     PredictView,
     predict_view_free,
@@ -147,10 +148,7 @@ cdef class _Run:
             raise ServingError(UNIMPLEMENTED, "The request has tensors of a rare kind")
         if result != WIRE_OK:
             raise ServingError(INVALID_ARGUMENT, "Not a PredictRequest")
-        name = self.view.spec.signature_name
-        if name.size == 0:
-            name.data = "serving_default"
-            name.size = 15
+        name = model_spec_signature(&self.view.spec)
         signature = session_find(&owner.session, name)
         if signature == NULL:
             raise ServingError(NOT_FOUND, f'There is no signature "{text_of(name)}"')

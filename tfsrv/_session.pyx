@@ -24,6 +24,7 @@ from tfsrv._meta_graph cimport (
     meta_graph_view_free,
     meta_graph_view_init,
 )
+from tfsrv._model_spec cimport default_signature
 from tfsrv._run_arms cimport ARM_ANY, ARM_EITHER, ARM_POOL
 from tfsrv._run_pools cimport run_pool_give, run_pool_take
 from tfsrv._servable cimport NativeServable
@@ -746,14 +747,11 @@ cdef int build_signatures(Session* session) except -1:
     """See build_executors. The default signature first, then others in their order."""
     cdef Status status
     cdef Signature* signature
-    cdef Bytes serving_default
     cdef int built = 0
     cdef int i
-    serving_default.data = "serving_default"
-    serving_default.size = 15
     status_init(&status)
     with nogil:
-        signature = session_find(session, serving_default)
+        signature = session_find(session, default_signature())
         if signature != NULL:
             built += build_executors(session, signature, &status)
         for i in range(session.signatures_size):

@@ -5,6 +5,7 @@ The order of checks, codes and texts are those of TensorFlow Serving's servables
 """
 
 from tfsrv._buffer cimport Bytes, bytes_compare, bytes_equal
+from tfsrv._model_spec cimport model_spec_signature
 from tfsrv._predict_request cimport TaskView
 from tfsrv._session cimport Session, session_find
 from tfsrv._signature cimport InferenceUse, Signature, SignatureInput
@@ -33,7 +34,6 @@ from tfsrv.handlers._inference_errors cimport (
 )
 from tfsrv.handlers._inference_write cimport write_inference, write_multi_inference
 
-cdef Bytes DEFAULT_SIGNATURE = Bytes(b"serving_default", 15)
 cdef Bytes METHOD_CLASSIFY = Bytes(b"tensorflow/serving/classify", 27)
 cdef Bytes METHOD_REGRESS = Bytes(b"tensorflow/serving/regress", 26)
 
@@ -60,7 +60,7 @@ cdef int check_regress(const Settings* settings, Call* call) noexcept nogil:
 
 cdef int check_one(const Settings* settings, Call* call, bint is_regression) noexcept nogil:
     """Set `call.signature`, or the status; returns its code."""
-    cdef Bytes name = effective(call.view.spec.signature_name)
+    cdef Bytes name = model_spec_signature(&call.view.spec)
     cdef Signature* signature = session_find(<Session*>call.servable.impl, name)
     if signature == NULL:
         return tell_text_and_name(
@@ -81,13 +81,8 @@ cdef int plan_one(const Settings* settings, Call* call, bint is_regression) noex
     plan.write = write_inference
     want(
         call, &plan.tasks[0], <Signature*>call.signature, NULL, is_regression,
-        effective(call.view.spec.signature_name))
+        model_spec_signature(&call.view.spec))
     return take_examples(settings, call, plan)
-
-
-cdef Bytes effective(Bytes signature_name) noexcept nogil:
-    """The name of a signature, the default's for none."""
-    return signature_name if signature_name.size else DEFAULT_SIGNATURE
 
 
 cdef inline InferenceUse* use_of(Signature* signature, bint is_regression) noexcept nogil:
@@ -228,7 +223,7 @@ cdef inline Signature* task_signature(const Session* session, const Call* call, 
 
 cdef Bytes task_signature_name(const Call* call, int index) noexcept nogil:
     """The name of a task's signature, which may be the default's."""
-    return effective(call.view.tasks[index].spec.signature_name)
+    return model_spec_signature(&call.view.tasks[index].spec)
 
 
 cdef bint is_regression_task(const Call* call, int index) noexcept nogil:

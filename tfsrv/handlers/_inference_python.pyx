@@ -13,6 +13,7 @@ from tfsrv._arrays cimport plain_arrays, plain_arrays_bytes, write_tensors
 from tfsrv._buffer cimport Bytes
 from tfsrv._inference_signature cimport inference_refusal
 from tfsrv._message cimport Message
+from tfsrv._model_spec cimport model_spec_signature
 from tfsrv._predict_response cimport TensorData
 from tfsrv._status cimport INVALID_ARGUMENT, OK, SIGNATURE_NOT_FOUND, status_set
 from tfsrv._wire_format cimport WIRE_NO_MEMORY, WIRE_OK, WIRE_TOO_BIG
@@ -22,7 +23,6 @@ from tfsrv.handlers._inference_errors cimport tell_text_and_name, tell_wrong_kin
 from tfsrv.handlers._inference_plan cimport (
     check_task_method,
     check_task_names,
-    effective,
     is_regression_task,
     task_signature_name,
     tasks_are_checked,
@@ -163,7 +163,7 @@ cdef class OneAnswering(InferenceAnswering):
 
     cdef int respond(self, PythonTurn turn, object servable, object signature_defs) except -1:
         cdef Call* call = turn.call
-        cdef Bytes name = effective(call.view.spec.signature_name)
+        cdef Bytes name = model_spec_signature(&call.view.spec)
         cdef str signature_name = text_of(name)
         if signature_defs is not None:
             if signature_name not in signature_defs:

@@ -6,6 +6,7 @@ TensorFlow's cc/saved_model/util.cc (GetInputValues).
 
 from tfsrv._buffer cimport Bytes, bytes_equal
 from tfsrv._call cimport Call
+from tfsrv._model_spec cimport model_spec_signature
 from tfsrv._predict_request cimport PredictView, wire_read_predict
 from tfsrv._session cimport Session, session_find
 from tfsrv._signature cimport Signature
@@ -20,7 +21,6 @@ from google.protobuf.message import DecodeError
 from tfsrv import _proto
 from tfsrv.errors import Code, ServingError
 
-cdef Bytes DEFAULT_SIGNATURE = Bytes(b"serving_default", 15)
 cdef Bytes METHOD_PREDICT = Bytes(b"tensorflow/serving/predict", 26)
 cdef Bytes METHOD_CLASSIFY = Bytes(b"tensorflow/serving/classify", 27)
 cdef Bytes METHOD_REGRESS = Bytes(b"tensorflow/serving/regress", 26)
@@ -39,11 +39,8 @@ cdef int plan(const Settings* settings, Call* call) noexcept nogil:
 cdef int find_signature(const Settings* settings, Call* call) noexcept nogil:
     """Set `call.signature`, or the status; returns its code."""
     cdef Session* session = <Session*>call.servable.impl
-    cdef Bytes name = call.view.spec.signature_name
-    cdef Signature* signature
-    if name.size == 0:
-        name = DEFAULT_SIGNATURE
-    signature = session_find(session, name)
+    cdef Bytes name = model_spec_signature(&call.view.spec)
+    cdef Signature* signature = session_find(session, name)
     if signature == NULL:
         return tell_unknown_signature(&call.status, name)
     call.signature = signature

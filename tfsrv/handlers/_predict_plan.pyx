@@ -5,6 +5,7 @@ and TensorFlow's cc/saved_model/util.cc (GetInputValues).
 """
 
 from tfsrv._buffer cimport Bytes, bytes_compare
+from tfsrv._model_spec cimport model_spec_signature
 from tfsrv._predict_request cimport PredictView, predict_view_find
 from tfsrv._predict_response cimport wire_write_predict
 from tfsrv._signature cimport Signature, SignatureInput
@@ -25,9 +26,6 @@ from tfsrv.handlers._predict_errors cimport (
     tell_unknown_output,
     tell_wrong_size,
 )
-
-cdef Bytes DEFAULT_SIGNATURE = Bytes(b"serving_default", 15)
-
 
 cdef int predict_plan(Call* call, bint as_content, size_t max_message_bytes) noexcept nogil:
     """Match the request's inputs and outputs with the signature's. Returns the status' code."""
@@ -64,12 +62,9 @@ cdef int predict_plan(Call* call, bint as_content, size_t max_message_bytes) noe
 
 cdef int write_predict(Call* call, Plan* plan) noexcept nogil:
     """The PredictResponse."""
-    cdef Bytes signature_name = call.view.spec.signature_name
-    if signature_name.size == 0:
-        signature_name = DEFAULT_SIGNATURE
     return wire_write_predict(
         &call.response, plan.outputs, call.wanted_size, call.view.spec.name, call.servable.version,
-        signature_name, plan.as_content, SPLICE_FROM, tensor_release)
+        model_spec_signature(&call.view.spec), plan.as_content, SPLICE_FROM, tensor_release)
 
 
 cdef int find_output(const Signature* signature, Bytes alias) noexcept nogil:

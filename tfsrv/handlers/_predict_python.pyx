@@ -40,6 +40,7 @@ from tfsrv._clock cimport now_ns
 from tfsrv._counters cimport counters_of
 from tfsrv._message cimport message_clear, message_seal
 from tfsrv._method cimport STARTED_DONE, STARTED_RUNNING
+from tfsrv._model_spec cimport model_spec_signature
 from tfsrv._predict_request cimport (
     PredictView,
     predict_view_bytes,
@@ -68,8 +69,6 @@ from tfsrv.handlers.python_threads import PythonThreads
 cdef enum:
     OBJECT_BYTES = 256      # what an array or a name takes besides its data
     SLICE = 1024            # names that are made while the GIL is held
-
-cdef Bytes DEFAULT_SIGNATURE = Bytes(b"serving_default", 15)
 
 
 # ---- the loop's thread ---------------------------------------------------------------------------
@@ -119,7 +118,7 @@ cdef class PythonPredictor:
     cdef int start(self, Call* call) except -1:
         """Hand the call over. The servable is not looked at here: who knows what its attributes do."""
         cdef PythonTurn request
-        cdef Bytes signature_name = signature_of(call)
+        cdef Bytes signature_name = model_spec_signature(&call.view.spec)
         if signature_name.size > LONGEST_NAME:
             self.answering.refuse_signature(call, signature_name)
             return STARTED_DONE
@@ -310,7 +309,7 @@ cdef class PredictAnswering(PythonAnswering):
 
     cdef int respond(self, PythonTurn turn, object servable, object signature_defs) except -1:
         cdef Call* call = turn.call
-        cdef Bytes name = signature_of(call)
+        cdef Bytes name = model_spec_signature(&call.view.spec)
         cdef str signature_name = text_of(name)
         cdef list wanted
         if signature_defs is not None:
@@ -423,10 +422,6 @@ cdef dict chosen(returned, list wanted):
 
 
 # ---- texts ------------------------------------------------------------------------------------------
-
-cdef Bytes signature_of(const Call* call) noexcept:
-    return call.view.spec.signature_name if call.view.spec.signature_name.size else DEFAULT_SIGNATURE
-
 
 cdef str text_of(Bytes text):
     return text.data[:text.size].decode() if text.size else ""
