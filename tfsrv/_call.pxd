@@ -6,6 +6,7 @@ from tfsrv._batching cimport BatchTask
 from tfsrv._buffer cimport Buffer, Bytes
 from tfsrv._message cimport Message
 from tfsrv._predict_request cimport PredictView
+from tfsrv._rest_call cimport RestCall
 from tfsrv._servable cimport Servable
 from tfsrv._status cimport Status
 from tfsrv._timers cimport Timer, Timers
@@ -36,6 +37,7 @@ cdef struct Call:
     bint rewritten          # went through Python protobuf already
     bint local              # it came from this machine, by loopback or a unix socket
     bint low_priority       # it may wait until nothing else does
+    RestCall rest           # of a REST call
     size_t headroom         # bytes that the handler leaves free at the start of the response
     int64_t received_ns
     int64_t deadline_ns     # 0: none

@@ -7,7 +7,7 @@ call's loop. A loop keeps some calls with their memory, and the memory of one la
 from cpython.bytes cimport PyBytes_AS_STRING
 from libc.stdint cimport int64_t
 from libc.stdlib cimport calloc, free
-from libc.string cimport memcpy
+from libc.string cimport memcpy, memset
 
 from tfsrv._atomic cimport load_acquire_int
 from tfsrv._budget cimport budget_give, budget_take, budget_take_low
@@ -95,6 +95,7 @@ cdef void call_free(Call* call) noexcept nogil:
     call.rewritten = False
     call.local = False
     call.low_priority = False
+    memset(&call.rest, 0, sizeof(call.rest))
     call.headroom = 0
     call.received_ns = 0
     call.deadline_ns = 0
