@@ -29,6 +29,9 @@ cdef struct RestCall:
     bint accepts_gzip       # the client takes a gzip-coded answer
     bint sends_gzip         # the answer is gzip-coded; set by who wrote it
     bint in_rows            # "instances": the answer is "predictions"; set by who read the body
+    bint any_form           # the client did not say in which form it wants the answer
+    bint looked_up          # the servable was looked for; the status says if in vain
+    bint transcoded         # Call.body is the gRPC request that the body stands for
     bint has_version
     int64_t version
     # Names stand in Call.request, in this order and decoded, before `Call.body`: so many bytes of each.

@@ -85,6 +85,10 @@ class Launched:
         """Where it serves, as soon as it does."""
         return self.line_with("Serving gRPC at ").rsplit(" ", 1)[1]
 
+    def rest_address(self) -> str:
+        """Where it serves REST, as soon as it does: host and port."""
+        return self.line_with("Serving REST at ").rsplit(" ", 1)[1].removeprefix("http://")
+
     def children(self) -> list[int]:
         """The processes that this one has started."""
         found: list[int] = []

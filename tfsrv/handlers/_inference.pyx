@@ -12,6 +12,7 @@ from tfsrv.handlers._inference_plan cimport (
 )
 from tfsrv.handlers._inference_python cimport MultiAnswering, OneAnswering
 from tfsrv.handlers._predict_python cimport PythonAnswering
+from tfsrv.handlers._rest_transcode cimport rest_transcode_inference
 from tfsrv.handlers._session_method cimport SessionMethod
 
 from google.protobuf.message import DecodeError
@@ -56,6 +57,7 @@ cdef class ClassifyMethod(InferenceMethod):
     def __cinit__(self, *args: object, **kwargs: object) -> None:
         self.name = "Classify"
         self.request_name = "ClassificationRequest"
+        self.settings.steps.transcode = rest_transcode_inference
         self.settings.steps.check = check_classify
         self.settings.steps.plan = plan_classify
         self.settings.steps.unreadable = "Failed to parse the ClassificationRequest."
@@ -71,6 +73,7 @@ cdef class RegressMethod(InferenceMethod):
     def __cinit__(self, *args: object, **kwargs: object) -> None:
         self.name = "Regress"
         self.request_name = "RegressionRequest"
+        self.settings.steps.transcode = rest_transcode_inference
         self.settings.steps.check = check_regress
         self.settings.steps.plan = plan_regress
         self.settings.steps.unreadable = "Failed to parse the RegressionRequest."

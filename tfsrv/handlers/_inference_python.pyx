@@ -15,6 +15,7 @@ from tfsrv._inference_signature cimport inference_refusal
 from tfsrv._message cimport Message
 from tfsrv._model_spec cimport model_spec_signature
 from tfsrv._predict_response cimport TensorData
+from tfsrv._rest_call cimport FORM_PROTOBUF
 from tfsrv._status cimport INVALID_ARGUMENT, OK, SIGNATURE_NOT_FOUND, status_set
 from tfsrv._wire_format cimport WIRE_NO_MEMORY, WIRE_OK, WIRE_TOO_BIG
 from tfsrv.handlers._call_plan cimport InferenceTask
@@ -30,6 +31,7 @@ from tfsrv.handlers._inference_plan cimport (
     tell_unknown_task,
 )
 from tfsrv.handlers._inference_write cimport inference_write_all, inference_write_one
+from tfsrv.handlers._rest_read cimport RestBody, rest_read_inference, rest_read_protobuf
 from tfsrv.handlers._predict_python cimport LONGEST_NAME, chosen, text_of
 
 from tfsrv.errors import Code, ServingError
@@ -40,6 +42,16 @@ cdef enum:
 
 cdef class InferenceAnswering(PythonAnswering):
     """What the three have in common."""
+
+    cdef int read_body(self, PythonTurn turn, RestBody* body, object signature_defs) except -1:
+        cdef Call* call = turn.call
+        cdef int code
+        with nogil:
+            if call.rest.body_form == FORM_PROTOBUF:
+                code = rest_read_protobuf(call)
+            else:
+                code = rest_read_inference(call, body)
+        return code
 
     cdef int check_use(self, Call* call, signature_def, bint is_regression) except -1:
         """Whether a signature of the servable's can be used so. The status' code, or ServingError."""

@@ -20,6 +20,7 @@ from tfsrv.handlers._inference_errors cimport (
     tell_wrong_dtype,
     tell_wrong_shape,
 )
+from tfsrv.handlers._rest_write cimport rest_write_inference
 
 
 cdef int write_inference(Call* call, Plan* plan) noexcept nogil:
@@ -39,6 +40,8 @@ cdef int inference_write_one(
     cdef InferenceAnswer answer
     if make_answer(call, outputs, task, &answer) != OK:
         return WIRE_BAD
+    if call.rest.verb:
+        return rest_write_inference(call, &answer)
     return wire_write_inference(&call.response, &answer, call.view.spec.name, call.servable.version)
 
 

@@ -14,6 +14,7 @@ from tfsrv._status cimport FAILED_PRECONDITION, OK, status_add_bytes, status_set
 from tfsrv.handlers._predict_errors cimport tell_unknown_signature, tell_wrong_method_name
 from tfsrv.handlers._predict_plan cimport predict_plan
 from tfsrv.handlers._predict_python cimport PredictAnswering, PythonAnswering
+from tfsrv.handlers._rest_transcode cimport rest_transcode_predict
 from tfsrv.handlers._session_method cimport SessionMethod, Settings
 
 from google.protobuf.message import DecodeError
@@ -64,6 +65,7 @@ cdef class PredictMethod(SessionMethod):
 
     def __cinit__(self, *args: object, **kwargs: object) -> None:
         self.name = "Predict"
+        self.settings.steps.transcode = rest_transcode_predict
         self.settings.steps.read = read
         self.settings.steps.plan = plan
         self.settings.steps.unreadable = "Failed to parse the PredictRequest."

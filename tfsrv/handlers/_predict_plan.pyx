@@ -26,6 +26,7 @@ from tfsrv.handlers._predict_errors cimport (
     tell_unknown_output,
     tell_wrong_size,
 )
+from tfsrv.handlers._rest_write cimport rest_splices, rest_write_predict
 
 cdef int predict_plan(Call* call, bint as_content, size_t max_message_bytes) noexcept nogil:
     """Match the request's inputs and outputs with the signature's. Returns the status' code."""
@@ -37,7 +38,7 @@ cdef int predict_plan(Call* call, bint as_content, size_t max_message_bytes) noe
     if plan == NULL:
         return call.status.code
     plan.write = write_predict
-    plan.splices = True
+    plan.splices = call.rest.verb == 0 or rest_splices(call)
     plan.as_content = as_content
     if view.inputs_size > signature.inputs_size or (
         view.inputs_size < signature.inputs_size and signature.defaults_size == 0
@@ -61,7 +62,9 @@ cdef int predict_plan(Call* call, bint as_content, size_t max_message_bytes) noe
 
 
 cdef int write_predict(Call* call, Plan* plan) noexcept nogil:
-    """The PredictResponse."""
+    """The PredictResponse, or what a REST client wants."""
+    if call.rest.verb:
+        return rest_write_predict(call, plan.outputs, call.wanted_size, plan.as_content, plan.splices)
     return wire_write_predict(
         &call.response, plan.outputs, call.wanted_size, call.view.spec.name, call.servable.version,
         model_spec_signature(&call.view.spec), plan.as_content, SPLICE_FROM, tensor_release)

@@ -4,6 +4,7 @@ from libc.stdint cimport int64_t
 
 from tfsrv._buffer cimport Bytes
 from tfsrv._call cimport Call
+from tfsrv.handlers._rest_read cimport RestBody
 
 
 cdef class PythonAnswering:
@@ -11,6 +12,7 @@ cdef class PythonAnswering:
 
     cdef readonly str method    # its name, of counters and texts
     cdef int refuse_signature(self, Call* call, Bytes name) except -1
+    cdef int read_body(self, PythonTurn turn, RestBody* body, object signature_defs) except -1
     cdef int respond(self, PythonTurn turn, object servable, object signature_defs) except -1
 
 
@@ -45,6 +47,7 @@ cdef class PythonTurn:
     cdef void let_go(self) noexcept
     # For PythonAnswering:
     cdef int count(self, str signature_name) except -1
+    cdef int read_rest(self, signature_defs) except -1
     cdef int charge_inputs(self) except -1
     cdef int make_inputs(self) except -1
     cdef void drop_inputs(self) noexcept

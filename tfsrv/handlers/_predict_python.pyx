@@ -16,7 +16,9 @@ import threading
 from collections.abc import Mapping
 
 from cpython.ref cimport Py_INCREF
+from cpython.bytes cimport PyBytes_AS_STRING
 from libc.stdint cimport int64_t, uintptr_t
+from libc.stdlib cimport free, malloc
 
 from tfsrv._arrays cimport (
     array_bytes,
@@ -25,6 +27,7 @@ from tfsrv._arrays cimport (
     plain_arrays,
     plain_arrays_bytes,
     write_arrays,
+    write_tensors,
 )
 from tfsrv._buffer cimport Bytes, buffer_append
 from tfsrv._call cimport (
@@ -38,14 +41,17 @@ from tfsrv._call cimport (
 from tfsrv._call_loop cimport call_complete
 from tfsrv._clock cimport now_ns
 from tfsrv._counters cimport counters_of
-from tfsrv._message cimport message_clear, message_seal
-from tfsrv._method cimport STARTED_DONE, STARTED_RUNNING
+from tfsrv._input_types cimport InputType
+from tfsrv._message cimport Message, message_clear, message_seal
+from tfsrv._method cimport STARTED_DONE, STARTED_RUNNING, Method
 from tfsrv._model_spec cimport model_spec_signature
 from tfsrv._predict_request cimport (
     PredictView,
     predict_view_bytes,
     predict_view_drop_joined,
 )
+from tfsrv._predict_response cimport TensorData
+from tfsrv._rest_call cimport FORM_PROTOBUF
 from tfsrv._status cimport (
     CANCELLED,
     DEADLINE_EXCEEDED,
@@ -58,9 +64,21 @@ from tfsrv._status cimport (
     RUN_FAILED,
     UNAVAILABLE,
     status_clear,
+    status_error,
     status_set,
 )
+from tfsrv._wire_format cimport WIRE_NO_MEMORY, WIRE_OK, WIRE_RARE
 from tfsrv.handlers._predict_errors cimport tell_bad_tensor, tell_unknown_signature
+from tfsrv.handlers._rest_read cimport (
+    rest_close,
+    rest_open,
+    rest_read_predict,
+    rest_read_protobuf,
+    rest_tell_no_inputs,
+    rest_tell_no_signature,
+)
+from tfsrv.handlers._rest_write cimport rest_write_predict
+from tfsrv.handlers._session_method cimport Settings, session_read
 
 from tfsrv.core.damped_log import DampedLog
 from tfsrv.errors import Code, ServingError
@@ -203,7 +221,36 @@ cdef class PythonTurn:
         if not callable(getattr(servable, "predict", None)):
             raise ServingError(
                 Code.FAILED_PRECONDITION, f"The servable cannot answer {answering.method}.")
-        return answering.respond(self, servable, getattr(servable, "signature_defs", None))
+        signature_defs = getattr(servable, "signature_defs", None)
+        if self.call.rest.verb and self.read_rest(signature_defs) != OK:
+            return self.call.status.code
+        return answering.respond(self, servable, signature_defs)
+
+    cdef int read_rest(self, signature_defs) except -1:
+        """Make the body of a REST call the request that `call.view` has. Returns the status' code."""
+        cdef Call* call = self.call
+        cdef const Settings* settings = <const Settings*>(<Method>call.method).context
+        cdef size_t most_bytes = self.predictor.max_message_bytes
+        cdef RestBody body
+        cdef int code
+        status_clear(&call.status)
+        with nogil:
+            code = rest_open(call, &body, most_bytes)
+        try:
+            if code == OK:
+                code = self.predictor.answering.read_body(self, &body, signature_defs)
+        finally:
+            with nogil:
+                rest_close(call, &body)
+        if code != OK:
+            return code
+        with nogil:
+            if session_read(settings, call) == WIRE_RARE:
+                status_set(&call.status, INVALID_ARGUMENT, "The request cannot be read.")
+        if call.status.code == OK:
+            status_set(&call.status, INTERNAL, "The request failed.")  # until there is an answer
+            return OK
+        return call.status.code
 
     cdef void let_go(self) noexcept:
         """Free the arrays. By now neither the servable's frames nor an exception have them."""
@@ -289,6 +336,10 @@ cdef class PythonAnswering:
         """Set the status of a request for a signature that there is not; returns its code."""
         raise NotImplementedError
 
+    cdef int read_body(self, PythonTurn turn, RestBody* body, object signature_defs) except -1:
+        """Make the body of a REST call, which is open, a gRPC request. Returns the status' code."""
+        raise NotImplementedError
+
     cdef int respond(self, PythonTurn turn, object servable, object signature_defs) except -1:
         """Answer `turn.call`: set its status, by exception or not. Returns the code.
 
@@ -306,6 +357,42 @@ cdef class PredictAnswering(PythonAnswering):
 
     cdef int refuse_signature(self, Call* call, Bytes name) except -1:
         return tell_unknown_signature(&call.status, name)
+
+    cdef int read_body(self, PythonTurn turn, RestBody* body, object signature_defs) except -1:
+        cdef Call* call = turn.call
+        cdef size_t most_bytes = turn.predictor.max_message_bytes
+        cdef bytes names
+        cdef InputType* inputs
+        cdef int size
+        cdef int code
+        if call.rest.body_form == FORM_PROTOBUF:
+            with nogil:
+                code = rest_read_protobuf(call)
+            return code
+        if signature_defs is None:
+            raise ServingError(
+                Code.FAILED_PRECONDITION,
+                "The servable has no signature_defs, which say of what types its inputs are:"
+                " it takes protobuf only.")
+        name = text_of(body.signature_name) or "serving_default"
+        if name not in signature_defs:
+            return rest_tell_no_signature(call, body.signature_name)
+        turn.count(name)
+        known = signature_defs[name].inputs
+        size = <int>len(known)
+        if size == 0:
+            return rest_tell_no_inputs(call, body.signature_name)
+        names = "".join(sorted(known)).encode()
+        inputs = <InputType*>malloc(<size_t>size * sizeof(InputType))
+        if inputs == NULL:
+            raise MemoryError
+        try:
+            set_inputs(inputs, names, known)
+            with nogil:
+                code = rest_read_predict(call, body, inputs, size, most_bytes)
+        finally:
+            free(inputs)
+        return code
 
     cdef int respond(self, PythonTurn turn, object servable, object signature_defs) except -1:
         cdef Call* call = turn.call
@@ -330,10 +417,44 @@ cdef class PredictAnswering(PythonAnswering):
         cdef Call* call = turn.call
         cdef int64_t copies = plain_arrays_bytes(outputs)
         turn.begin_answer(copies)
+        if call.rest.verb:
+            write_rest(call, outputs)
+            return turn.end_answer(copies)
         write_arrays(
             &call.response, outputs, call.view.spec.name, call.servable.version, signature_name,
             self.as_content)
         return turn.end_answer(copies)
+
+
+cdef int set_inputs(InputType* inputs, bytes names, known) except -1:
+    """The inputs of a signature, in the order of their names, which `names` has without anything between."""
+    cdef const char* at = PyBytes_AS_STRING(names)
+    cdef int i = 0
+    for alias in sorted(known):
+        size = len(alias.encode())
+        inputs[i] = InputType(Bytes(at, <size_t>size), known[alias].dtype)
+        at += <size_t>size
+        i += 1
+    return 0
+
+
+cdef int write_rest(Call* call, dict outputs) except -1:
+    """Write the answer to a REST call."""
+    cdef int result
+    status_clear(&call.status)  # what the writer says of an output is all that can be wrong
+    result = write_tensors(&call.response, list(outputs.items()), False, True, write_rest_outputs, call)
+    if call.status.code != OK:
+        raise status_error(&call.status)
+    if result == WIRE_NO_MEMORY:
+        raise MemoryError
+    if result != WIRE_OK:
+        raise ServingError(Code.INTERNAL, "The response is larger than a message may be.")
+    return 0
+
+
+cdef int write_rest_outputs(Message* message, TensorData* tensors, int size, void* arg) noexcept nogil:
+    """See write_tensors_fn; `message` is the call's response."""
+    return rest_write_predict(<Call*>arg, tensors, size, False, False)
 
 
 # ---- inputs -----------------------------------------------------------------------------------------

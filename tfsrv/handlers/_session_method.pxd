@@ -9,6 +9,9 @@ from tfsrv.handlers._predict_python cimport PythonAnswering, PythonPredictor
 
 # How a method differs from the others; the rest is the same for all.
 cdef struct Steps:
+    # Make of the body of a REST call, whose servable was looked for, the gRPC request that it stands for.
+    # The status' code.
+    int (*transcode)(Call* call, size_t most_bytes) noexcept nogil     # NULL: it has no REST
     int (*read)(char* data, size_t size, void* view) noexcept nogil    # a PredictView; a WireResult
     # Whether a call can be done by the servable that it has, whatever its examples are. The status' code.
     int (*check)(const Settings* settings, Call* call) noexcept nogil  # NULL: there are none
@@ -36,4 +39,5 @@ cdef class SessionMethod(Method):
     cdef PythonAnswering python_answering(self)
 
 
+cdef int session_read(const Settings* settings, Call* call) noexcept nogil
 cdef int session_prepare(const Settings* settings, Call* call) noexcept nogil

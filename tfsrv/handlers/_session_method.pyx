@@ -13,7 +13,7 @@ Codes and texts are TensorFlow Serving's: model_servers/server_core.cc (Servable
 from libc.stdint cimport int64_t
 
 from tfsrv._call cimport Call, call_charge, call_is_abandoned, call_release_servable
-from tfsrv._call_loop cimport call_complete
+from tfsrv._call_loop cimport call_complete, call_complete_all
 from tfsrv._counters cimport counters_of
 from tfsrv._inference_request cimport examples_join
 from tfsrv._method cimport STARTED_DONE, STARTED_PARKED, STARTED_RARE, STARTED_RUNNING, Method
@@ -46,6 +46,7 @@ from tfsrv._workers cimport WorkerPool, work_queue_is_idle
 from tfsrv.handlers._call_batch cimport batch_call
 from tfsrv.handlers._call_plan cimport Plan
 from tfsrv.handlers._call_run cimport run_call, run_has_time, run_is_small, run_is_wanted
+from tfsrv.handlers._rest_read cimport rest_set_spec
 from tfsrv.handlers._predict_errors cimport tell_unknown_label, tell_unknown_servable
 from tfsrv.handlers._predict_python cimport (
     PythonAnswering,
@@ -56,7 +57,7 @@ from tfsrv.handlers._predict_python cimport (
 from tfsrv.handlers.python_threads import PythonThreads
 
 cdef enum:
-    JOINED = -1             # no Started
+    READY = -1              # no Started: go on with it
 
 cdef size_t RARE_BYTES = 1 << 20             # what goes through Python protobuf, which holds the loop up
 cdef int64_t SWEEP_FROM = 64                 # abandoned calls that make a look through a full queue worth it
@@ -68,7 +69,11 @@ cdef int start(void* context, Call* call) noexcept nogil:
     """Read, resolve and check; then run in place or hand over. The loop's thread."""
     cdef Settings* settings = <Settings*>context
     cdef int result
-    if call.body.size > settings.max_message_bytes:
+    if call.rest.verb:
+        result = transcode(settings, call)
+        if result != READY:
+            return result
+    elif call.body.size > settings.max_message_bytes:
         status_set(&call.status, RESOURCE_EXHAUSTED, "Received message larger than max")
         return STARTED_DONE
     if not call.parsed:
@@ -85,9 +90,9 @@ cdef int start(void* context, Call* call) noexcept nogil:
         return STARTED_DONE
     if call.view.unjoined_bytes:
         result = join(settings, call)
-        if result != JOINED:
+        if result != READY:
             return result
-    result = find_servable(settings, call)
+    result = FOUND if call.servable != NULL else find_servable(settings, call)
     if result == PENDING:
         return STARTED_PARKED
     if result == FOUND and call.servable.impl == NULL:
@@ -98,13 +103,39 @@ cdef int start(void* context, Call* call) noexcept nogil:
     return run_or_queue(settings, call)
 
 
+cdef int transcode(Settings* settings, Call* call) noexcept nogil:
+    """Bring a REST call into the form of a gRPC one, here or on a worker. READY, or a Started.
+
+    Its servable is found first and held to the end, for what a body means depends on the signature.
+    """
+    cdef int result
+    if call.rest.transcoded:
+        return READY
+    if not call.rest.looked_up:
+        rest_set_spec(call)
+        result = find_servable(settings, call)
+        if result == PENDING:
+            return STARTED_PARKED
+        call.rest.looked_up = True
+        if result == FOUND and call.servable.impl == NULL:
+            return start_in_python(settings.python, call)
+        if call.rest.gzipped or not run_is_small(call, call.body.size):
+            # Large bodies for no model are not worth a look.
+            return have_a_worker(settings, call) if result == FOUND else STARTED_DONE
+        settings.steps.transcode(call, settings.max_message_bytes)
+    if call.status.code != OK:  # here, or when a worker had it
+        call_release_servable(call)
+        return STARTED_DONE
+    return READY
+
+
 cdef void read(const Settings* settings, Call* call) noexcept nogil:
     call.parse_result = settings.steps.read(<char*>call.body.data, call.body.size, &call.view)
     call.parsed = True
 
 
 cdef int join(Settings* settings, Call* call) noexcept nogil:
-    """Join the examples with their context, here or on a worker. JOINED, or a Started.
+    """Join the examples with their context, here or on a worker. READY, or a Started.
 
     The servable is let go meanwhile. It is looked for before only because a few bytes that nobody
     will run must not become gigabytes.
@@ -126,7 +157,7 @@ cdef int join(Settings* settings, Call* call) noexcept nogil:
     if call.parse_result != WIRE_OK:
         tell_unreadable(settings, call)
         return STARTED_DONE
-    return JOINED
+    return READY
 
 
 cdef void read_on(Call* call) noexcept nogil:
@@ -172,18 +203,34 @@ cdef int have_a_worker(Settings* settings, Call* call) noexcept nogil:
 cdef void read_aside(void* item) noexcept nogil:
     """A worker's turn with a large request: all that grows with its bytes."""
     cdef Call* call = <Call*>item
+    cdef const Settings* settings = <const Settings*>(<Method>call.method).context
     if not call_is_abandoned(call):
-        if call.parsed:
-            read_on(call)
-        else:
-            read(<const Settings*>(<Method>call.method).context, call)
-        if call.parse_result == WIRE_OK and call.view.unjoined_bytes == 0:
-            tensor_views_measure(&call.view)
-    call_complete(call)
+        if call.rest.verb and not call.rest.transcoded:
+            settings.steps.transcode(call, settings.max_message_bytes)
+        if call.status.code == OK:
+            if call.parsed:
+                read_on(call)
+            else:
+                read(settings, call)
+            if call.parse_result == WIRE_OK and call.view.unjoined_bytes == 0:
+                tensor_views_measure(&call.view)
+    call_complete_all(call, call)  # a REST call keeps its servable
 
 
 cdef int session_prepare(const Settings* settings, Call* call) noexcept nogil:
     """Read and plan the request of a call that has its servable, in this thread. For who has no loop.
+
+    WIRE_RARE if it has to be rewritten first; else the status says what came of it.
+    """
+    if session_read(settings, call) == WIRE_RARE:
+        return WIRE_RARE
+    if call.parse_result == WIRE_OK and call.status.code == OK:
+        settings.steps.plan(settings, call)
+    return WIRE_OK
+
+
+cdef int session_read(const Settings* settings, Call* call) noexcept nogil:
+    """Read the request of a call, all of it, in this thread.
 
     WIRE_RARE if it has to be rewritten first; else the status says what came of it.
     """
@@ -197,8 +244,6 @@ cdef int session_prepare(const Settings* settings, Call* call) noexcept nogil:
         read_on(call)
     if call.parse_result != WIRE_OK:
         tell_unreadable(settings, call)
-    elif call.status.code == OK:
-        settings.steps.plan(settings, call)
     return WIRE_OK
 
 

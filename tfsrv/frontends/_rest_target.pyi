@@ -1,0 +1,3 @@
+def read_target(
+    path: bytes, query: bytes = b"", content_type: bytes = b"", accept: bytes = b""
+) -> dict[str, object] | None: ...
