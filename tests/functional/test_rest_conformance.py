@@ -1,7 +1,7 @@
-"""The answers over REST that were recorded from TensorFlow Serving: see tests/conformance/README.md.
+"""The answers over REST that were recorded from TensorFlow Serving.
 
-The cases of both servers of the recording, "plain" and "batching"; and once more the plain ones that
-run a model with batching on, which must not change an answer.
+See tests/conformance/README.md. The cases of both servers of the recording, "plain" and "batching";
+and once more the plain ones that run a model with batching on, which must not change an answer.
 """
 
 from __future__ import annotations
@@ -101,7 +101,9 @@ def answer(address: str, case: dict[str, Any]) -> dict[str, Any]:
         "status": response.status,
         "content_type": response.getheader("Content-Type"),
         "cors": response.getheader("Access-Control-Allow-Origin"),
-        "body": data.decode("utf-8", "surrogateescape").encode("utf-8", "backslashreplace").decode(),
+        "body": data.decode("utf-8", "surrogateescape")
+        .encode("utf-8", "backslashreplace")
+        .decode(),
     }
 
 
@@ -112,9 +114,7 @@ def comparable(said: dict[str, Any]) -> dict[str, Any]:
         return ("number", spelling)
 
     try:
-        body = json.loads(
-            said["body"], parse_float=number, parse_int=number, parse_constant=number
-        )
+        body = json.loads(said["body"], parse_float=number, parse_int=number, parse_constant=number)
     except ValueError:
         body = ("no JSON", said["body"])
     return {**said, "body": body}
