@@ -244,8 +244,6 @@ cdef int read_shape(Scanner* header, NpyArray* array, Status* status) noexcept n
             return npy_refuse(status, array.name, "has more than 254 dimensions")
         if not take_digits(header, &array.dims[array.rank]):
             return bad_shape(array, status)
-        if header.at < header.end and header.at[0] == c"L":  # a long of Python 2
-            header.at += 1
         array.rank += 1
         after_comma = take(header, c",")
     if array.rank == 1 and not after_comma:

@@ -43,6 +43,7 @@ cdef enum:
     IS_UTF8 = 1 << 11
     HIDES_HEADERS = 1 << 13
     VERSION = 20            # 2.0, that is needed for what is written here
+    LATEST_VERSION = 45     # 4.5, that numpy says is needed, as it allows for 64-bit sizes
     FIRST_DAY = 0x21        # 1980-01-01
     MOST_DEFLATED = 1032    # bytes that one byte can hold, by deflate's longest match and shortest code
 
@@ -102,6 +103,8 @@ cdef int npz_begin(NpzReader* reader, Bytes file, Status* status) noexcept nogil
         return refuse_zip(status, "is a part of a zip of several disks")
     if place + size != <size_t>(end - file.data):
         return refuse_zip(status, "is damaged: its directory is not where it should be")
+    if load_2(end + 8) == 0 and size != 0:
+        return refuse_zip(status, "is damaged: its directory goes on behind its last member")
     reader.file = file
     reader.start = place
     reader.at = place
@@ -150,7 +153,8 @@ cdef int npz_next(NpzReader* reader, NpzMember* member, Status* status) noexcept
         return refuse_member(status, name, "is on another disk")
     if packed == IN_ZIP64 or member.size == IN_ZIP64 or member.start == IN_ZIP64:
         return refuse_member(status, name, "has 64-bit sizes, which are not read")
-    if load_2(entry + 8) & IS_PATCH or member.method not in (STORED, DEFLATED):
+    if (load_2(entry + 6) > LATEST_VERSION or load_2(entry + 8) & IS_PATCH
+            or member.method not in (STORED, DEFLATED)):
         return refuse_member(
             status, name, "is packed in a way that is not read: store it or deflate it")
     if name.size < 4 or memcmp(name.data + name.size - 4, b".npy", 4) != 0:
