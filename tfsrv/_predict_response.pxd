@@ -4,6 +4,7 @@ from libc.stdint cimport int64_t
 
 from tfsrv._buffer cimport Bytes
 from tfsrv._message cimport Message
+from tfsrv._tstring cimport TString
 
 
 # One tensor to be written; a view.
@@ -24,3 +25,16 @@ cdef int wire_write_predict(
     Bytes signature_name, bint as_content, size_t splice_from,
     void (*release)(void* holder) noexcept nogil) noexcept nogil
 cdef bint wire_splices(int dtype, bint as_content) noexcept nogil
+
+
+# For the faces of writers for Python.
+cdef class Output:
+    cdef:
+        TensorData data
+        int64_t* dims           # owned
+        TString* strings        # owned; NULL unless the dtype is DT_STRING
+        object alias
+        object values
+
+cdef void release_object(void* holder) noexcept nogil
+cdef bytes take_message(Message* message)
