@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import json
+import sys
+import threading
+import time
 from typing import Any
 
 import pytest
@@ -10,6 +13,7 @@ from google.protobuf import json_format
 from hypothesis import given
 from hypothesis import strategies as st
 
+from tests.unit.waiting import eventually
 from tfsrv._proto import message_class, parse_text, pool
 from tfsrv.frontends.rest_json import protobuf_response, text_of, value_of
 
@@ -106,3 +110,29 @@ def test_long_values_come_out_the_same(pretty: bool) -> None:
 def test_what_is_no_text_does_not_spoil_an_answer() -> None:
     body = protobuf_response({"a": "\udcff"}, pretty=False).body
     assert json.loads(body) == {"a": "?"}
+
+
+def test_a_long_value_lets_other_threads_run_all_the_while() -> None:
+    value = [{"name": f"m{i}", "labels": ["a", "b"]} for i in range(100_000)]
+    counted = 0
+    ended = threading.Event()
+
+    def count() -> None:
+        nonlocal counted
+        while not ended.is_set():
+            counted += 1
+            time.sleep(0.0005)
+
+    interval = sys.getswitchinterval()
+    sys.setswitchinterval(0.0001)
+    counting = threading.Thread(target=count)
+    counting.start()
+    try:
+        eventually(lambda: counted > 0)
+        before = counted
+        text_of(value, pretty=False, long=True)
+        assert counted - before > 10  # in one step it would be one or two
+    finally:
+        ended.set()
+        counting.join()
+        sys.setswitchinterval(interval)
