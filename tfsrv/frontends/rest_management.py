@@ -4,10 +4,11 @@
         http://localhost:8501/v1/models/m
     curl -X DELETE http://localhost:8501/v1/models/m
 
-The body is a tensorflow.serving.ModelConfig as protobuf's JSON, whose `name` may be left out. PUT
-answers when the model is available, with what GET /v1/models tells of it, and with an error if it
-does not become so; the configuration stays changed all the same. The switch is that of the gRPC
-service, --enable_model_management, and so is who may ask: this machine.
+The body is a tensorflow.serving.ModelConfig as protobuf's JSON. Its `name` may be left out, and so
+may its `model_platform`, "tensorflow". PUT answers when the model is available, with what
+GET /v1/models tells of it, and with an error if it does not become so; the configuration stays
+changed all the same. The switch is that of the gRPC service, --enable_model_management, and so is
+who may ask: this machine.
 
 A browser on this machine is not its user: any page that he opens can send requests to localhost.
 Two ways are closed here. A page of another site names itself in Origin (RFC 6454, section 7), and
@@ -142,6 +143,8 @@ def config_of(name: str, body: bytes) -> Any:
             f"The path is that of model {name}, but the body's name is {config.name}.",
         )
     config.name = name
+    if not (config.model_platform or config.model_type):
+        config.model_platform = "tensorflow"
     return config
 
 
