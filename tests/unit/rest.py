@@ -7,6 +7,7 @@ import json
 from collections.abc import Awaitable, Callable, Mapping
 from typing import Any, TypeVar
 
+from tests.unit.test_health import FakeCore
 from tfsrv.errors import Code
 from tfsrv.frontends.http_messages import HttpHandler, HttpRequest, HttpResponse
 from tfsrv.frontends.rest_api import RestApi
@@ -37,14 +38,13 @@ class Rest:
     ) -> None:
         loop = asyncio.get_running_loop()
         self.counted: list[tuple[str, Code]] = []
-        self.health = Health(core, loop)
         status = GetModelStatus(core.monitor, core.version_labels)
         servables = Servables(serving_map, core.subscribe_decided, loop, wait_seconds=0.01)
         management = ModelManagement(core, timeout_seconds=timeout_seconds)
         self.api = RestApi(
             RestModels(core, status, servables),
             RestManagement(management if is_managed else None),
-            self.health,
+            Health(FakeCore(), loop),  # of another core: it would hear of this one for ever
             pages=pages,
             count=lambda model, code: self.counted.append((model, code)),
         )
