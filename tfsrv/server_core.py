@@ -215,22 +215,37 @@ class ServerCore:
     def list_models(self) -> list[ModelListing]:
         """All configured models, by name."""
         with self._lock:
-            known = [
-                (self._models[name], self._set_by[name], self._nothing_found.get(name))
-                for name in sorted(self._models)
-            ]
-            pending = frozenset(self._pending)
-        return [
-            ModelListing(
-                model,
-                set_by,
-                model.name in pending,
-                tuple(self.monitor.versions(model.name).values()),
-                self._labels.effective(model.name),
-                error,
-            )
-            for model, set_by, error in known
-        ]
+            known = [self._configured(name) for name in sorted(self._models)]
+        return [self._listing(*configured) for configured in known]
+
+    def list_model(self, name: str) -> ModelListing | None:
+        """One of them; None if it is not configured."""
+        with self._lock:
+            if name not in self._models:
+                return None
+            configured = self._configured(name)
+        return self._listing(*configured)
+
+    def _configured(self, name: str) -> tuple[ModelConfig, SetBy, bool, ServingError | None]:
+        """What is known here of a model. Under the lock."""
+        return (
+            self._models[name],
+            self._set_by[name],
+            name in self._pending,
+            self._nothing_found.get(name),
+        )
+
+    def _listing(
+        self, model: ModelConfig, set_by: SetBy, is_pending: bool, error: ServingError | None
+    ) -> ModelListing:
+        return ModelListing(
+            model,
+            set_by,
+            is_pending,
+            tuple(self.monitor.versions(model.name).values()),
+            self._labels.effective(model.name),
+            error,
+        )
 
     def signature_defs(self, name: str) -> Mapping[str, Any] | None:
         """The signatures of a model's latest version; None if none is available or has any."""

@@ -1,4 +1,4 @@
-"""grpc.health.v1.Health: whether the server, and each of its models, takes requests.
+"""Whether the server, and each of its models, takes requests: grpc.health.v1.Health, and REST.
 
     name                                                    SERVING when
     ""                                                      requests can be answered, see below
@@ -154,6 +154,32 @@ class Health:
             if not self._watchers[name]:
                 del self._watchers[name]
                 del self._seen[name]
+
+    # -- for whoever asks in Python
+
+    @property
+    def is_serving(self) -> bool:
+        """Whether requests can be answered."""
+        return self._status("") is HealthStatus.SERVING
+
+    def model_status(self, name: str) -> HealthStatus:
+        """Whether a version of a model is available; SERVICE_UNKNOWN if nobody knows the model."""
+        return self._status(MODEL_PREFIX + name)
+
+    def why_not_serving(self) -> str:
+        """What keeps the server from answering requests; "" if nothing does."""
+        if self._is_draining:
+            return "The server is shutting down."
+        if not self._is_open:
+            return "TensorFlow is being opened."
+        if not self._has_started:
+            return "The first versions of models are on their way."
+        return "" if self._is_any_available() else "No model is available."
+
+    def unavailable_models(self) -> frozenset[str]:
+        """The configured models of which no version is available."""
+        with self._lock:
+            return self._names - self._available.keys()
 
     # -- what there is
 

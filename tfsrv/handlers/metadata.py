@@ -7,15 +7,13 @@ they have `signature_defs` (core/predict_servable.py).
 
 from __future__ import annotations
 
-import asyncio
-import weakref
 from collections.abc import Mapping
 from typing import Any
 
 from tfsrv._proto import message_class
-from tfsrv._servable import NativeServable
 from tfsrv.errors import Code, ServingError
 from tfsrv.handlers.call_threads import CallThreads
+from tfsrv.handlers.once_per_session import OncePerSession
 from tfsrv.handlers.requests import read_request
 from tfsrv.handlers.servables import Servables
 from tfsrv.handlers.wire_fields import bytes_field
@@ -27,17 +25,11 @@ _TYPE_URL = "type.googleapis.com/tensorflow.serving.SignatureDefMap"
 
 
 class GetModelMetadata:
-    """The handler of `tensorflow.serving.PredictionService/GetModelMetadata`.
-
-    What a SavedModel answers is made once and kept as long as its session. Making it takes a
-    while for one with thousands of signatures, so that it is done off the loop.
-    """
+    """The handler of `tensorflow.serving.PredictionService/GetModelMetadata`."""
 
     def __init__(self, servables: Servables) -> None:
         self._servables = servables
-        self._threads = CallThreads()
-        self._making = asyncio.Lock()  # what many ask for at once is made once
-        self._kept: weakref.WeakKeyDictionary[NativeServable, bytes] = weakref.WeakKeyDictionary()
+        self._metadata = OncePerSession(metadata_of, CallThreads())
 
     async def __call__(self, request: bytes) -> bytes:
         """Answer one request. Raises ServingError."""
@@ -51,22 +43,7 @@ class GetModelMetadata:
             response.model_spec.version.value = handle.version
             model_spec: bytes = response.SerializeToString()
             # The bytes of two messages are those of the two merged.
-            return model_spec + await self._metadata(handle.servable)
-
-    async def _metadata(self, servable: object) -> bytes:
-        """A GetModelMetadataResponse, serialized, with nothing but the field `metadata`."""
-        if not isinstance(servable, NativeServable):
-            # Its attributes may be properties that take long, and change.
-            return await self._threads.run(lambda: metadata_of(servable))
-        kept = self._kept.get(servable)
-        if kept is not None:
-            return kept
-        async with self._making:
-            kept = self._kept.get(servable)
-            if kept is None:
-                kept = await self._threads.run(lambda: metadata_of(servable))
-                self._kept[servable] = kept
-        return kept
+            return model_spec + await self._metadata.of(handle.servable)
 
 
 def _check_fields(request: Any) -> None:
@@ -87,16 +64,21 @@ def metadata_of(servable: object) -> bytes:
 
     The signatures go one by one: the GIL is held for none longer than its own bytes take.
     """
-    signature_defs: Mapping[str, Any] | None = getattr(servable, "signature_defs", None)
-    if signature_defs is None:
-        raise ServingError(
-            Code.FAILED_PRECONDITION, "The servable does not say which signatures it has."
-        )
     signature_def_map: list[bytes | memoryview] = []
-    for name, signature_def in sorted(signature_defs.items()):
+    for name, signature_def in sorted(declared_by(servable).items()):
         key = bytes_field(1, name.encode())
         value = bytes_field(2, signature_def.SerializeToString())
         signature_def_map += bytes_field(1, *key, *value)
     packed = [*bytes_field(1, _TYPE_URL.encode()), *bytes_field(2, *signature_def_map)]
     entry = [*bytes_field(1, SIGNATURE_DEF.encode()), *bytes_field(2, *packed)]
     return b"".join(bytes_field(2, *entry))
+
+
+def declared_by(servable: object) -> Mapping[str, Any]:
+    """The signatures that a servable says it has, by name. Raises ServingError."""
+    signature_defs: Mapping[str, Any] | None = getattr(servable, "signature_defs", None)
+    if signature_defs is None:
+        raise ServingError(
+            Code.FAILED_PRECONDITION, "The servable does not say which signatures it has."
+        )
+    return signature_defs

@@ -1,14 +1,14 @@
 """ModelManagement: add, change, remove and list models one by one.
 
-The calls of protos/tfsrv/model_management.proto. They lead through the same checks and the same
-code as a reload of the whole list.
+The calls of protos/tfsrv/model_management.proto, and what REST does of them. They lead through the
+same checks and the same code as a reload of the whole list.
 """
 
 from __future__ import annotations
 
 import asyncio
 import dataclasses
-from collections.abc import Collection
+from collections.abc import Callable, Collection
 from typing import Any, Protocol
 
 from tfsrv._proto import message_class
@@ -32,6 +32,8 @@ class ManagedCore(Protocol):
     def platform_names(self) -> Collection[str]: ...
 
     def list_models(self) -> list[ModelListing]: ...
+
+    def list_model(self, name: str) -> ModelListing | None: ...
 
     def set_model(self, model: ModelConfig) -> Reloading: ...
 
@@ -60,30 +62,47 @@ class ModelManagement:
 
     async def set_model(self, request: bytes) -> bytes:
         """Answer one SetModelRequest. Raises ServingError."""
-        name, reloading = await self._threads.run(lambda: self._begin(request))
-        error = (await results_of(reloading, self._timeout_seconds)).get(name)
-        if error is not None:
-            raise ServingError(error.code, f"Model {name}: {error.message}")
+        listing = await self.set(lambda: _config_in(request))
         response: Any = message_class("tfsrv.SetModelResponse")()
-        for listing in await self._threads.run(self._core.list_models):
-            if listing.config.name == name:
-                _fill(response.model, listing)
+        if listing is not None:
+            _fill(response.model, listing)
         serialized: bytes = response.SerializeToString()
         return serialized
 
-    def _begin(self, request: bytes) -> tuple[str, Reloading]:
-        message = read_request("tfsrv.SetModelRequest", request, MAX_REQUEST_BYTES)
-        if not message.HasField("config"):
-            raise ServingError(Code.INVALID_ARGUMENT, "The SetModelRequest has no config")
+    async def set(self, read: Callable[[], Any]) -> ModelListing | None:
+        """Add or change a model; what it is then, None if it was removed meanwhile.
+
+        `read` makes the ModelConfig, in a thread. Returns when the model's versions are
+        available; raises ServingError if none becomes so, or if anything is wrong with it.
+        """
+        name, reloading = await self._threads.run(lambda: self._begin(read))
+        error = (await results_of(reloading, self._timeout_seconds)).get(name)
+        if error is not None:
+            raise ServingError(error.code, f"Model {name}: {error.message}")
+        return await self._threads.run(lambda: self._core.list_model(name))
+
+    def _begin(self, read: Callable[[], Any]) -> tuple[str, Reloading]:
         platforms = self._core.platform_names
-        model = check_model(message.config, root_dir=None, platforms=platforms)
+        model = check_model(read(), root_dir=None, platforms=platforms)
         return model.name, self._core.set_model(model)
 
     async def remove_model(self, request: bytes) -> bytes:
         """Answer one RemoveModelRequest. Raises ServingError."""
         message = read_request("tfsrv.RemoveModelRequest", request, MAX_REQUEST_BYTES)
-        await self._threads.run(lambda: self._core.remove_model(message.name))
+        await self.remove(message.name)
         return b""
+
+    async def remove(self, name: str) -> None:
+        """Serve a model no more. Raises ServingError."""
+        await self._threads.run(lambda: self._core.remove_model(name))
+
+
+def _config_in(request: bytes) -> Any:
+    """The ModelConfig of a SetModelRequest."""
+    message = read_request("tfsrv.SetModelRequest", request, MAX_REQUEST_BYTES)
+    if not message.HasField("config"):
+        raise ServingError(Code.INVALID_ARGUMENT, "The SetModelRequest has no config")
+    return message.config
 
 
 def _fill(model: Any, listing: ModelListing) -> None:

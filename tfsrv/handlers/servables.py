@@ -56,11 +56,18 @@ class Servables:
         if not request.HasField("model_spec"):
             raise ServingError(Code.INVALID_ARGUMENT, "Missing ModelSpec")
         model_spec = request.model_spec
-        name: str = model_spec.name
+        return await self.find(
+            model_spec.name,
+            model_spec.version.value if model_spec.HasField("version") else None,
+            model_spec.version_label if model_spec.HasField("version_label") else None,
+        )
+
+    async def find(
+        self, name: str, version: int | None = None, label: str | None = None
+    ) -> ServableHandle:
+        """The same, of what these say; without version and label the latest version."""
         if not name:
             raise ServingError(Code.INVALID_ARGUMENT, "ModelSpec has no name specified.")
-        version = model_spec.version.value if model_spec.HasField("version") else None
-        label = model_spec.version_label if model_spec.HasField("version_label") else None
         until = self._loop.time() + self._wait_seconds
         while True:
             try:

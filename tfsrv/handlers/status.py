@@ -48,7 +48,13 @@ class GetModelStatus:
         if not message.HasField("model_spec"):
             raise ServingError(Code.INVALID_ARGUMENT, "Missing ModelSpec")
         response: Any = message_class("tensorflow.serving.GetModelStatusResponse")()
-        for state in self._states(message.model_spec):
+        spec = message.model_spec
+        states = self.states(
+            spec.name,
+            spec.version.value if spec.HasField("version") else None,
+            spec.version_label if spec.HasField("version_label") else None,
+        )
+        for state in states:
             status = response.model_version_status.add(
                 version=state.id.version, state=int(state.manager_state)
             )
@@ -56,11 +62,12 @@ class GetModelStatus:
         serialized: bytes = response.SerializeToString()
         return serialized
 
-    def _states(self, model_spec: Any) -> list[ServableState]:
-        """The versions asked for, highest first."""
-        name: str = model_spec.name
-        if model_spec.HasField("version"):
-            return [self._state(name, model_spec.version.value)]
+    def states(
+        self, name: str, version: int | None = None, label: str | None = None
+    ) -> list[ServableState]:
+        """The versions asked for, highest first: one, or all of them. Raises ServingError."""
+        if version is not None:
+            return [self._state(name, version)]
         versions = self._monitor.versions(name)
         if not versions:
             raise ServingError(
@@ -68,8 +75,8 @@ class GetModelStatus:
                 f"Could not find any versions of model {name}",
                 ErrorDetails(Reason.MODEL_NOT_FOUND, name),
             )
-        if model_spec.HasField("version_label"):
-            return [self._state(name, self._labelled(name, model_spec.version_label))]
+        if label is not None:
+            return [self._state(name, self._labelled(name, label))]
         return list(versions.values())
 
     def _state(self, name: str, version: int) -> ServableState:
