@@ -2,7 +2,7 @@
 
 from libc.stdint cimport int64_t, uint32_t, uint64_t
 
-from tfsrv._buffer cimport Buffer, Bytes
+from tfsrv._buffer cimport Bytes
 from tfsrv._status cimport Status
 
 
@@ -48,9 +48,7 @@ cdef void json_document_init(JsonDocument* document) noexcept nogil
 cdef void json_document_free(JsonDocument* document) noexcept nogil
 cdef size_t json_document_bytes(const JsonDocument* document) noexcept nogil
 cdef int json_document_parse(JsonDocument* document, const char* data, size_t size, Status* status) noexcept nogil
-cdef int json_document_signature_name(const JsonDocument* document, Bytes* name, Status* status) noexcept nogil
 cdef uint32_t json_find_member(const JsonDocument* document, uint32_t object_, Bytes name) noexcept nogil
-cdef void json_status_add_value(Status* status, const JsonDocument* document, uint32_t at) noexcept nogil
 
 
 cdef inline Bytes json_text(const JsonNode* node) noexcept nogil:
