@@ -1,0 +1,3 @@
+def read_inference(
+    body: bytes, model: str = "", version: int | None = None, label: str = ""
+) -> bytes: ...
