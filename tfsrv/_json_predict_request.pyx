@@ -63,7 +63,7 @@ cdef struct Reader:
 
 
 cdef int json_read_predict(
-    const JsonDocument* document, const JsonInput* inputs, int inputs_size, Bytes model_name,
+    const JsonDocument* document, const InputType* inputs, int inputs_size, Bytes model_name,
     bint has_version, int64_t version, Bytes label, Bytes signature_name, Buffer* wire,
     bint* in_rows, Status* status
 ) noexcept nogil:
@@ -91,7 +91,7 @@ cdef int json_read_predict(
     return status.code
 
 
-cdef int make_tensors(Reader* self, const JsonInput* inputs, int size) noexcept nogil:
+cdef int make_tensors(Reader* self, const InputType* inputs, int size) noexcept nogil:
     cdef int i
     self.size = size
     self.guesses = <int*>calloc(<size_t>size, sizeof(int))
@@ -323,13 +323,13 @@ def read_predict(
     cdef Status status
     cdef Buffer wire
     cdef Bytes signature_name
-    cdef JsonInput* described
+    cdef InputType* described
     cdef bint in_rows = False
     cdef list aliases = [alias.encode() for alias in inputs]
     cdef bytes model_name = model.encode()
     cdef bytes label_name = label.encode()
     cdef Py_ssize_t i
-    described = <JsonInput*>calloc(len(aliases) + 1, sizeof(JsonInput))
+    described = <InputType*>calloc(len(aliases) + 1, sizeof(InputType))
     if described == NULL:
         raise MemoryError
     for i, (alias, dtype) in enumerate(zip(aliases, inputs.values())):

@@ -74,7 +74,6 @@ from tfsrv.handlers._rest_read cimport (
     rest_open,
     rest_read_predict,
     rest_read_protobuf,
-    rest_tell_no_inputs,
     rest_tell_no_signature,
 )
 from tfsrv.handlers._rest_write cimport rest_write_predict
@@ -380,10 +379,8 @@ cdef class PredictAnswering(PythonAnswering):
         turn.count(name)
         known = signature_defs[name].inputs
         size = <int>len(known)
-        if size == 0:
-            return rest_tell_no_inputs(call, body.signature_name)
         names = "".join(sorted(known)).encode()
-        inputs = <InputType*>malloc(<size_t>size * sizeof(InputType))
+        inputs = <InputType*>malloc(<size_t>(size + 1) * sizeof(InputType))
         if inputs == NULL:
             raise MemoryError
         try:

@@ -28,4 +28,3 @@ cdef int rest_read_inference(Call* call, RestBody* body) noexcept nogil
 cdef int rest_read_protobuf(Call* call) noexcept nogil
 cdef void rest_close(Call* call, RestBody* body) noexcept nogil
 cdef int rest_tell_no_signature(Call* call, Bytes name) noexcept nogil
-cdef int rest_tell_no_inputs(Call* call, Bytes name) noexcept nogil

@@ -22,11 +22,11 @@ from tfsrv._json_document cimport (
     json_document_free,
     json_document_init,
     json_document_parse,
-    json_document_signature_name,
 )
 from tfsrv._json_inference_request cimport json_read_inference
 from tfsrv._json_predict_request cimport json_read_predict
 from tfsrv._json_quick cimport QUICK_NOT, json_quick_open, json_quick_read
+from tfsrv._json_request cimport json_document_signature_name
 from tfsrv._model_spec cimport ModelSpecView, default_signature, model_spec_read
 from tfsrv._npy_predict cimport npy_read_predict
 from tfsrv._predict_wire cimport RequestSpec, request_put_spec
@@ -282,12 +282,4 @@ cdef int rest_tell_no_signature(Call* call, Bytes name) noexcept nogil:
     status_add_bytes(&call.status, name if name.size else default_signature())
     status_add(&call.status, '" not found in signature def')
     call.status.reason = SIGNATURE_NOT_FOUND
-    return INVALID_ARGUMENT
-
-
-cdef int rest_tell_no_inputs(Call* call, Bytes name) noexcept nogil:
-    """As TensorFlow Serving's json_tensor.cc (FillPredictRequestFromJson)."""
-    status_set(&call.status, INVALID_ARGUMENT, "Failed to get input map for signature: ")
-    status_add_bytes(&call.status, name if name.size else Bytes(b"DEFAULT", 7))
-    call.status.reason = INVALID_INPUT
     return INVALID_ARGUMENT

@@ -27,7 +27,6 @@ from tfsrv.handlers._rest_read cimport (
     rest_read_inference,
     rest_read_predict,
     rest_read_protobuf,
-    rest_tell_no_inputs,
     rest_tell_no_signature,
 )
 
@@ -71,8 +70,6 @@ cdef int read_for_signature(Call* call, RestBody* body, size_t most_bytes) noexc
         status_set(&call.status, FAILED_PRECONDITION, "")
         status_add_bytes(&call.status, signature.broken_reason)
         return FAILED_PRECONDITION
-    if signature.inputs_size == 0:
-        return rest_tell_no_inputs(call, body.signature_name)
     if signature.inputs_size > FEW_INPUT_TYPES:
         inputs = <InputType*>malloc(<size_t>signature.inputs_size * sizeof(InputType))
         if inputs == NULL:
