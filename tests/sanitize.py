@@ -42,6 +42,7 @@ TESTS = (
     "tests/unit/test_counters.py",
     "tests/unit/test_error_details.py",
     "tests/unit/test_grpc_text.py",
+    "tests/unit/test_gzip.py",
     "tests/unit/test_inference_python.py",
     "tests/unit/test_inference_request.py",
     "tests/unit/test_memory.py",
