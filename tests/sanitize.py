@@ -43,6 +43,7 @@ TESTS = (
     "tests/unit/test_crc32.py",
     "tests/unit/test_error_details.py",
     "tests/unit/test_grpc_text.py",
+    "tests/unit/test_gzip.py",
     "tests/unit/test_inference_python.py",
     "tests/unit/test_inference_request.py",
     "tests/unit/test_memory.py",

@@ -1,4 +1,4 @@
-"""What HTTP asks and what it is answered, where Python does it: everything but the running of models."""
+"""What HTTP asks and what it is answered, where Python does it: all but the running of models."""
 
 from __future__ import annotations
 
