@@ -127,6 +127,8 @@ cdef int inflate(Call* call, size_t most_bytes) noexcept nogil:
                 &call.status, RESOURCE_EXHAUSTED, "The body is larger, once unpacked, than a message may be.")
         if result == GZIP_NO_MEMORY:
             return tell_no_room(call)
+        if call.rest.body_form == FORM_JSON:  # TensorFlow Serving takes it for empty
+            return status_set(&call.status, INVALID_ARGUMENT, "JSON Parse error: The document is empty")
         return status_set(&call.status, INVALID_ARGUMENT, "The body is not valid gzip.")
     take_request(call, &inflated, prefix)
     call.rest.gzipped = False
