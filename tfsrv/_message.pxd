@@ -1,6 +1,6 @@
 """A message to be sent: bytes of ours with long payloads spliced in where they lie."""
 
-from tfsrv._buffer cimport Buffer
+from tfsrv._buffer cimport Buffer, Bytes
 
 ctypedef void (*release_fn)(void* holder) noexcept nogil
 
@@ -31,3 +31,5 @@ cdef int message_splice(
     Message* message, const char* data, size_t size, void* holder, release_fn release) noexcept nogil
 cdef void message_seal(Message* message) noexcept nogil
 cdef size_t message_read(Message* message, char* target, size_t size) noexcept nogil
+cdef int message_pieces(const Message* message, Bytes* pieces, int most, size_t size) noexcept nogil
+cdef void message_skip(Message* message, size_t size) noexcept nogil

@@ -72,29 +72,62 @@ cdef void message_seal(Message* message) noexcept nogil:
 cdef size_t message_read(Message* message, char* target, size_t size) noexcept nogil:
     """Copy the next bytes, at most `size`, to `target`. Returns how many; 0 at the end."""
     cdef size_t done = 0
+    cdef Bytes piece
+    while done < size and message.left > 0:
+        message_pieces(message, &piece, 1, size - done)
+        memcpy(target + done, piece.data, piece.size)
+        message_skip(message, piece.size)
+        done += piece.size
+    return done
+
+
+cdef int message_pieces(const Message* message, Bytes* pieces, int most, size_t size) noexcept nogil:
+    """Where the next bytes lie, at most `size` of them in at most `most` pieces. Returns how many.
+
+    For who sends them from there; message_skip tells that they have been read.
+    """
+    cdef size_t head_read = message.head_read, splice_read = message.splice_read, until, part
+    cdef size_t left = min(size, message.left)
+    cdef int index = message.splice_index
+    cdef int found = 0
+    while found < most and left > 0:
+        until = message.splices[index].position if index < message.splices_size else message.head.size
+        if head_read < until:
+            part = min(until - head_read, left)
+            pieces[found] = Bytes(message.head.data + head_read, part)
+            head_read += part
+        else:
+            part = min(message.splices[index].size - splice_read, left)
+            pieces[found] = Bytes(message.splices[index].data + splice_read, part)
+            index += 1
+            splice_read = 0
+        left -= part
+        if part:
+            found += 1
+    return found
+
+
+cdef void message_skip(Message* message, size_t size) noexcept nogil:
+    """The next `size` bytes, which are there, have been read."""
     cdef size_t part, until
     cdef Splice* splice
-    while done < size and message.left > 0:
+    message.left -= size
+    while size > 0:
         splice = NULL
         until = message.head.size
         if message.splice_index < message.splices_size:
             splice = &message.splices[message.splice_index]
             until = splice.position
         if message.head_read < until:
-            part = min(until - message.head_read, size - done)
-            memcpy(target + done, message.head.data + message.head_read, part)
+            part = min(until - message.head_read, size)
             message.head_read += part
         else:
-            part = min(splice.size - message.splice_read, size - done)
-            if part:
-                memcpy(target + done, splice.data + message.splice_read, part)
+            part = min(splice.size - message.splice_read, size)
             message.splice_read += part
             if message.splice_read == splice.size:
                 message.splice_index += 1
                 message.splice_read = 0
-        done += part
-        message.left -= part
-    return done
+        size -= part
 
 
 cdef void release_object(void* holder) noexcept nogil:
@@ -139,6 +172,17 @@ cdef class MessageBuilder:
         cdef bytes data = PyBytes_FromStringAndSize(NULL, <Py_ssize_t>wanted)
         message_read(&self.message, PyBytes_AS_STRING(data), wanted)
         return data
+
+    def pieces(self, most: int, size: int) -> list[bytes]:
+        """The next bytes, at most `size`, in at most `most` pieces as they lie."""
+        cdef Bytes[16] found
+        cdef int i
+        cdef int count = message_pieces(&self.message, found, min(most, 16), size)
+        return [found[i].data[:found[i].size] for i in range(count)]
+
+    def skip(self, size: int) -> None:
+        """The next bytes, at most `size`, have been read."""
+        message_skip(&self.message, min(<size_t>size, self.message.left))
 
     def clear(self) -> None:
         """Forget the content and let go of what was spliced."""

@@ -174,6 +174,9 @@ def options_from(line: CommandLine) -> ServerOptions:
         enable_session_service=line.boolean("enable_session_service"),
         port=None if port == 0 and socket_path else port,
         grpc_socket_path=socket_path,
+        rest_api_port=_rest_port(line),
+        rest_api_timeout_in_ms=line.integer("rest_api_timeout_in_ms"),
+        rest_api_enable_cors_support=line.boolean("rest_api_enable_cors_support"),
         bind_address="127.0.0.1" if own_machine_only else line.text("bind_address"),
         open_ports=line.text("open_ports"),
         grpc_transport=line.text("grpc_transport"),
@@ -201,6 +204,12 @@ def options_from(line: CommandLine) -> ServerOptions:
         enable_grpc_healthcheck_service=line.boolean("enable_grpc_healthcheck_service"),
         enable_reflection=line.boolean("enable_reflection"),
     )
+
+
+def _rest_port(line: CommandLine) -> int | None:
+    """0 is none, as in TensorFlow Serving; what asks for any free port there is here is -1."""
+    port = line.integer("rest_api_port")
+    return None if port == 0 else max(port, 0)
 
 
 def _batching(line: CommandLine) -> BatchingParameters | None:

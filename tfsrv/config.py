@@ -107,6 +107,9 @@ class ServerOptions:
 
     port: int | None = 8500  # 0: any free port; None: no TCP
     grpc_socket_path: str = ""
+    rest_api_port: int | None = None  # 0: any free port; None: no REST
+    rest_api_timeout_in_ms: int = 30_000  # 0 and less: none
+    rest_api_enable_cors_support: bool = False
     bind_address: str = "0.0.0.0"
     open_ports: str = "at_once"
     grpc_transport: str = "auto"

@@ -301,28 +301,25 @@ FLAG_GROUPS: dict[str, tuple[Flag, ...]] = {
         Flag(
             "rest_api_port",
             0,
-            "TCP port of REST; 0 opens none.",
-            _NOT_YET,
+            "TCP port of REST; 0 opens none, -1 picks a free one and prints it.",
             placeholder="PORT",
-            minimum=0,
+            minimum=-1,
             maximum=65535,
         ),
         Flag(
             "rest_api_timeout_in_ms",
             30000,
-            "Milliseconds that a REST request may take.",
-            _NOT_YET,
+            "Milliseconds that a REST request may take, once it is there; 0 is for ever.",
             placeholder="MS",
         ),
-        Flag(
-            "rest_api_enable_cors_support", False, "Send CORS headers with REST answers.", _NOT_YET
-        ),
+        Flag("rest_api_enable_cors_support", False, "Send CORS headers with REST answers."),
         Flag(
             "rest_api_num_threads",
             4 * cpus(),
             "Threads for REST requests.",
             _NO_MEANING,
-            note="one event loop reads all connections",
+            note="one event loop reads all connections, and large bodies are decoded by the threads"
+            " that run models",
         ),
         Flag(
             "grpc_max_threads",

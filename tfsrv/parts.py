@@ -21,6 +21,9 @@ from tfsrv.batching_log import BatchingLog
 from tfsrv.config import ServerOptions, session_config
 from tfsrv.core.platform import Platform
 from tfsrv.errors import Code, ServingError
+from tfsrv.frontends._http1_routes import HttpRoutes
+from tfsrv.frontends.http_messages import HttpHandler
+from tfsrv.frontends.http_server import RestServer, not_found
 from tfsrv.frontends.transport import GrpcServer
 from tfsrv.handlers._inference import ClassifyMethod, MultiInferenceMethod, RegressMethod
 from tfsrv.handlers._predict import PredictMethod
@@ -89,6 +92,7 @@ def make_parts(options: ServerOptions, loop: asyncio.AbstractEventLoop) -> Parts
         workers=_AllWorkers(workers, python_threads, housekeeping),
         call_loop=call_loop,
         grpc_server=make_grpc_server(methods, call_loop, options),
+        rest_server=make_rest_server(HttpRoutes(), not_found, call_loop, options),
         health=health,
     )
 
@@ -217,3 +221,12 @@ def make_grpc_server(
     from tfsrv.frontends.grpc_portable import PortableGrpcServer  # grpc takes a while to import
 
     return PortableGrpcServer(methods, call_loop, options)
+
+
+def make_rest_server(
+    routes: HttpRoutes, handler: HttpHandler, call_loop: CallLoop, options: ServerOptions
+) -> RestServer | None:
+    """REST's transport; None without a `--rest_api_port`."""
+    if options.rest_api_port is None:
+        return None
+    return RestServer(routes, handler, call_loop, options)

@@ -29,7 +29,7 @@ import uvloop
 from tfsrv.config import ModelConfig, ServerOptions
 from tfsrv.errors import Code, ServingError
 from tfsrv.frontends import first_request
-from tfsrv.frontends.transport import GrpcServer, host_and_port
+from tfsrv.frontends.transport import GrpcServer, NetworkServer, host_and_port
 from tfsrv.reloading import not_available
 
 SWITCH_INTERVAL_SECONDS = 0.0001  # the default of 5 ms lets any busy thread hold up the loop
@@ -120,6 +120,7 @@ class Parts:
     workers: Workers
     call_loop: Calls
     grpc_server: GrpcServer
+    rest_server: NetworkServer | None = None
     health: Health | None = None
 
 
@@ -222,23 +223,34 @@ class Server:
         raise not_available(Code.UNKNOWN, missing, f" within {seconds:g} s (--wait_for_models)")
 
     async def _listen(self, parts: Parts) -> None:
-        try:
-            await parts.grpc_server.start()
-        except OSError as error:
-            raise ServingError(
-                Code.UNAVAILABLE, f"Cannot listen at {self._where()} ({error.strerror or error})"
-            ) from None
-        self._listening = True
+        options = self._options
+        await self._open(parts.grpc_server, self._where())
+        self._listening = True  # and so to be stopped, whatever happens to the other port
+        if parts.rest_server is not None:
+            where = host_and_port(options.bind_address, options.rest_api_port or 0)
+            await self._open(parts.rest_server, where)
         for address in parts.grpc_server.addresses:
             logger.info("Serving gRPC at %s", address)
-        if self._options.port is not None and self._options.bind_address in ("0.0.0.0", "::"):
+        if parts.rest_server is not None:
+            for address in parts.rest_server.addresses:
+                logger.info("Serving REST at http://%s", address)
+        has_tcp = options.port is not None or parts.rest_server is not None
+        if has_tcp and options.bind_address in ("0.0.0.0", "::"):
             logger.warning(
                 "Everybody who reaches this machine can ask its models, without TLS:"
                 " --bind_address=127.0.0.1 keeps the port to the machine."
             )
 
+    @staticmethod
+    async def _open(server: NetworkServer, where: str) -> None:
+        try:
+            await server.start()
+        except OSError as error:
+            text = f"Cannot listen at {where} ({error.strerror or error})"
+            raise ServingError(Code.UNAVAILABLE, text) from None
+
     def _where(self) -> str:
-        """The addresses that were asked for."""
+        """The addresses that were asked for, for gRPC."""
         options = self._options
         tcp = "" if options.port is None else host_and_port(options.bind_address, options.port)
         unix = f"unix:{options.grpc_socket_path}" if options.grpc_socket_path else ""
@@ -274,7 +286,9 @@ class Server:
             parts.health.drain()  # its clients hear of it before all others are told to go
         await asyncio.to_thread(parts.workers.hurry)
         if self._listening:
-            await parts.grpc_server.stop(self._options.shutdown_grace_seconds)
+            grace_seconds = self._options.shutdown_grace_seconds
+            servers = (parts.grpc_server, parts.rest_server)
+            await asyncio.gather(*(server.stop(grace_seconds) for server in servers if server))
         held = parts.call_loop.held_by_workers
         if held:
             logger.warning("Ending runs that did not finish in time: %d", held)

@@ -45,12 +45,14 @@ Address = tuple[str, int] | str
 class ServerProcess:
     """The server of http2_server.py with these settings."""
 
+    script = SERVER
+
     def __init__(self, socket_path: str | None = None, **settings: Any) -> None:
         self.errors = tempfile.TemporaryFile()  # noqa: SIM115 - close() closes it
         self.process = subprocess.Popen(
             [
                 sys.executable,
-                SERVER,
+                self.script,
                 json.dumps({"settings": settings, "socket_path": socket_path}),
             ],
             stdin=subprocess.PIPE,

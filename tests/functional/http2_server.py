@@ -201,11 +201,6 @@ class Server:
         return {"port": tcp.sockets[0].getsockname()[1]}
 
     def stats(self) -> dict[str, int]:
-        gc.collect()
-        ctypes.CDLL(None).malloc_trim(0)
-        status = dict(
-            line.split(":", 1) for line in Path("/proc/self/status").read_text().splitlines()
-        )
         return {
             "in_flight_bytes": in_flight_bytes(),
             "in_flight": self.calls.in_flight,
@@ -216,8 +211,7 @@ class Server:
             "written": self.methods.written,
             "started": self.methods.started,
             "cancelled": self.methods.cancelled,
-            "rss": int(status["VmRSS"].split()[0]) * 1024,
-            "peak_rss": int(status["VmHWM"].split()[0]) * 1024,
+            **memory(),
         }
 
     async def drain(self, seconds: float) -> bool:
@@ -236,6 +230,17 @@ class Server:
             echo.close()
         assert self.workers.stop()
         return stats
+
+
+def memory() -> dict[str, int]:
+    """What the process holds now, without what waits to be reused, and the most that it held."""
+    gc.collect()
+    ctypes.CDLL(None).malloc_trim(0)
+    status = dict(line.split(":", 1) for line in Path("/proc/self/status").read_text().splitlines())
+    return {
+        "rss": int(status["VmRSS"].split()[0]) * 1024,
+        "peak_rss": int(status["VmHWM"].split()[0]) * 1024,
+    }
 
 
 async def serve(server: Server, commands: asyncio.StreamReader) -> None:

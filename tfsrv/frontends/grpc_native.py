@@ -5,19 +5,16 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import os
-import socket
 from typing import TYPE_CHECKING
 
 from tfsrv.frontends._http2 import Http2Server
+from tfsrv.frontends.listening import BACKLOG, listen_tcp
 from tfsrv.frontends.settings import GrpcSettings
-from tfsrv.frontends.transport import host_and_port
 
 if TYPE_CHECKING:
     from tfsrv._call_loop import CallLoop
     from tfsrv.config import ServerOptions
     from tfsrv.handlers.methods import MethodTable
-
-_BACKLOG = 1024  # connections that wait to be accepted; the kernel caps it at somaxconn
 
 
 class NativeGrpcServer:
@@ -40,7 +37,7 @@ class NativeGrpcServer:
         )
         try:
             if self._options.port is not None:
-                await self._listen_tcp(loop, self._http2)
+                await self._listen_tcp(self._http2)
             if self._options.grpc_socket_path:
                 await self._listen_unix(loop, self._http2)
         except BaseException:
@@ -61,32 +58,21 @@ class NativeGrpcServer:
             self._http2.close()
             self._http2 = None
 
-    async def _listen_tcp(self, loop: asyncio.AbstractEventLoop, http2: Http2Server) -> None:
+    async def _listen_tcp(self, http2: Http2Server) -> None:
         options = self._options
-        host = options.bind_address
-        family = socket.AF_INET6 if ":" in host else socket.AF_INET
-        listening = socket.socket(family, socket.SOCK_STREAM)
-        try:
-            arguments = options.grpc_channel_arguments
-            if arguments.so_reuseaddr:
-                listening.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-            if arguments.so_reuseport:
-                listening.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEPORT, 1)
-            if family == socket.AF_INET6:
-                # "::" also takes IPv4, as gRPC's own servers do.
-                listening.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, 0)
-            listening.bind((host, options.port or 0))
-            listening.setblocking(False)
-            listener = await loop.create_server(http2.connection, sock=listening, backlog=_BACKLOG)
-        except BaseException:
-            listening.close()
-            raise
+        listener, address = await listen_tcp(
+            http2.connection,
+            options.bind_address,
+            options.port or 0,
+            reuse_address=options.grpc_channel_arguments.so_reuseaddr,
+            reuse_port=options.grpc_channel_arguments.so_reuseport,
+        )
         self._listeners.append(listener)
-        self.addresses.append(host_and_port(host, listening.getsockname()[1]))
+        self.addresses.append(address)
 
     async def _listen_unix(self, loop: asyncio.AbstractEventLoop, http2: Http2Server) -> None:
         path = os.path.abspath(self._options.grpc_socket_path)
-        listener = await loop.create_unix_server(http2.connection, path, backlog=_BACKLOG)
+        listener = await loop.create_unix_server(http2.connection, path, backlog=BACKLOG)
         self._socket_path = path
         self._listeners.append(listener)
         self.addresses.append(f"unix:{path}")

@@ -1,4 +1,4 @@
-"""What the server knows of a gRPC transport, whichever it is, and what all of them agree on."""
+"""What the server knows of a transport, whichever it is, and what those of gRPC agree on."""
 
 from __future__ import annotations
 
@@ -8,8 +8,8 @@ MAX_DETAILS_BYTES = 1024
 STOPPING = "The server is stopping."  # to streaming calls, which might go on for ever
 
 
-class GrpcServer(Protocol):
-    """A gRPC server over a method table."""
+class NetworkServer(Protocol):
+    """What answers clients at ports of its own."""
 
     @property
     def addresses(self) -> list[str]:
@@ -20,6 +20,10 @@ class GrpcServer(Protocol):
 
     async def stop(self, grace_seconds: float) -> None:
         """Stop accepting, tell the clients, and close when all is answered or time is up."""
+
+
+class GrpcServer(NetworkServer, Protocol):
+    """A gRPC server over a method table."""
 
 
 def details(message: str) -> str:
