@@ -115,8 +115,8 @@ FLAG_GROUPS: dict[str, tuple[Flag, ...]] = {
         Flag(
             "enable_model_management",
             False,
-            "Answer RPCs that add, change, remove and list models, on loopback addresses and unix "
-            "sockets only. (Ours.)",
+            "Answer RPCs that add, change, remove and list models, and PUT and DELETE of models by "
+            "REST, on loopback addresses and unix sockets only. (Ours.)",
         ),
         Flag(
             "enable_session_service",

@@ -218,6 +218,17 @@ def test_metadata_waits_for_the_first_version_of_a_model(site: Site) -> None:
     assert "m" in message
 
 
+@pytest.mark.parametrize("name", ["%00", "m%00", "m%0A", "%22%5C", "x" * 5000])
+def test_odd_names_are_not_found(site: Site, name: str) -> None:
+    site.add("m", 1)
+    serve(site, "m")
+    for path in (name, f"{name}/metadata", f"{name}/versions/1", f"{name}/versions/1/metadata"):
+        status, told = get(site, f"/v1/models/{path}")
+        assert (status, list(told)) == (404, ["error"])
+    assert get(site, f"/v1/models/m/labels/{name}")[0] == 400
+    assert get(site, f"/v1/models/m/labels/{name}/metadata")[0] == 400
+
+
 # --- the list
 
 
