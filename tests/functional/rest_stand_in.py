@@ -1,7 +1,6 @@
-"""Stands in for the HTTP server and its models, until there is one: the handlers are the real ones.
+"""Stands in for the HTTP server and for predict, until they are there: the handlers are real.
 
-Python's http.server in threads, a loop in another, a core and models that are made up. Whoever
-needs an address of it uses `rest_stand_in`.
+Python's http.server in threads, a loop in another, models that are made up.
 """
 
 from __future__ import annotations
@@ -11,17 +10,15 @@ import json
 import threading
 import time
 from collections.abc import Iterator, Mapping
+from concurrent.futures import Future
 from contextlib import contextmanager
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
-from typing import Any
 from urllib.parse import unquote
 
+from tests.functional.launching import SECONDS
+from tests.known_models import KnownModels
 from tfsrv import _counters
-from tfsrv._proto import parse_text
-from tfsrv._serving_map import ServingMap
-from tfsrv.config import ModelConfig
-from tfsrv.core.servable import ManagerState, ServableId, ServableState
-from tfsrv.errors import Code, ServingError
+from tfsrv.errors import HTTP_STATUS, Code, ServingError
 from tfsrv.frontends.http_messages import (
     HttpHandler,
     HttpRequest,
@@ -29,111 +26,34 @@ from tfsrv.frontends.http_messages import (
     error_response,
     json_response,
 )
+from tfsrv.frontends.openapi import OpenApi
 from tfsrv.frontends.overview import Overview
 from tfsrv.frontends.rest_page import Page
 from tfsrv.frontends.signatures import ServedSignatures
-from tfsrv.model_listing import ModelListing, SetBy
-
-VECTOR = "tensor_shape { dim { size: -1 } }"
-PREDICT = 'method_name: "tensorflow/serving/predict"'
-
-
-def tensor(alias: str, dtype: str = "DT_FLOAT", shape: str = VECTOR) -> str:
-    return f'{{ key: "{alias}" value {{ name: "{alias}:0" dtype: {dtype} {shape} }} }}'
-
-
-def signature_def(inputs: str, outputs: str, method: str = PREDICT) -> Any:
-    text = f"inputs {inputs} outputs {outputs} {method}"
-    return parse_text("tensorflow.SignatureDef", text, "signature")
-
-
-class Declares:
-    """A servable that says which signatures it has."""
-
-    def __init__(self, **signature_defs: Any) -> None:
-        self.signature_defs = signature_defs
-
-
-class Core:
-    """A core that was told which models there are; it is its own monitor."""
-
-    def __init__(self) -> None:
-        self.map = ServingMap()
-        self.listings: dict[str, ModelListing] = {}
-        self.servables: dict[str, dict[int, object]] = {}
-
-    @property
-    def monitor(self) -> Core:
-        return self
-
-    def add(
-        self,
-        name: str,
-        versions: Mapping[int, object | ServingError] = {},
-        *,
-        labels: Mapping[str, int] = {},
-        error: ServingError | None = None,
-        is_pending: bool = False,
-    ) -> None:
-        """Have a model: its versions are servables, or why they are none."""
-        states = tuple(_state(name, number, versions[number]) for number in sorted(versions)[::-1])
-        self.listings[name] = ModelListing(
-            ModelConfig(name, f"/models/{name}"), SetBy.FLAGS, is_pending, states, labels, error
-        )
-        self.servables[name] = {
-            number: it for number, it in versions.items() if not isinstance(it, ServingError)
-        }
-        self.map.publish({key: value for key, value in self.servables.items() if value})
-
-    def list_models(self) -> list[ModelListing]:
-        return [self.listings[name] for name in sorted(self.listings)]
-
-    def is_any_pending(self) -> bool:
-        return any(listing.is_pending for listing in self.listings.values())
-
-    def all_states(self) -> dict[str, dict[int, ServableState]]:
-        return {name: self.versions(name) for name in self.listings}
-
-    def versions(self, name: str) -> dict[int, ServableState]:
-        listing = self.listings.get(name)
-        return {state.id.version: state for state in listing.states} if listing else {}
-
-
-def _state(name: str, number: int, it: object) -> ServableState:
-    if isinstance(it, ServingError):
-        return ServableState(ServableId(name, number), ManagerState.END, it)
-    return ServableState(ServableId(name, number), ManagerState.AVAILABLE)
 
 
 class Predict:
-    """x / 2 + 2 of whatever is asked, counted as a request."""
+    """x / 2 + 2 of a vector of numbers, counted as a request."""
 
-    def __init__(self, core: Core) -> None:
-        self._core = core
+    def __init__(self, models: KnownModels) -> None:
+        self._models = models
 
     async def __call__(self, request: HttpRequest) -> HttpResponse:
         began = time.monotonic_ns()
         name, place = _asked(request.path)
-        versions = self._core.servables.get(name)
+        versions = self._models.available(name)
         if not versions:
             raise ServingError(Code.NOT_FOUND, f"Servable not found for request: Latest({name})")
         version = int(place) if place.isdigit() else max(versions)
+        signature, code = "serving_default", Code.OK
         try:
-            body = json.loads(request.body)
-            rows, answer = (
-                ("instances", "predictions") if "instances" in body else ("inputs", "outputs")
-            )
-            value: object = {answer: half_plus_two(body[rows])}
-            code = Code.OK
-        except (ValueError, KeyError, TypeError, AttributeError) as error:
-            value = {"error": f"JSON Parse error: {error} in {request.body[:100].decode()}"}
+            signature, answer = half_plus_two(request.body)
+        except (ValueError, KeyError) as error:
             code = Code.INVALID_ARGUMENT
+            answer = {"error": f"JSON Parse error: {error} in {request.body[:100]!r}"}
         took = time.monotonic_ns() - began
-        signature = (
-            body.get("signature_name", "serving_default") if code is Code.OK else "serving_default"
-        )
         _counters.add_request(name, version, signature, "Predict", code, took, took // 3, took // 2)
-        return json_response(value, status=200 if code is Code.OK else 400, pretty=True)
+        return json_response(answer, status=HTTP_STATUS[code], pretty=True)
 
 
 def _asked(path: str) -> tuple[str, str]:
@@ -141,12 +61,26 @@ def _asked(path: str) -> tuple[str, str]:
     return unquote(segments[0]), segments[2] if len(segments) > 2 else ""
 
 
-def half_plus_two(value: Any) -> Any:
-    if isinstance(value, list):
-        return [half_plus_two(each) for each in value]
-    if isinstance(value, dict) and set(value) != {"b64"}:
-        return half_plus_two(next(iter(value.values())))
-    return value / 2 + 2 if isinstance(value, float | int) else value
+def half_plus_two(body: bytes) -> tuple[str, dict[str, object]]:
+    """The signature that is asked, and the answer. Raises ValueError or KeyError."""
+    request = json.loads(body)
+    if not isinstance(request, dict) or ("instances" in request) == ("inputs" in request):
+        raise ValueError("expecting one of 'inputs' and 'instances'")
+    signature = request.get("signature_name", "serving_default")
+    if signature not in ("serving_default", "zeros"):
+        raise ValueError(f"no signature {signature!r}")
+    asked = "instances" if "instances" in request else "inputs"
+    answer = {"instances": "predictions", "inputs": "outputs"}[asked]
+    values = request[asked]
+    if isinstance(values, dict) and asked == "inputs":
+        values = values["x"]
+    if not isinstance(values, list) or (asked == "instances" and not values):
+        raise ValueError("expecting a list")
+    if all(isinstance(value, dict) and set(value) == {"x"} for value in values):
+        values = [value["x"] for value in values]
+    if not all(isinstance(value, int | float) and value is not bool(value) for value in values):
+        raise ValueError("expecting numbers")
+    return signature, {answer: [value / 2 + 2 for value in values]}
 
 
 class _Server(ThreadingHTTPServer):
@@ -157,21 +91,39 @@ class _Server(ThreadingHTTPServer):
         self.routes = routes
         self.predict = predict
         self.loop = asyncio.new_event_loop()
+        self.tasks: list[asyncio.Task[None]] = []
 
     def answer(self, request: HttpRequest) -> HttpResponse:
         handler = self.routes.get(request.path)
-        if request.path.startswith("/v1/models/") and request.method == "POST":
+        if request.path.startswith("/v1/models/"):
             handler = self.predict
+        if handler and request.method != ("POST" if handler is self.predict else "GET"):
+            allowed = "POST" if handler is self.predict else "GET, HEAD"
+            return HttpResponse(
+                405, b'{"error":"Method not allowed"}', headers=(("Allow", allowed),)
+            )
         if handler is None:
             return json_response({"error": f"Not found: {request.path}"}, status=404)
         try:
-            return asyncio.run_coroutine_threadsafe(_awaited(handler, request), self.loop).result()
+            return self._awaited(handler, request).result(SECONDS)
         except ServingError as error:
             return error_response(error)
 
+    def _awaited(self, handler: HttpHandler, request: HttpRequest) -> Future[HttpResponse]:
+        """What a handler answers; the coroutine is made in the loop, which may have ended."""
+        future: Future[HttpResponse] = Future()
 
-async def _awaited(handler: HttpHandler, request: HttpRequest) -> HttpResponse:
-    return await handler(request)
+        async def run() -> None:
+            try:
+                future.set_result(await handler(request))
+            except Exception as error:
+                future.set_exception(error)
+
+        def begin() -> None:
+            self.tasks.append(self.loop.create_task(run()))
+
+        self.loop.call_soon_threadsafe(begin)
+        return future
 
 
 class _Connection(BaseHTTPRequestHandler):
@@ -192,21 +144,22 @@ class _Connection(BaseHTTPRequestHandler):
         self.end_headers()
         self.wfile.write(response.body)
 
-    do_POST = do_GET
+    do_POST = do_HEAD = do_PUT = do_DELETE = do_PATCH = do_OPTIONS = do_TRACE = do_QUERY = do_GET
 
     def log_message(self, *arguments: object) -> None:
         """Nothing."""
 
 
 @contextmanager
-def rest_stand_in(core: Core) -> Iterator[str]:
+def rest_stand_in(models: KnownModels) -> Iterator[str]:
     """The address, HOST:PORT, of a server of these models."""
-    served = ServedSignatures(core.map)
+    served = ServedSignatures(models.map)
     routes: dict[str, HttpHandler] = {
         "/": Page(),
-        "/tfsrv/overview": Overview(core, served, lambda: ()),
+        "/tfsrv/overview": Overview(models, served, lambda: ()),
+        "/openapi.json": OpenApi(models, served),
     }
-    server = _Server(routes, Predict(core))
+    server = _Server(routes, Predict(models))
     threads = [
         threading.Thread(target=server.serve_forever, args=(0.01,), daemon=True),
         threading.Thread(target=server.loop.run_forever, daemon=True),

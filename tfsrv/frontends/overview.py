@@ -28,6 +28,7 @@ from tfsrv.errors import Code, ServingError
 from tfsrv.frontends.example_requests import example_columns, example_examples, example_rows
 from tfsrv.frontends.http_messages import HttpRequest, HttpResponse
 from tfsrv.frontends.json_pieces import json_array, json_bytes, json_object
+from tfsrv.frontends.known_models import KnownModel, ListedCore, known_models
 from tfsrv.frontends.signatures import (
     CLASSIFY,
     REGRESS,
@@ -36,26 +37,12 @@ from tfsrv.frontends.signatures import (
     TensorSpec,
 )
 from tfsrv.handlers.call_threads import CallThreads
-from tfsrv.model_listing import ModelListing
 
 FRESH_SECONDS = 0.5  # that a list of all models serves others, too
 
 
-class StateMonitor(Protocol):
-    """The part of ServableStateMonitor that is used here."""
-
-    def all_states(self) -> Mapping[str, Mapping[int, ServableState]]: ...
-
-    def versions(self, name: str) -> Mapping[int, ServableState]: ...
-
-
-class OverviewCore(Protocol):
+class OverviewCore(ListedCore, Protocol):
     """The part of ServerCore that is used here."""
-
-    @property
-    def monitor(self) -> StateMonitor: ...
-
-    def list_models(self) -> list[ModelListing]: ...
 
     def is_any_pending(self) -> bool: ...
 
@@ -117,20 +104,18 @@ class Overview:
             "state": self._server_state(),
             "refused": errors.pop("", 0),  # before a model was known
         }
-        listings = {listing.config.name: listing for listing in self._core.list_models()}
-        states = self._core.monitor.all_states()
-        models = []
-        for name in sorted({*listings, *states}):  # those that a further source brings, too
-            listing = listings.get(name)
-            versions = listing.states if listing else tuple(states[name].values())
-            if listing is None and all(is_gone(state) for state in versions):
-                continue
-            model = {
-                **_summary(versions, listing),
-                "requests": requests[name],
-                "errors": errors[name],
-            }
-            models.append(json_bytes({"name": name, **model}))
+        models = [
+            json_bytes(
+                {
+                    "name": model.name,
+                    **_summary(model),
+                    "versions": [str(version) for version in model.available],
+                    "requests": requests[model.name],
+                    "errors": errors[model.name],
+                }
+            )
+            for model in known_models(self._core)
+        ]
         return json_object(
             [
                 ("server", json_bytes(server)),
@@ -162,32 +147,38 @@ class Overview:
         """None if the version does not say which it has."""
         if not (version.isascii() and version.isdigit() and len(version) <= 19):
             raise ServingError(Code.INVALID_ARGUMENT, f"{version} is no version")
-        state = self._core.monitor.versions(name).get(int(version))
-        if state is None or state.manager_state is not ManagerState.AVAILABLE:
+        if int(version) not in self._model(name).available:
             raise ServingError(Code.NOT_FOUND, f"Version {version} of {name} is not available")
         return self._signatures.of(name, int(version))
 
+    def _model(self, name: str) -> KnownModel:
+        for model in known_models(self._core):
+            if model.name == name:
+                return model
+        raise ServingError(Code.NOT_FOUND, f"There is no model {name}")
+
     def _about_model(self, name: str) -> bytes:
         seconds = self._clock()
-        listings = {listing.config.name: listing for listing in self._core.list_models()}
-        listing = listings.get(name)
-        states = listing.states if listing else tuple(self._core.monitor.versions(name).values())
-        if listing is None and all(is_gone(state) for state in states):
-            raise ServingError(Code.NOT_FOUND, f"There is no model {name}")
-        error = listing.error if listing else None
-        labels = listing.labels if listing else {}
+        model = self._model(name)
+        error = model.listing.error if model.listing else None
+        facts = {
+            "seconds": seconds,
+            "name": name,
+            "state": _summary(model)["state"],
+            "platform": model.listing.config.platform if model.listing else "",
+            "error": error.message if error else "",
+            "labels": {label: str(model.labels[label]) for label in sorted(model.labels)},
+            "bounds_micros": BOUNDS_MICROS,
+        }
+        lists: dict[str, Iterable[object]] = {
+            "versions": map(_version, model.states),
+            "traffic": _traffic(name),
+            "batching": self._batching(name),
+        }
         return json_object(
             [
-                ("seconds", json_bytes(seconds)),
-                ("name", json_bytes(name)),
-                ("state", json_bytes(_summary(states, listing)["state"])),
-                ("platform", json_bytes(listing.config.platform if listing else "")),
-                ("error", json_bytes(error.message if error else "")),
-                ("labels", json_bytes({key: str(labels[key]) for key in sorted(labels)})),
-                ("versions", json_array(json_bytes(_version(state)) for state in states)),
-                ("bounds_micros", json_bytes(BOUNDS_MICROS)),
-                ("traffic", json_array(map(json_bytes, _traffic(name)))),
-                ("batching", json_array(map(json_bytes, self._batching(name)))),
+                *((key, json_bytes(fact)) for key, fact in facts.items()),
+                *((key, json_array(map(json_bytes, values))) for key, values in lists.items()),
             ]
         )
 
@@ -205,6 +196,7 @@ class Overview:
                     }
 
 
+_MOVING = frozenset({ManagerState.START, ManagerState.LOADING})
 _BATCH_COUNTS = ("batches", "requests", "rows", "padding_rows", "waiting_rows", "running")
 
 
@@ -212,29 +204,19 @@ def _answer(body: bytes) -> HttpResponse:
     return HttpResponse(body=body, headers=(("Cache-Control", "no-store"),))
 
 
-def is_gone(state: ServableState) -> bool:
-    """Whether a version ended as it should, so that there is nothing to tell of it."""
-    return state.manager_state is ManagerState.END and state.error is None
-
-
-def _summary(states: Iterable[ServableState], listing: ModelListing | None) -> dict[str, object]:
+def _summary(model: KnownModel) -> dict[str, object]:
     """A model in a few words. `failed`: a version could not be loaded, or none was found."""
-    is_pending = listing is not None and listing.is_pending
-    available = [state for state in states if state.manager_state is ManagerState.AVAILABLE]
-    moving = {ManagerState.START, ManagerState.LOADING}
+    listing, states = model.listing, model.states
     has_failed = any(state.error is not None for state in states)
     has_failed = has_failed or (listing is not None and listing.error is not None)
-    if available:
+    is_moving = any(state.manager_state in _MOVING for state in states)
+    if model.available:
         word = "AVAILABLE"
-    elif is_pending or any(state.manager_state in moving for state in states):
+    elif is_moving or (listing is not None and listing.is_pending):
         word = "LOADING"
     else:
         word = "FAILED" if has_failed else "UNAVAILABLE"
-    return {
-        "state": word,
-        "failed": has_failed,
-        "versions": [str(state.id.version) for state in available],
-    }
+    return {"state": word, "failed": has_failed}
 
 
 def _version(state: ServableState) -> dict[str, object]:
