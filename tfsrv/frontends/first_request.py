@@ -11,15 +11,10 @@ import sys
 from collections.abc import Mapping
 from typing import Any
 
-from tfsrv._proto import pool
+from tfsrv.frontends.example_requests import example_shape, example_tensor
+from tfsrv.frontends.signatures import DEFAULT_SIGNATURE, Signature, read_signatures
 
-DEFAULT_SIGNATURE = "serving_default"  # saved_model/signature_constants.h
 MOST_ELEMENTS = 32  # of all inputs, that are written out
-MOST_DIMS = 16  # beyond what anybody writes, lists are no help
-
-_INTERNAL = "__saved_model_"  # signatures that TensorFlow keeps for itself
-_STRING, _BOOL = "DT_STRING", "DT_BOOL"
-_FLOATS = ("DT_FLOAT", "DT_DOUBLE", "DT_HALF", "DT_BFLOAT16")
 
 
 def command(address: str, model: str, signature_defs: Mapping[str, Any]) -> str | None:
@@ -27,11 +22,11 @@ def command(address: str, model: str, signature_defs: Mapping[str, Any]) -> str 
 
     Dimensions that are open are 1. Inputs that would be long to write are left to be filled in.
     """
-    names = sorted(name for name in signature_defs if not name.startswith(_INTERNAL))
-    if not names:
+    signatures = read_signatures(signature_defs)
+    if not signatures:
         return None
-    name = DEFAULT_SIGNATURE if DEFAULT_SIGNATURE in names else names[0]
-    words = [*_program(), "predict", address, model, _inputs(signature_defs[name])]
+    name, signature = next(iter(signatures.items()))
+    words = [*_program(), "predict", address, model, _inputs(signature)]
     if name != DEFAULT_SIGNATURE:
         words.append(f"--signature={name}")
     return shlex.join(words)
@@ -46,36 +41,13 @@ def _program() -> list[str]:
     return [sys.executable or "python", "-m", "tfsrv"]
 
 
-def _inputs(signature_def: Any) -> str:
+def _inputs(signature: Signature) -> str:
     """JSON with a value for each input."""
-    shapes = {alias: _shape(info.tensor_shape) for alias, info in signature_def.inputs.items()}
+    shapes = {alias: example_shape(spec.shape) for alias, spec in signature.inputs.items()}
     is_short = sum(math.prod(shape) for shape in shapes.values()) <= MOST_ELEMENTS
-    values = {
-        alias: _nested(_element(info.dtype), shapes[alias] if is_short else [1])
-        for alias, info in sorted(signature_def.inputs.items())
-    }
-    text = json.dumps(values)
+    members = []
+    for alias, spec in signature.inputs.items():
+        tensor = example_tensor(spec.dtype, shapes[alias] if is_short else (1,))
+        members.append(f"{json.dumps(alias)}: {tensor}")
+    text = f"{{{', '.join(members)}}}"
     return text if is_short else text.replace("[", "[...")
-
-
-def _shape(shape: Any) -> list[int]:
-    """Without a rank: one element, as a vector."""
-    if shape.unknown_rank or len(shape.dim) > MOST_DIMS:
-        return [1]
-    return [dim.size if dim.size >= 0 else 1 for dim in shape.dim]
-
-
-def _element(data_type: int) -> object:
-    types = pool().FindEnumTypeByName("tensorflow.DataType").values_by_number
-    name = types[data_type].name if data_type in types else ""
-    if name == _STRING:
-        return ""
-    if name == _BOOL:
-        return False
-    return 1.0 if name in _FLOATS else 1
-
-
-def _nested(element: object, shape: list[int]) -> object:
-    for size in reversed(shape):
-        element = [element] * size
-    return element
