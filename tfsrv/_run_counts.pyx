@@ -98,7 +98,7 @@ cdef inline int queuing_bucket(uint64_t nanoseconds) noexcept nogil:
 cdef void graph_run_add(
     int64_t run_ns, TF_Tensor* const* inputs, int inputs_size, TF_Tensor* const* outputs, int outputs_size
 ) noexcept nogil:
-    """Count one run of a graph; `outputs_size` is 0 of one that failed."""
+    """Count one run of a graph; `outputs_size` is -1 of one that failed."""
     cdef GraphRuns* runs = &graph_runs[stripe_index()]
     cdef uint64_t took = <uint64_t>max(0, run_ns)
     cdef uint64_t size = bytes_of(inputs, inputs_size)
@@ -106,7 +106,7 @@ cdef void graph_run_add(
     add_relaxed_u64(&runs.nanoseconds, took)
     add_relaxed_u64(&runs.input_bytes[bytes_bucket(size)], 1)
     add_relaxed_u64(&runs.input_bytes_sum, size)
-    if outputs_size > 0:
+    if outputs_size >= 0:
         size = bytes_of(outputs, outputs_size)
         add_relaxed_u64(&runs.output_bytes[bytes_bucket(size)], 1)
         add_relaxed_u64(&runs.output_bytes_sum, size)

@@ -285,7 +285,7 @@ cdef int run_graph(
         NULL, 0, NULL, tf_status)
     graph_run_add(
         now_ns() - begun_ns, inputs, signature.inputs_size, fetched,
-        fetches_size if api.GetCode(tf_status) == 0 else 0)
+        fetches_size if api.GetCode(tf_status) == 0 else -1)
     run_pool_give(pool)
     if api.GetCode(tf_status) != 0:
         take_status(tf_status, status)

@@ -386,7 +386,7 @@ cdef class _SessionRun:
             self.targets_size, self.metadata, tf_status)
         graph_run_add(
             now_ns() - begun_ns, self.inputs, self.feeds_size, self.outputs,
-            self.fetches_size if api.GetCode(tf_status) == 0 else 0)
+            self.fetches_size if api.GetCode(tf_status) == 0 else -1)
         run_pool_give(pool)
         if take_status(tf_status, &self.status) != OK:
             self.status.reason = RUN_FAILED
