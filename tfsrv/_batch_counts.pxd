@@ -3,3 +3,4 @@
 from tfsrv._batching cimport BatchQueue
 
 cdef dict batch_counts(BatchQueue* queue)
+cdef tuple batch_numbers(BatchQueue* queue)

@@ -72,3 +72,8 @@ def give_in_flight_bytes(size: int) -> None:
 def in_flight_bytes() -> int:
     """Bytes that requests and answers hold now."""
     return load_relaxed_i64(&budget_used)
+
+
+def max_in_flight_bytes() -> int:
+    """What they may hold at the most."""
+    return load_relaxed_i64(&budget_limit)

@@ -64,6 +64,7 @@ cdef struct Call:
     void* signature         # of `servable`, as its handler knows it
     # Others than the loop's thread set it with the GIL only, with which the loop reads it.
     void* counters          # Counters of what was asked; NULL: not known yet
+    int64_t examples        # tensorflow.Examples in it, once it is known to be good; else 0
     void* scratch           # owned
     size_t scratch_size
     int* wanted             # output indexes in the order of the answer; points into scratch

@@ -111,6 +111,7 @@ cdef void call_free(Call* call) noexcept nogil:
     call.has_version = False
     call.signature = NULL
     call.counters = NULL
+    call.examples = 0
     call.wanted = NULL
     call.wanted_size = 0
     call.run_start_ns = 0

@@ -31,7 +31,7 @@ from tfsrv._call cimport (
     done_fn,
 )
 from tfsrv._clock cimport NS_PER_S, now_ns
-from tfsrv._counters cimport Counters, counters_add
+from tfsrv._counters cimport Counters, counters_add, examples_add
 from tfsrv._message cimport message_read
 from tfsrv._method cimport (
     STARTED_DONE,
@@ -53,6 +53,7 @@ from tfsrv._status cimport (
 from tfsrv._thread cimport EFD_CLOEXEC, EFD_NONBLOCK, close, eventfd, read, write
 from tfsrv._timers cimport timers_free, timers_put, timers_remove
 from tfsrv._predict_request cimport predict_view_clear
+from tfsrv._rest_call cimport REST_NONE
 
 from tfsrv._turns import Turns
 from tfsrv.errors import ServingError
@@ -163,6 +164,7 @@ cdef void loop_defer(LoopState* loop, Deferred* deferred) noexcept nogil:
 cdef void call_finish(Call* call) noexcept:
     """The call has its answer. The loop's thread; ends the call's time in the loop."""
     cdef int64_t now
+    cdef bint rest = call.rest.verb != REST_NONE
     timers_remove(&call.loop.timers, &call.timer)
     call.loop.in_flight -= 1
     if call.task != NULL:
@@ -179,11 +181,14 @@ cdef void call_finish(Call* call) noexcept:
         now = now_ns()
         counters_add(
             <Counters*>call.counters,
+            rest,
             call.status.code,
             now - call.received_ns,
             call.run_start_ns - call.received_ns if call.run_start_ns else -1,
             call.run_ns if call.run_start_ns else -1,
         )
+        if call.examples > 0:
+            examples_add(<Counters*>call.counters, rest, call.examples)
     call.done(call.owner, call)
 
 
@@ -193,7 +198,8 @@ cdef void call_abandon(Call* call) noexcept:
     The loop's thread. The call must not be used afterwards.
     """
     if call.counters != NULL:
-        counters_add(<Counters*>call.counters, CANCELLED, -1, -1, -1)
+        counters_add(
+            <Counters*>call.counters, call.rest.verb != REST_NONE, CANCELLED, now_ns() - call.received_ns, -1, -1)
     leave(call)
 
 
@@ -239,7 +245,8 @@ cdef void expire(Call* call, int64_t now) noexcept:
         call_finish(call)
         return
     if call.counters != NULL:
-        counters_add(<Counters*>call.counters, DEADLINE_EXCEEDED, -1, -1, -1)
+        counters_add(
+            <Counters*>call.counters, call.rest.verb != REST_NONE, DEADLINE_EXCEEDED, now - call.received_ns, -1, -1)
     leave(call)
     done(owner, NULL)
 

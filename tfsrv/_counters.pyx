@@ -4,6 +4,9 @@ The histograms have the bounds of TensorFlow Serving's request_latency and runti
 (monitoring::Buckets::Exponential(10, 1.8, 33), in microseconds; servables/tensorflow/util.cc), so
 that dashboards made for it go on working. A value on a bound belongs to the bucket above, as there.
 
+Requests that came by REST are counted apart, in a second set of counters that the first such request
+makes; so are the times of failed requests. What was not asked for costs nothing but its pointer.
+
 Adding is relaxed everywhere: a counter orders nothing but itself, and who reads while others
 add gets each number right, if not all of the same moment.
 """
@@ -16,7 +19,12 @@ from libc.stdlib cimport calloc, free
 from libc.string cimport memset
 from posix.stdlib cimport posix_memalign
 
-from tfsrv._atomic cimport add_relaxed_u64, load_relaxed_u64
+from tfsrv._atomic cimport (
+    add_relaxed_u64,
+    cas_strong_ptr,
+    load_acquire_ptr,
+    load_relaxed_u64,
+)
 from tfsrv._clock cimport now_ns
 from tfsrv._stress cimport gate_wait, run_together
 
@@ -73,19 +81,59 @@ cdef void histogram_add(Histogram* histogram, int64_t nanoseconds) noexcept nogi
         add_relaxed_u64(&histogram.buckets[0], 1)
 
 
+cdef inline int example_bucket(uint64_t examples) noexcept nogil:
+    """The bucket of a number of Examples: below 1, 2, 4 … 2^14, and beyond."""
+    return 0 if examples == 0 else min(EXAMPLE_BUCKETS - 1, 64 - count_leading_zeros(examples))
+
+
+cdef void* made_once(void** place, size_t size) noexcept nogil:
+    """What `place` points to, made of zeros by whoever needs it first; NULL without memory."""
+    cdef void* known = load_acquire_ptr(place)  # pairs with the exchange below: sees the zeros
+    cdef void* made
+    if known != NULL:
+        return known
+    made = calloc(1, size)
+    if made == NULL or cas_strong_ptr(place, &known, made):
+        return made
+    free(made)
+    return known
+
+
+cdef inline Counters* of_entrypoint(Counters* counters, bint rest) noexcept nogil:
+    """Where requests are counted that came by REST, or not; without memory they are counted together."""
+    cdef void* apart
+    if not rest:
+        return counters
+    apart = made_once(&counters.rest, sizeof(Counters))
+    return <Counters*>apart if apart != NULL else counters
+
+
 cdef void counters_add(
-    Counters* counters, int code, int64_t total_ns, int64_t queue_ns, int64_t run_ns
+    Counters* counters, bint rest, int code, int64_t total_ns, int64_t queue_ns, int64_t run_ns
 ) noexcept nogil:
     """Count one request that was answered with `code`."""
+    cdef Histogram* failed
+    counters = of_entrypoint(counters, rest)
     if <unsigned int>code >= <unsigned int>CODES:
         code = UNKNOWN_CODE
     add_relaxed_u64(&counters.codes[code], 1)
     if code == 0:
         histogram_add(&counters.total, total_ns)
+    elif total_ns >= 0:
+        failed = <Histogram*>made_once(&counters.failed[code], sizeof(Histogram))
+        if failed != NULL:
+            histogram_add(failed, total_ns)
     if queue_ns >= 0:
         histogram_add(&counters.queue, queue_ns)
     if run_ns >= 0:
         histogram_add(&counters.run, run_ns)
+
+
+cdef void examples_add(Counters* counters, bint rest, int64_t examples) noexcept nogil:
+    """Count the tensorflow.Examples of one request, which has counters_add() too."""
+    counters = of_entrypoint(counters, rest)
+    add_relaxed_u64(&counters.examples[example_bucket(<uint64_t>examples)], 1)
+    add_relaxed_u64(&counters.examples_sum, <uint64_t>examples)
 
 
 # ------------------------------------------------------------------------------------ registry
@@ -128,14 +176,21 @@ cdef Counters* counters_of(str model, int64_t version, str signature, str method
 # ---------------------------------------------------------------------------- what Python sees
 
 BOUNDS_MICROS: tuple[float, ...] = tuple(bounds_micros)
+EXAMPLE_BOUNDS: tuple[int, ...] = tuple([1 << i for i in range(EXAMPLE_BUCKETS - 1)])
 
 
 def add_request(
     model: str, version: int, signature: str, method: str, code: int, total_ns: int,
-    queue_ns: int = -1, run_ns: int = -1,
+    queue_ns: int = -1, run_ns: int = -1, *, rest: bool = False, examples: int = 0,
 ) -> None:
-    """Count one request that Python answered; see counters_of and counters_add."""
-    counters_add(counters_of(model, version, signature, method), code, total_ns, queue_ns, run_ns)
+    """Count one request that Python answered; see counters_of and counters_add.
+
+    Whatever a client could make up must have been found to exist: other names are "".
+    """
+    cdef Counters* counters = counters_of(model, version, signature, method)
+    counters_add(counters, rest, code, total_ns, queue_ns, run_ns)
+    if examples > 0:
+        examples_add(counters, rest, examples)
 
 
 def keys() -> list[tuple[str, int, str, str]]:
@@ -144,17 +199,21 @@ def keys() -> list[tuple[str, int, str, str]]:
         return list(addresses)
 
 
-def read_codes(key: tuple[str, int, str, str]) -> tuple[int, ...]:
-    """How many requests were answered with each gRPC code."""
-    cdef Counters* counters = existing_counters(key)
+def read_codes(key: tuple[str, int, str, str], rest: bool = False) -> tuple[int, ...]:
+    """How many requests were answered with each gRPC code: of those by REST, or of the others."""
+    cdef Counters* counters = existing_counters(key, rest)
+    if counters == NULL:
+        return (0,) * CODES
     return tuple([load_relaxed_u64(&counters.codes[code]) for code in range(CODES)])
 
 
 def read_histograms(
-    key: tuple[str, int, str, str],
+    key: tuple[str, int, str, str], rest: bool = False
 ) -> tuple[tuple[tuple[int, ...], int], ...]:
     """Total, queue and run: each its buckets' counts, and the sum of all values in nanoseconds."""
-    cdef Counters* counters = existing_counters(key)
+    cdef Counters* counters = existing_counters(key, rest)
+    if counters == NULL:
+        return (((0,) * BUCKETS, 0),) * 3
     return (
         read_histogram(&counters.total),
         read_histogram(&counters.queue),
@@ -162,10 +221,41 @@ def read_histograms(
     )
 
 
-cdef Counters* existing_counters(tuple key) except NULL:
+def read_failed(
+    key: tuple[str, int, str, str], rest: bool = False
+) -> dict[int, tuple[tuple[int, ...], int]]:
+    """How long requests took that failed, by code; codes that nobody got are not there."""
+    cdef Counters* counters = existing_counters(key, rest)
+    cdef void* failed
+    cdef int code
+    found = {}
+    for code in range(CODES if counters != NULL else 0):
+        failed = load_acquire_ptr(&counters.failed[code])
+        if failed != NULL:
+            found[code] = read_histogram(<Histogram*>failed)
+    return found
+
+
+def read_examples(
+    key: tuple[str, int, str, str], rest: bool = False
+) -> tuple[tuple[int, ...], int]:
+    """The requests with Examples, by EXAMPLE_BOUNDS, and how many Examples they had in all."""
+    cdef Counters* counters = existing_counters(key, rest)
+    if counters == NULL:
+        return (0,) * EXAMPLE_BUCKETS, 0
+    return (
+        tuple([load_relaxed_u64(&counters.examples[i]) for i in range(EXAMPLE_BUCKETS)]),
+        load_relaxed_u64(&counters.examples_sum),
+    )
+
+
+cdef Counters* existing_counters(tuple key, bint rest) except? NULL:
+    """The counters of requests by REST, or of the others. NULL: nobody has come by REST."""
     cdef uintptr_t address = 0
     with registering:
         address = addresses[key]
+    if rest:
+        return <Counters*>load_acquire_ptr(&(<Counters*>address).rest)
     return <Counters*>address
 
 
@@ -184,6 +274,7 @@ cdef struct StressThread:
     Counters* counters
     int64_t adds
     int codes
+    bint rest
 
 
 cdef void* stress_add(void* arg) noexcept nogil:
@@ -192,22 +283,24 @@ cdef void* stress_add(void* arg) noexcept nogil:
     if gate_wait(self.gate):
         for i in range(self.adds):
             counters_add(
-                self.counters, <int>(i % self.codes), 1000 * (i % 4096), 100 * (i % 4096), i % 4096)
+                self.counters, self.rest, <int>(i % self.codes), 1000 * (i % 4096), 100 * (i % 4096), i % 4096)
+            examples_add(self.counters, self.rest, i % 4096)
     return NULL
 
 
 def stress(
     model: str, version: int, signature: str, method: str, threads: int, adds: int,
-    codes: int
+    codes: int, rest: bool = False
 ) -> int:
     """Count requests from native threads; returns the nanoseconds that it took.
 
-    Each thread's i-th one of `adds` has code i % `codes`, and took i % 4096 microseconds in all, a
-    tenth of it in the queue, and a thousandth for the run.
+    Each thread's i-th one of `adds` has code i % `codes`, i % 4096 Examples, and took i % 4096
+    microseconds in all, a tenth of it in the queue, and a thousandth for the run.
     """
     cdef unsigned int count = threads
     cdef int64_t adds_each = adds
     cdef int code_count = codes
+    cdef bint by_rest = rest
     cdef int gate = 0
     cdef int rc
     cdef unsigned int i
@@ -220,6 +313,7 @@ def stress(
         arguments[i].counters = counters
         arguments[i].adds = adds_each
         arguments[i].codes = code_count
+        arguments[i].rest = by_rest
     start = now_ns()
     with nogil:
         rc = run_together(stress_add, arguments, sizeof(StressThread), count, &gate)

@@ -1,11 +1,27 @@
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, NamedTuple
 
 from google.protobuf.message import Message
 from typing_extensions import disjoint_base
 
 from tfsrv._servable import NativeServable
 from tfsrv.batching_parameters import BatchingParameters
+
+class BatchNumbers(NamedTuple):
+    batches: int
+    requests: int
+    rows: int
+    padding_rows: int
+    run_apart: int
+    refused_full: int
+    refused_late: int
+    refused_unwanted: int
+    running: int
+
+class QueueNumbers(NamedTuple):
+    signature_name: str
+    waiting: int
+    batches: BatchNumbers | None
 
 @disjoint_base
 class SavedModelSession(NativeServable):
@@ -37,6 +53,10 @@ class SavedModelSession(NativeServable):
     def hurry(self) -> None: ...
     def sweep(self) -> None: ...
     def describe_batching(self) -> dict[str, dict[str, Any]]: ...
+    @property
+    def queues_size(self) -> int: ...
+    def queue_numbers(self, index: int) -> QueueNumbers | None: ...
     def describe(self) -> dict[str, dict[str, Any]]: ...
 
+def loaded_sessions() -> list[SavedModelSession]: ...
 def batched_sessions() -> list[SavedModelSession]: ...

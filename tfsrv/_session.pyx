@@ -4,13 +4,14 @@ import os
 import threading
 import weakref
 from collections.abc import Sequence
+from typing import NamedTuple
 
 from libc.stdint cimport int64_t, uint64_t
 from libc.stdlib cimport calloc, free, malloc
 from libc.string cimport memcpy, memset, strcmp, strstr
 
 from tfsrv._atomic cimport load_acquire_int, load_relaxed_i64, store_release_int
-from tfsrv._batch_counts cimport batch_counts
+from tfsrv._batch_counts cimport batch_counts, batch_numbers
 from tfsrv._batch_settings cimport batch_settings_read
 from tfsrv._batching cimport BatchQueue, batch_queue_hurry, batch_queue_sweep
 from tfsrv._buffer cimport Bytes, buffer_append, bytes_compare
@@ -25,8 +26,11 @@ from tfsrv._meta_graph cimport (
     meta_graph_view_init,
 )
 from tfsrv._model_spec cimport default_signature
+from tfsrv._queue cimport queue_size
 from tfsrv._run_arms cimport ARM_ANY, ARM_EITHER, ARM_POOL
+from tfsrv._run_counts cimport graph_run_add
 from tfsrv._run_pools cimport run_pool_give, run_pool_take
+from tfsrv._run_queue cimport RunQueue
 from tfsrv._servable cimport NativeServable
 from tfsrv._signature cimport (
     BAD_SET,
@@ -85,8 +89,8 @@ cdef enum:
     OPTIONS_SIZE = 16       # bytes; RunOptions with a time-out and a pool
     BUILT_AT_LOAD = 4       # signatures, see build_signatures
 
-_batched: weakref.WeakSet[SavedModelSession] = weakref.WeakSet()  # to be looked at by batched_sessions
-_batched_lock = threading.Lock()  # models are loaded in threads while others look
+_loaded: weakref.WeakSet[SavedModelSession] = weakref.WeakSet()  # to be looked at by loaded_sessions
+_loaded_lock = threading.Lock()  # models are loaded in threads while others look
 
 # RunOptions (tensorflow/core/protobuf/config.proto), serialized.
 # inter_op_thread_pool: -1, that is run the graph in the thread that calls:
@@ -96,6 +100,28 @@ cdef const char* IN_NO_THREAD = b"\x18\xfe\xff\xff\xff\xff\xff\xff\xff\xff\x01"
 cdef size_t THREAD_OPTIONS_SIZE = 11  # bytes of each of them
 
 cdef int64_t LONGEST_TIMEOUT_MS = 1 << 31  # 24 days; TensorFlow counts it in nanoseconds
+
+
+class BatchNumbers(NamedTuple):
+    """What the batches of one queue were since it was made, and how many run now."""
+
+    batches: int
+    requests: int
+    rows: int
+    padding_rows: int
+    run_apart: int
+    refused_full: int
+    refused_late: int
+    refused_unwanted: int
+    running: int
+
+
+class QueueNumbers(NamedTuple):
+    """What waits for one signature; "" is what MultiInference asks of several."""
+
+    signature_name: str
+    waiting: int  # rows if they are batched, else requests
+    batches: BatchNumbers | None  # None: requests are not batched
 
 
 cdef Signature* session_find(Session* session, Bytes name) noexcept nogil:
@@ -242,6 +268,7 @@ cdef int run_graph(
     cdef TF_Status* tf_status = thread_status()
     cdef TF_Buffer run_options
     cdef char options[OPTIONS_SIZE]
+    cdef int64_t begun_ns
     cdef int pool = 0
     cdef int i
     if tf_status == NULL:
@@ -251,10 +278,14 @@ cdef int run_graph(
     run_options.data = options
     run_options.length = write_options(options, place, timeout_ms, pool)
     run_options.data_deallocator = NULL
+    begun_ns = now_ns()
     api.SessionRun(
         session.session, &run_options if run_options.length else NULL,
         signature.feeds, inputs, signature.inputs_size, fetches, fetched, fetches_size,
         NULL, 0, NULL, tf_status)
+    graph_run_add(
+        now_ns() - begun_ns, inputs, signature.inputs_size, fetched,
+        fetches_size if api.GetCode(tf_status) == 0 else -1)
     run_pool_give(pool)
     if api.GetCode(tf_status) != 0:
         take_status(tf_status, status)
@@ -488,8 +519,8 @@ cdef class SavedModelSession(NativeServable):
         made.batching = batching
         if batching is not None:
             set_batching(&made.session, batching)
-            with _batched_lock:
-                _batched.add(made)
+        with _loaded_lock:
+            _loaded.add(made)
         made.waiting_op = ""
         made.signature_defs = {}
         load_into(made, list(tags), config)
@@ -559,6 +590,36 @@ cdef class SavedModelSession(NativeServable):
                     described[text_of(self.session.signatures[i].name)] = batch_counts(queue)
         return described
 
+    @property
+    def queues_size(self) -> int:
+        """How many signatures there are that queue_numbers() tells of, with that of MultiInference."""
+        return self.session.all_size
+
+    def queue_numbers(self, index: int) -> QueueNumbers | None:
+        """What waits for a signature, and what its batches were; None of one that was never asked.
+
+        It never waits: None too while the session is being closed or its queues are looked through.
+        """
+        cdef Signature* signature
+        cdef BatchQueue* queue
+        if not self._lifecycle.acquire(blocking=False):
+            return None
+        try:
+            if not 0 <= index < self.session.all_size:
+                return None
+            signature = &self.session.signatures[index]
+            if signature.queue == NULL:
+                return None
+            if not self.session.is_batched:
+                return QueueNumbers(
+                    text_of(signature.name), queue_size(&(<RunQueue*>signature.queue).waiting), None)
+            queue = <BatchQueue*>signature.queue
+            return QueueNumbers(
+                text_of(signature.name), max(0, load_relaxed_i64(&queue.waiting_rows)),
+                BatchNumbers(*batch_numbers(queue)))
+        finally:
+            self._lifecycle.release()
+
     def describe(self) -> dict[str, dict[str, object]]:
         """What is known of each signature, by name, for tests and tools.
 
@@ -580,10 +641,15 @@ cdef inline BatchQueue* batch_queue_of(const Session* session, int signature) no
     return <BatchQueue*>session.signatures[signature].queue if session.is_batched else NULL
 
 
+def loaded_sessions() -> list[SavedModelSession]:
+    """All sessions, in no order, some of them being loaded or closed."""
+    with _loaded_lock:
+        return list(_loaded)
+
+
 def batched_sessions() -> list[SavedModelSession]:
     """The sessions whose requests are batched, in no order, some of them closed perhaps."""
-    with _batched_lock:
-        return list(_batched)
+    return [session for session in loaded_sessions() if session.batching is not None]
 
 
 cdef int set_batching(Session* session, object parameters) except -1:

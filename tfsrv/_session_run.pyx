@@ -12,6 +12,7 @@ from libc.stdlib cimport free
 
 from tfsrv._budget cimport budget_give, budget_take
 from tfsrv._buffer cimport Bytes
+from tfsrv._clock cimport now_ns
 from tfsrv._message cimport Message, message_free, message_init, message_read, message_seal
 from tfsrv._predict_request cimport (
     PredictView,
@@ -23,6 +24,7 @@ from tfsrv._predict_request cimport (
     wire_read_predict,
 )
 from tfsrv._predict_response cimport TensorData, wire_write_predict
+from tfsrv._run_counts cimport graph_run_add
 from tfsrv._run_pools cimport run_pool_give, run_pool_take
 from tfsrv._session cimport SavedModelSession, Session
 from tfsrv._signature cimport zeroed
@@ -364,6 +366,7 @@ cdef class _SessionRun:
     ) noexcept nogil:
         cdef TF_Status* tf_status = thread_status()
         cdef TF_Buffer run_options
+        cdef int64_t begun_ns
         cdef int pool = 0
         if tf_status == NULL:
             status_set(&self.status, RESOURCE_EXHAUSTED, "No memory to run the model")
@@ -376,10 +379,14 @@ cdef class _SessionRun:
         run_options.data = options
         run_options.length = options_size
         run_options.data_deallocator = NULL
+        begun_ns = now_ns()
         api.SessionRun(
             session.session, &run_options, self.feeds, self.inputs, self.feeds_size, self.fetches,
             self.outputs, self.fetches_size, <const TF_Operation* const*>self.targets,
             self.targets_size, self.metadata, tf_status)
+        graph_run_add(
+            now_ns() - begun_ns, self.inputs, self.feeds_size, self.outputs,
+            self.fetches_size if api.GetCode(tf_status) == 0 else -1)
         run_pool_give(pool)
         if take_status(tf_status, &self.status) != OK:
             self.status.reason = RUN_FAILED

@@ -11,7 +11,7 @@ from typing import NoReturn
 
 from tfsrv import __version__
 from tfsrv.batching_parameters import SERVER_THREAD_POOL_NAME, BatchingParameters
-from tfsrv.config import ModelConfig, ServerOptions, grpc_channel_arguments
+from tfsrv.config import ModelConfig, MonitoringConfig, ServerOptions, grpc_channel_arguments
 from tfsrv.errors import ServingError
 from tfsrv.flags import (
     CommandLine,
@@ -201,6 +201,7 @@ def options_from(line: CommandLine) -> ServerOptions:
         enable_per_model_batching_parameters=line.boolean("enable_per_model_batching_parameters"),
         batching_target_latency_ms=line.number("batching_target_latency_ms"),
         shutdown_grace_seconds=line.number("shutdown_grace_seconds"),
+        monitoring=_monitoring(line),
         enable_grpc_healthcheck_service=line.boolean("enable_grpc_healthcheck_service"),
         enable_reflection=line.boolean("enable_reflection"),
     )
@@ -232,6 +233,15 @@ def _batching(line: CommandLine) -> BatchingParameters | None:
     from tfsrv.batching_parameters_file import read_batching_parameters  # protobuf takes a while
 
     return read_batching_parameters(path, target_latency_ms=target_latency_ms)
+
+
+def _monitoring(line: CommandLine) -> MonitoringConfig:
+    path = line.text("monitoring_config_file")
+    if not path:
+        return MonitoringConfig()
+    from tfsrv.monitoring_config_file import read_monitoring_config  # protobuf takes a while
+
+    return read_monitoring_config(path)
 
 
 def _tags(line: CommandLine) -> tuple[str, ...]:

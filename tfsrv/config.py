@@ -79,6 +79,14 @@ class ModelConfig:
 
 
 @dataclass(frozen=True)
+class MonitoringConfig:
+    """What --monitoring_config_file says."""
+
+    prometheus_enabled: bool = False
+    prometheus_path: str = "/monitoring/prometheus/metrics"  # on the REST port
+
+
+@dataclass(frozen=True)
 class ServerOptions:
     """Everything that flags decide. Names are those of the flags, which explain them."""
 
@@ -136,6 +144,7 @@ class ServerOptions:
 
     shutdown_grace_seconds: float = 25.0
 
+    monitoring: MonitoringConfig = MonitoringConfig()
     enable_grpc_healthcheck_service: bool = True
     enable_reflection: bool = True
 

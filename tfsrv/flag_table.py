@@ -462,8 +462,8 @@ FLAG_GROUPS: dict[str, tuple[Flag, ...]] = {
         Flag(
             "monitoring_config_file",
             "",
-            "Text file with a MonitoringConfig: metrics for Prometheus.",
-            _NOT_YET,
+            "Text file with a MonitoringConfig: whether metrics are shown to Prometheus, and under "
+            "which path of the REST port.",
             placeholder="FILE",
         ),
         Flag(

@@ -6,7 +6,7 @@ import asyncio
 import logging
 import os
 import time
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from functools import partial
 
 from tfsrv._budget import set_max_in_flight_bytes
@@ -15,7 +15,7 @@ from tfsrv._memory import trim
 from tfsrv._method import Method
 from tfsrv._opening import Opening
 from tfsrv._serving_map import ServingMap
-from tfsrv._session import batched_sessions
+from tfsrv._session import batched_sessions, loaded_sessions
 from tfsrv._workers import WorkerPool
 from tfsrv.batching_log import BatchingLog
 from tfsrv.config import ServerOptions, session_config
@@ -24,6 +24,7 @@ from tfsrv.errors import Code, ServingError
 from tfsrv.frontends._http1_routes import HttpRoutes
 from tfsrv.frontends.http_messages import HttpHandler
 from tfsrv.frontends.http_server import RestServer, not_found
+from tfsrv.frontends.prometheus import PrometheusMetrics
 from tfsrv.frontends.transport import GrpcServer
 from tfsrv.handlers._inference import ClassifyMethod, MultiInferenceMethod, RegressMethod
 from tfsrv.handlers._predict import PredictMethod
@@ -45,6 +46,11 @@ from tfsrv.handlers.servables import Servables
 from tfsrv.handlers.session_run import SessionRun
 from tfsrv.handlers.status import GetModelStatus
 from tfsrv.housekeeping import Housekeeping
+from tfsrv.monitoring.families import joined
+from tfsrv.monitoring.models import ModelFamilies, QueueFamilies
+from tfsrv.monitoring.process import process_families
+from tfsrv.monitoring.requests import request_families, serving_request_families
+from tfsrv.monitoring.server import ServerFamilies
 from tfsrv.plugins import BUILT_IN_PLATFORMS, load_platforms, load_source
 from tfsrv.servables import warmup
 from tfsrv.servables.saved_model import saved_model_platform
@@ -151,6 +157,21 @@ def model_management(core: ServerCore, options: ServerOptions) -> dict[str, Hand
         "SetModel": handlers.set_model,
         "RemoveModel": handlers.remove_model,
     }
+
+
+def prometheus_metrics(
+    core: ServerCore, call_loop: CallLoop, connections: Mapping[str, Callable[[], int]]
+) -> PrometheusMetrics:
+    """The handler of the page with all metrics; `connections` counts those of each protocol."""
+    sources = (
+        serving_request_families,
+        request_families,
+        ModelFamilies(core),
+        QueueFamilies(loaded_sessions),
+        ServerFamilies(call_loop, connections),
+        process_families,
+    )
+    return PrometheusMetrics(lambda: joined(sources))
 
 
 def session_run(

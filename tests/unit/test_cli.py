@@ -9,7 +9,7 @@ import pytest
 from tfsrv import cli
 from tfsrv.batching_parameters import BatchingParameters
 from tfsrv.cli import main, options_from
-from tfsrv.config import ModelConfig, ServerOptions
+from tfsrv.config import ModelConfig, MonitoringConfig, ServerOptions
 from tfsrv.flags import UsageError, parse
 
 
@@ -230,6 +230,26 @@ def test_how_models_are_loaded_reaches_the_options(tmp_path: Path) -> None:
 def test_options_that_nobody_gave_are_those_of_the_flags(tmp_path: Path) -> None:
     assert options(str(tmp_path), "--bind_address=0.0.0.0") == ServerOptions(
         models=(ModelConfig(tmp_path.name, str(tmp_path)),)
+    )
+
+
+def test_metrics_are_shown_if_a_file_says_so(tmp_path: Path) -> None:
+    file = tmp_path / "monitoring.config"
+    file.write_text('prometheus_config { enable: true path: "/metrics" }')
+    assert not options(str(tmp_path)).monitoring.prometheus_enabled
+    made = options(str(tmp_path), f"--monitoring_config_file={file}")
+    assert made.monitoring == MonitoringConfig(True, "/metrics")
+
+
+def test_a_wrong_file_about_metrics_is_an_error_of_the_start(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    file = tmp_path / "monitoring.config"
+    file.write_text("prometheus { enable: true }")
+    assert cli.main([str(tmp_path), f"--monitoring_config_file={file}"]) == 1
+    assert capsys.readouterr().err.startswith(
+        "Failed to start server. Error: INVALID_ARGUMENT: "
+        f"Invalid protobuf file: '{file}' ({file}:1:1: "
     )
 
 

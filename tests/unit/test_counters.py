@@ -22,8 +22,12 @@ def method() -> str:
     return f"Method{next(_fresh_names)}"
 
 
-def counted(method: str) -> metrics.RequestMetrics:
-    found = [metric for metric in metrics.snapshot() if metric.method == method]
+def counted(method: str, entrypoint: str = metrics.GRPC) -> metrics.RequestMetrics:
+    found = [
+        metric
+        for metric in metrics.snapshot()
+        if (metric.method, metric.entrypoint) == (method, entrypoint)
+    ]
     assert len(found) == 1
     return found[0]
 
@@ -67,7 +71,7 @@ def test_one_ok_request_is_counted_everywhere(method: str) -> None:
     assert (metric.model_name, metric.version, metric.signature_name) == ("m", 7, "s")
     assert metric.codes == {Code.OK: 1}
     assert [only_bucket(h) for h in (metric.total, metric.queue, metric.run)] == [3, 2, 0]
-    assert [h.sum_micros for h in (metric.total, metric.queue, metric.run)] == [50.0, 20.0, 5.0]
+    assert [h.sum for h in (metric.total, metric.queue, metric.run)] == [50.0, 20.0, 5.0]
 
 
 def test_the_total_time_of_a_failed_request_is_not_counted(method: str) -> None:
@@ -75,6 +79,63 @@ def test_the_total_time_of_a_failed_request_is_not_counted(method: str) -> None:
     metric = counted(method)
     assert metric.codes == {Code.INTERNAL: 1}
     assert (metric.total.count, metric.queue.count, metric.run.count) == (0, 1, 1)
+
+
+def test_the_time_of_a_failed_request_is_counted_by_its_code(method: str) -> None:
+    _counters.add_request("m", 1, "s", method, Code.INTERNAL, 50_000)
+    _counters.add_request("m", 1, "s", method, Code.NOT_FOUND, 20_000)
+    _counters.add_request("m", 1, "s", method, Code.NOT_FOUND, 20_000)
+    failed = counted(method).failed
+    assert {code: (h.count, h.sum) for code, h in failed.items()} == {
+        Code.INTERNAL: (1, 50.0),
+        Code.NOT_FOUND: (2, 40.0),
+    }
+
+
+def test_a_failed_request_of_which_nobody_knows_how_long_it_took_is_counted(method: str) -> None:
+    _counters.add_request("m", 1, "s", method, Code.CANCELLED, -1)
+    metric = counted(method)
+    assert (metric.codes, metric.failed) == ({Code.CANCELLED: 1}, {})
+
+
+def test_requests_by_rest_are_counted_apart(method: str) -> None:
+    _counters.add_request("m", 1, "s", method, Code.OK, 50_000, 20_000, 5_000)
+    _counters.add_request("m", 1, "s", method, Code.OK, 90_000, 30_000, 7_000, rest=True)
+    _counters.add_request("m", 1, "s", method, Code.INTERNAL, 1_000, rest=True)
+    metric, by_rest = counted(method), counted(method, metrics.REST)
+    assert (metric.codes, by_rest.codes) == ({Code.OK: 1}, {Code.OK: 1, Code.INTERNAL: 1})
+    assert [h.sum for h in (metric.total, metric.queue, metric.run)] == [50.0, 20.0, 5.0]
+    assert [h.sum for h in (by_rest.total, by_rest.queue, by_rest.run)] == [90.0, 30.0, 7.0]
+    assert by_rest.failed[Code.INTERNAL].sum == 1.0
+
+
+def test_what_nobody_asked_by_rest_is_not_told(method: str) -> None:
+    key = ("m", 1, "s", method)
+    _counters.add_request(*key, Code.OK, 1)
+    assert {metric.entrypoint for metric in metrics.requests_of(key)} == {metrics.GRPC}
+    assert _counters.read_codes(key, True) == (0,) * 17
+    assert _counters.read_histograms(key, True) == (((0,) * 34, 0),) * 3
+    assert _counters.read_failed(key, True) == {}
+    assert _counters.read_examples(key, True) == ((0,) * 16, 0)
+
+
+@pytest.mark.parametrize("by_rest", [False, True])
+@pytest.mark.parametrize(
+    ("examples", "bucket"),
+    [(1, 1), (2, 2), (3, 2), (4, 3), (2**14 - 1, 14), (2**14, 15), (2**40, 15)],
+)
+def test_examples_are_counted_by_their_number(
+    method: str, examples: int, bucket: int, by_rest: bool
+) -> None:
+    _counters.add_request("m", 1, "s", method, Code.OK, 1, rest=by_rest, examples=examples)
+    counts = counted(method, metrics.REST if by_rest else metrics.GRPC).examples
+    assert (only_bucket(counts), counts.sum) == (bucket, examples)
+    assert bucket == 15 or counts.bounds[bucket - 1] <= examples < counts.bounds[bucket]
+
+
+def test_a_request_without_examples_is_not_among_those_that_have_some(method: str) -> None:
+    _counters.add_request("m", 1, "s", method, Code.OK, 1)
+    assert counted(method).examples.count == 0
 
 
 def test_a_request_that_never_ran_has_no_queue_and_run_time(method: str) -> None:
@@ -87,7 +148,7 @@ def test_a_request_that_never_ran_has_no_queue_and_run_time(method: str) -> None
 def test_a_time_below_zero_counts_as_zero(method: str) -> None:
     _counters.add_request("m", 1, "s", method, Code.OK, -5)
     total = counted(method).total
-    assert (only_bucket(total), total.sum_micros) == (0, 0.0)
+    assert (only_bucket(total), total.sum) == (0, 0.0)
 
 
 @pytest.mark.parametrize("code", [-1, 17, 2**31 - 1, -(2**31)])
@@ -123,17 +184,22 @@ def test_unknown_counters_are_not_made_by_reading() -> None:
         _counters.read_codes(("nobody", 1, "s", "m"))
 
 
-def test_native_threads_lose_no_request(method: str) -> None:
+@pytest.mark.parametrize("by_rest", [False, True])
+def test_native_threads_lose_no_request(method: str, by_rest: bool) -> None:
     threads, adds = 4, 17 * 4096
-    _counters.stress("m", 1, "s", method, threads, adds, 17)
-    metric = counted(method)
+    _counters.stress("m", 1, "s", method, threads, adds, 17, by_rest)
+    metric = counted(method, metrics.REST if by_rest else metrics.GRPC)
     assert metric.codes == dict.fromkeys(Code, threads * adds // 17)
     micros = [i % 4096 for i in range(adds)]
     ok_micros = [micros[i] for i in range(0, adds, 17)]
     assert metric.total.count == threads * len(ok_micros)
-    assert metric.total.sum_micros == threads * sum(ok_micros)
-    assert metric.queue.sum_micros == pytest.approx(threads * sum(micros) / 10)
-    assert metric.run.sum_micros == pytest.approx(threads * sum(micros) / 1000)
+    assert metric.total.sum == threads * sum(ok_micros)
+    assert metric.queue.sum == pytest.approx(threads * sum(micros) / 10)
+    assert metric.run.sum == pytest.approx(threads * sum(micros) / 1000)
+    assert metric.examples.count == threads * adds
+    assert metric.examples.sum == threads * sum(micros)
+    assert all(h.count == threads * adds // 17 for h in metric.failed.values())
+    assert sum(h.sum for h in metric.failed.values()) == threads * (sum(micros) - sum(ok_micros))
     for bucket in range(34):
         lowest = BOUNDS[bucket - 1] if bucket else 0
         highest = BOUNDS[bucket] if bucket < 33 else float("inf")

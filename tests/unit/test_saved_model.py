@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import time
+import uuid
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -14,7 +15,7 @@ from tfsrv.config import ModelConfig, ServerOptions
 from tfsrv.core.servable import ServableData, ServableId
 from tfsrv.core.storage_path import StoragePath
 from tfsrv.errors import Code, ServingError
-from tfsrv.metrics import SAVED_MODEL_LOAD_MICROS, SAVED_MODEL_LOADS
+from tfsrv.metrics import MLMD_MAP, SAVED_MODEL_LOAD_MICROS, SAVED_MODEL_LOADS
 from tfsrv.servables.saved_model import (
     SavedModelInspector,
     SavedModelOptions,
@@ -204,6 +205,17 @@ def test_loads_are_counted_with_how_they_ended_and_how_long_they_took(tmp_path: 
     loads = SAVED_MODEL_LOADS.cells()
     assert (loads[path, "success"], loads[path, "fail"]) == (2, 1)
     assert SAVED_MODEL_LOAD_MICROS.cells()[path,] >= 0
+
+
+def test_versions_from_ml_metadata_are_told(tmp_path: Path) -> None:
+    name = uuid.uuid4().hex  # what was told is told as long as the process lives
+    (tmp_path / "8" / "assets.extra").mkdir(parents=True)
+    (tmp_path / "8" / "assets.extra" / "mlmd_uuid").write_text("some-uuid")
+    for version in (7, 8):
+        data = ServableData(ServableId(name, version), StoragePath(str(tmp_path / str(version))))
+        SavedModelSourceAdapter(load_session=Loading()).convert(data).load()
+    told = {cell: value for cell, value in MLMD_MAP.cells().items() if cell[0] == name}
+    assert told == {(name, "8"): 0}
 
 
 def test_loader_cancels_what_is_loaded_only() -> None:

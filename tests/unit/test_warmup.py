@@ -19,6 +19,7 @@ from tfsrv.config import ModelConfig, ServerOptions
 from tfsrv.core.servable import ServableData, ServableId
 from tfsrv.core.storage_path import StoragePath
 from tfsrv.errors import Code, ServingError
+from tfsrv.metrics import WARMUP_MICROS, WARMUP_RECORDS
 from tfsrv.servables.saved_model import SavedModelOptions, SavedModelSourceAdapter, warm_up
 from tfsrv.servables.warmup import (
     CLASSIFY,
@@ -163,7 +164,49 @@ def refusal(warm: WarmUp, version: Path, session: FakeSession | None = None) -> 
     return caught.value.code, caught.value.message
 
 
+def counted(version: Path) -> tuple[dict[str, int], dict[str, tuple[int, float]]]:
+    """Records that were run, and how many warm-ups took how many microseconds; by status."""
+    path = str(version)  # counters live as long as the process
+    records = {status: n for (of, status), n in WARMUP_RECORDS.cells().items() if of == path}
+    micros = {
+        status: (histogram.count, histogram.sum)
+        for (of, status), histogram in WARMUP_MICROS.cells().items()
+        if of == path
+    }
+    return records, micros
+
+
 # --- the file
+
+
+def test_records_are_counted_with_the_time_that_all_took(version: Path) -> None:
+    write(version, *map(predict_log, range(5)))
+    clock = Clock()
+
+    def take_a_while(*_: object) -> None:
+        clock.now += 0.25
+
+    for _ in range(2):
+        WarmUp(FakeRunner(take_a_while), clock=clock)(FakeSession(), ID, str(version))
+    assert counted(version) == ({"OK": 10}, {"OK": (2, 2_500_000.0)})
+
+
+def test_what_failed_is_counted_by_its_code(version: Path) -> None:
+    write(version, *map(predict_log, range(5)))
+
+    def fail_at_two(kind: int, sent: bytes) -> None:
+        if sent == request(2).SerializeToString():
+            raise ServingError(Code.INVALID_ARGUMENT, "of which there may be many")
+
+    refusal(WarmUp(FakeRunner(fail_at_two)), version)
+    records, micros = counted(version)
+    assert records == {"INVALID_ARGUMENT": 2}
+    assert micros.keys() == {"INVALID_ARGUMENT"}
+
+
+def test_without_a_file_nothing_is_counted(version: Path) -> None:
+    WarmUp(FakeRunner(), synthetic=True)(FakeSession(), ID, str(version))
+    assert counted(version) == ({}, {})
 
 
 def test_runs_each_record_once_in_the_order_of_the_file(version: Path) -> None:

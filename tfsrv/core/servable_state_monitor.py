@@ -38,6 +38,11 @@ class ServableStateMonitor:
         with self._changed:
             return self._states.get(id.name, {}).get(id.version)
 
+    def names(self) -> list[str]:
+        """The servables of which any version is remembered."""
+        with self._changed:
+            return list(self._states)
+
     def versions(self, name: str) -> dict[int, ServableState]:
         """The versions of one servable, highest first. Empty when there never was one."""
         with self._changed:

@@ -396,7 +396,7 @@ cdef class _StreamingCall:
         messages_free(&self.requests)
         self.in_hand = 0
         self.give(self.charged - <int64_t>backlog_bytes(&self.backlog))
-        counters_add(self.counters, code, -1, -1, -1)  # how long it lasted tells nothing
+        counters_add(self.counters, False, code, -1, -1, -1)  # how long it lasted tells nothing
         try:
             if self.timer is not None:
                 self.timer.cancel()

@@ -29,6 +29,11 @@ class NativeGrpcServer:
         self._socket_path = ""
         self.addresses: list[str] = []
 
+    @property
+    def open_connections(self) -> int:
+        """Connections that there are now."""
+        return 0 if self._http2 is None else self._http2.open_connections
+
     async def start(self) -> None:
         """Open the ports. OSError says why one could not be opened."""
         loop = asyncio.get_running_loop()

@@ -83,6 +83,7 @@ from tfsrv._predict_response cimport TensorData, wire_splices
 from tfsrv._run_arms cimport ARM_POOL, ARM_SINGLE
 from tfsrv._run_queue cimport IN_PLACE_NS, run_record_is_fast, run_record_note
 from tfsrv._servable cimport Servable, servable_hold, servable_release
+from tfsrv._run_counts cimport batch_input_add, batch_part_add, batch_run_add
 from tfsrv._session cimport Session, session_plan, session_run
 from tfsrv._signature cimport HAS_NO_ROWS, HAS_ROWS, MAY_HAVE_ROWS, Signature
 from tfsrv._status cimport (
@@ -385,6 +386,9 @@ cdef void run_here(Served* served, Call* call) noexcept nogil:
     cdef int64_t begun_ns = now_ns()
     cdef int64_t rows = call.task_rows.rows
     cdef int64_t arrived_ns = call.task_rows.arrived_ns
+    batch_run_add(rows, 0)
+    batch_part_add(begun_ns - arrived_ns)
+    count_inputs(call, rows)
     run_call(call, True, False)
     if call.status.code == OK:  # a run that failed tells nothing of others
         batch_note_alone(served.queue, rows, arrived_ns, begun_ns, now_ns())
@@ -492,6 +496,11 @@ cdef void run(Batch* batch) noexcept nogil:
     running.batch = batch
     running.served = served
     status_init(&running.status)
+    batch_run_add(batch.rows, batch.padding_rows)
+    for i in range(batch.size):
+        batch_part_add(batch.begun_ns - batch.parts[i].arrived_ns)
+        if batch.parts[i].first_row == 0:
+            count_inputs(call_of(&batch.parts[i]), batch.parts[i].task.rows)
     if batch.arm == ARM_SINGLE:
         limit_threads(True)
     if batch.size == 1 and is_whole(&batch.parts[0]) and batch.padding_rows == 0:
@@ -509,6 +518,16 @@ cdef void run(Batch* batch) noexcept nogil:
         limit_threads(False)
     flush(&running)
     status_free(&running.status)
+
+
+cdef void count_inputs(const Call* call, int64_t rows) noexcept nogil:
+    """Count the rows of a call's inputs, without those that have their default."""
+    cdef const Plan* plan = <const Plan*>call.scratch
+    cdef int64_t inputs = 0
+    cdef int i
+    for i in range((<const Signature*>call.signature).inputs_size):
+        inputs += plan.views[i] != NULL
+    batch_input_add(rows, inputs)
 
 
 cdef bint lay_out(Running* running) noexcept nogil:

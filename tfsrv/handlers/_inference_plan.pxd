@@ -16,4 +16,5 @@ cdef int check_task_names(Call* call, int index) noexcept nogil
 cdef int check_task_method(Call* call, int index) noexcept nogil
 cdef void tasks_are_checked(Call* call) noexcept nogil
 cdef int tell_unknown_task(Call* call, Bytes name) noexcept nogil
+cdef void count_examples(Call* call) noexcept nogil
 cdef int tell_empty(Call* call) noexcept nogil

@@ -137,10 +137,16 @@ cdef int take_examples(const Settings* settings, Call* call, Plan* plan) noexcep
     cdef int i
     if call.view.inputs_size == 0:
         return tell_empty(call)
+    count_examples(call)
     for i in range((<Signature*>call.signature).inputs_size):
         if plan_take_input(call, plan, i, &call.view.inputs[0], settings.max_message_bytes) != OK:
             return call.status.code
     return plan_charge(call, plan)
+
+
+cdef void count_examples(Call* call) noexcept nogil:
+    """Have the Examples of a request that has some counted when it is answered."""
+    call.examples = call.view.dims[call.view.inputs[0].dims_start]
 
 
 cdef int tell_empty(Call* call) noexcept nogil:

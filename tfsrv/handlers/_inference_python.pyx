@@ -24,6 +24,7 @@ from tfsrv.handlers._inference_errors cimport tell_text_and_name, tell_wrong_kin
 from tfsrv.handlers._inference_plan cimport (
     check_task_method,
     check_task_names,
+    count_examples,
     is_regression_task,
     task_signature_name,
     tasks_are_checked,
@@ -185,6 +186,7 @@ cdef class OneAnswering(InferenceAnswering):
                 return call.status.code
         if call.view.inputs_size == 0:
             return tell_empty(call)
+        count_examples(call)
         if turn.charge_inputs() != OK:
             return call.status.code
         arrays = self.ask(turn, servable, signature_name, self.is_regression)
@@ -210,6 +212,7 @@ cdef class MultiAnswering(InferenceAnswering):
             return call.status.code
         if call.view.inputs_size == 0:
             return tell_empty(call)
+        count_examples(call)
         if turn.charge_inputs() != OK:  # of one task at a time
             return call.status.code
         for i in range(call.view.tasks_size):

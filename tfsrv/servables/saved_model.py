@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
@@ -19,7 +20,7 @@ from tfsrv.core.servable import ServableData, ServableId
 from tfsrv.core.source import SourceAdapter
 from tfsrv.core.storage_path import StoragePath
 from tfsrv.errors import ServingError
-from tfsrv.metrics import SAVED_MODEL_LOAD_MICROS, SAVED_MODEL_LOADS
+from tfsrv.metrics import MLMD_MAP, SAVED_MODEL_LOAD_MICROS, SAVED_MODEL_LOADS
 from tfsrv.servables.file_resources import estimate_from_files, file_bytes
 from tfsrv.servables.memory_growth import MemoryGrowth, memory_growth
 from tfsrv.servables.missing_ops import explain_missing_op
@@ -27,6 +28,7 @@ from tfsrv.servables.version_files import VersionFiles, settle_seconds
 from tfsrv.servables.warmup import RunRequest, WarmUp
 
 FILE_NAMES = ("saved_model.pb", "saved_model.pbtxt")
+MLMD_FILE_NAME = os.path.join("assets.extra", "mlmd_uuid")  # its place in ML Metadata
 
 
 @dataclass(frozen=True)
@@ -127,6 +129,8 @@ class SavedModelLoader(Loader):
                 raise
             # Of a file that was cut off, say, TensorFlow does not tell where it is.
             raise ServingError(error.code, f"{error.message} (in {self._path})") from None
+        if os.path.exists(os.path.join(self._path, MLMD_FILE_NAME)):
+            MLMD_MAP.show(self._id.name, str(self._id.version))
 
     def warm_up(self) -> None:
         if self._options.warm_up is not None and self._session is not None:

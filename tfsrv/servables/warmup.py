@@ -26,6 +26,7 @@ from tfsrv._tfrecord import RecordReader
 from tfsrv.batching_parameters import BatchingParameters
 from tfsrv.core.servable import ServableId
 from tfsrv.errors import Code, ServingError
+from tfsrv.metrics import WARMUP_MICROS, WARMUP_RECORDS
 
 FILE_NAME = os.path.join("assets.extra", "tf_serving_warmup_requests")
 MAX_RECORDS = 1000
@@ -86,7 +87,9 @@ class WarmUp:
         began = self.clock()
         file = os.path.join(path, FILE_NAME)
         if self.enabled and os.path.exists(file):
-            count = self._replay(session, id, file)
+            with _Counted(path, self.clock) as counted:
+                self._replay(session, id, file, counted)
+            count = counted.records
         elif self.synthetic:
             count = self._make_up(session, id)
         else:
@@ -94,10 +97,10 @@ class WarmUp:
         seconds = self.clock() - began
         logger.info("%s was warmed up with %d requests in %.3f s", _shown_id(id), count, seconds)
 
-    def _replay(self, session: WarmSession, id: ServableId, file: str) -> int:
-        """Run each record of a file; how many there were."""
-        count = 0
+    def _replay(self, session: WarmSession, id: ServableId, file: str, counted: _Counted) -> None:
+        """Run each record of a file."""
         for record in _records(file):
+            count = counted.records
             try:
                 kind, places = read_prediction_log(record)
             except ServingError:
@@ -107,13 +110,12 @@ class WarmUp:
                     self._run(session, id, kind, record, places, f"record {count + 1} of {file}")
                 except ValueError:
                     raise _unreadable(record, file) from None
-            count += 1
-            if count > MAX_RECORDS:
+            counted.records += 1
+            if counted.records > MAX_RECORDS:
                 raise ServingError(
                     Code.INVALID_ARGUMENT,
                     f"Number of warmup records exceeds the maximum ({MAX_RECORDS}) at {file}",
                 )
-        return count
 
     def _run(
         self,
@@ -161,6 +163,27 @@ class WarmUp:
                     error,
                 )
         return count
+
+
+class _Counted:
+    """Counts a replay: the records that were run, and how long all took, by what came of it."""
+
+    def __init__(self, path: str, clock: Callable[[], float]) -> None:
+        self.records = 0
+        self._path = path
+        self._clock = clock
+        self._began = clock()
+
+    def __enter__(self) -> _Counted:
+        return self
+
+    def __exit__(self, kind: object, error: BaseException | None, traceback: object) -> None:
+        code = Code.OK if error is None else Code.UNKNOWN
+        if isinstance(error, ServingError):
+            code = error.code
+        micros = round((self._clock() - self._began) * 1e6)
+        WARMUP_RECORDS.add(self._path, code.name, by=self.records)
+        WARMUP_MICROS.add(self._path, code.name, value=micros)
 
 
 def _records(file: str) -> Iterator[bytes]:

@@ -1,0 +1,1 @@
+"""What the server shows of itself: families of metrics, with their values of now."""
