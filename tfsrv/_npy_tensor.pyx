@@ -62,8 +62,8 @@ cdef int npy_put_input(
     cdef int code = npy_check_type(array, dtype, status)
     if code != OK:
         return code
-    # Each string takes a tag and a length: what follows cannot overflow.
-    if array.data.size > room or (is_strings and <size_t>array.elements > room // 2):
+    # Each string takes a tag and a length: those of no bytes are limited too.
+    if (<size_t>array.elements > room // 2) if is_strings else (content > room):
         return too_long(array, most_bytes, status)
     if is_strings:
         code = strings_size(array, &content, status)
@@ -133,18 +133,23 @@ cdef char* put_dims(char* at, const NpyArray* array) noexcept nogil:
 
 # ---- numbers ----------------------------------------------------------------------------------------
 
+cdef int dims_that_count(const NpyArray* array, int64_t* dims) noexcept nogil:
+    """Dims of 1 change nothing about the order, and many of them would cost time. The rank without."""
+    cdef int rank = 0
+    cdef int i
+    for i in range(array.rank):
+        if array.dims[i] != 1:
+            dims[rank] = array.dims[i]
+            rank += 1
+    return rank
+
+
 cdef void put_numbers(char* at, const NpyArray* array) noexcept nogil:
     """All elements, which may stand at any address, as may `at`."""
     cdef const char* data = array.data.data
     cdef int64_t dims[MAX_RANK]
-    cdef int rank = 0
-    cdef int i
-    if array.fortran:
-        for i in range(array.rank):
-            if array.dims[i] != 1:  # the others change nothing
-                dims[rank] = array.dims[i]
-                rank += 1
-    if rank < 2:
+    cdef int rank = dims_that_count(array, dims)
+    if not array.fortran or rank < 2:
         memcpy(at, data, array.data.size)
     elif array.type.unit == 1:
         turn(at, <const uint8_t*>data, dims, rank)
@@ -260,7 +265,9 @@ cdef void swap_all(char* at, size_t count, word value) noexcept nogil:
 
 # A walk over the elements in C's order.
 cdef struct Walk:
-    const char* at          # the element
+    const char* at              # the element
+    int rank                    # 0: they lie in this order
+    int64_t[MAX_RANK] dims
     int64_t[MAX_RANK] index
     int64_t[MAX_RANK] strides   # in bytes
 
@@ -269,24 +276,26 @@ cdef void walk_begin(Walk* walk, const NpyArray* array) noexcept nogil:
     cdef int64_t stride = array.type.unit
     cdef int i
     walk.at = array.data.data
+    walk.rank = 0
     if array.fortran:
-        for i in range(array.rank):
+        walk.rank = dims_that_count(array, walk.dims)
+        for i in range(walk.rank):
             walk.index[i] = 0
             walk.strides[i] = stride
-            stride *= array.dims[i]
+            stride *= walk.dims[i]
 
 
 cdef void walk_on(Walk* walk, const NpyArray* array) noexcept nogil:
     cdef int i
-    if not array.fortran:
+    if walk.rank == 0:
         walk.at += array.type.unit
         return
-    for i in range(array.rank - 1, -1, -1):
+    for i in range(walk.rank - 1, -1, -1):
         walk.index[i] += 1
         walk.at += walk.strides[i]
-        if walk.index[i] < array.dims[i]:
+        if walk.index[i] < walk.dims[i]:
             return
-        walk.at -= walk.strides[i] * array.dims[i]
+        walk.at -= walk.strides[i] * walk.dims[i]
         walk.index[i] = 0
 
 

@@ -136,6 +136,15 @@ def test_reads_strings_without_the_zeros_behind_them(kind: str) -> None:
     assert read(npy(np.asfortranarray(array)), DT_STRING) == ((2, 3), expected)
 
 
+@pytest.mark.parametrize("shape", [*SHAPES, (1, 2, 1, 3, 1), (2, 3, 2, 1)], ids=str)
+def test_turns_strings_of_any_shape(shape: tuple[int, ...]) -> None:
+    texts = [str(number) for number in range(int(np.prod(shape, dtype=int)))]
+    array = np.array(texts, "U3").reshape(shape)
+    expected = [text.encode() for text in texts]
+    assert read(npy(np.array(array, order="F")), DT_STRING) == (shape, expected)
+    assert read(npy(array), DT_STRING) == (shape, expected)
+
+
 def test_reads_bytes_that_are_no_text() -> None:
     assert read(npy(np.array([b"\xff\xfe", b"a"])), DT_STRING) == ((2,), [b"\xff\xfe", b"a"])
 
