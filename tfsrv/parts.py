@@ -6,7 +6,7 @@ import asyncio
 import logging
 import os
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from functools import partial
 
 from tfsrv._budget import set_max_in_flight_bytes
@@ -15,16 +15,12 @@ from tfsrv._memory import trim
 from tfsrv._method import Method
 from tfsrv._opening import Opening
 from tfsrv._serving_map import ServingMap
-from tfsrv._session import batched_sessions, loaded_sessions
+from tfsrv._session import batched_sessions
 from tfsrv._workers import WorkerPool
 from tfsrv.batching_log import BatchingLog
 from tfsrv.config import ServerOptions, session_config
 from tfsrv.core.platform import Platform
 from tfsrv.errors import Code, ServingError
-from tfsrv.frontends._http1_routes import HttpRoutes
-from tfsrv.frontends.http_messages import HttpHandler
-from tfsrv.frontends.http_server import RestServer, not_found
-from tfsrv.frontends.prometheus import PrometheusMetrics
 from tfsrv.frontends.transport import GrpcServer
 from tfsrv.handlers._inference import ClassifyMethod, MultiInferenceMethod, RegressMethod
 from tfsrv.handlers._predict import PredictMethod
@@ -46,11 +42,6 @@ from tfsrv.handlers.servables import Servables
 from tfsrv.handlers.session_run import SessionRun
 from tfsrv.handlers.status import GetModelStatus
 from tfsrv.housekeeping import Housekeeping
-from tfsrv.monitoring.families import joined
-from tfsrv.monitoring.models import ModelFamilies, QueueFamilies
-from tfsrv.monitoring.process import process_families
-from tfsrv.monitoring.requests import request_families, serving_request_families
-from tfsrv.monitoring.server import ServerFamilies
 from tfsrv.plugins import BUILT_IN_PLATFORMS, load_platforms, load_source
 from tfsrv.servables import warmup
 from tfsrv.servables.saved_model import saved_model_platform
@@ -73,32 +64,52 @@ def make_parts(options: ServerOptions, loop: asyncio.AbstractEventLoop) -> Parts
     call_loop = CallLoop(loop)
     call_loop.watch(serving_map)
     servables = Servables(serving_map, core.subscribe_decided, loop)
+    status = GetModelStatus(core.monitor, core.version_labels)
+    management = None
+    if options.enable_model_management:
+        management = ModelManagement(core, timeout_seconds=options.reload_timeout_seconds)
     methods = method_table(
         runs.values(),
         GetModelMetadata(servables),
-        GetModelStatus(core.monitor, core.version_labels),
+        status,
         HandleReloadConfigRequest(
             core,
             timeout_seconds=options.reload_timeout_seconds,
             enabled=options.enable_reload_rpc,
         ),
-        model_management(core, options) if options.enable_model_management else {},
+        model_management(management) if management else {},
         session_run(servables, runs[warmup.PREDICT], call_loop, options)
         if options.enable_session_service
         else None,
     )
-    health = None
+    health = Health(core, loop)
     if options.enable_grpc_healthcheck_service:
-        health = Health(core, loop)
         methods = {**methods, **health_methods(health)}
     if options.enable_reflection:
         methods = with_reflection(methods)  # the last: it tells of all others
+    grpc_server = make_grpc_server(methods, call_loop, options)
+    rest_server = None
+    if options.rest_api_port is not None:
+        from tfsrv.rest_parts import make_rest_server  # with all its pages
+
+        rest_server = make_rest_server(
+            options,
+            core,
+            serving_map,
+            call_loop,
+            runs=runs,
+            servables=servables,
+            status=status,
+            management=management,
+            health=health,
+            grpc_server=grpc_server,
+        )
     return Parts(
         core=core,
         workers=_AllWorkers(workers, python_threads, housekeeping),
         call_loop=call_loop,
-        grpc_server=make_grpc_server(methods, call_loop, options),
-        rest_server=make_rest_server(HttpRoutes(), not_found, call_loop, options),
+        grpc_server=grpc_server,
+        rest_server=rest_server,
         health=health,
     )
 
@@ -149,29 +160,13 @@ def worker_pool(options: ServerOptions) -> WorkerPool:
     return WorkerPool(options.batching.num_batch_threads, name=options.batching.thread_pool_name)
 
 
-def model_management(core: ServerCore, options: ServerOptions) -> dict[str, Handler]:
+def model_management(handlers: ModelManagement) -> dict[str, Handler]:
     """The handlers of that service, by name."""
-    handlers = ModelManagement(core, timeout_seconds=options.reload_timeout_seconds)
     return {
         "ListModels": handlers.list_models,
         "SetModel": handlers.set_model,
         "RemoveModel": handlers.remove_model,
     }
-
-
-def prometheus_metrics(
-    core: ServerCore, call_loop: CallLoop, connections: Mapping[str, Callable[[], int]]
-) -> PrometheusMetrics:
-    """The handler of the page with all metrics; `connections` counts those of each protocol."""
-    sources = (
-        serving_request_families,
-        request_families,
-        ModelFamilies(core),
-        QueueFamilies(loaded_sessions),
-        ServerFamilies(call_loop, connections),
-        process_families,
-    )
-    return PrometheusMetrics(lambda: joined(sources))
 
 
 def session_run(
@@ -242,12 +237,3 @@ def make_grpc_server(
     from tfsrv.frontends.grpc_portable import PortableGrpcServer  # grpc takes a while to import
 
     return PortableGrpcServer(methods, call_loop, options)
-
-
-def make_rest_server(
-    routes: HttpRoutes, handler: HttpHandler, call_loop: CallLoop, options: ServerOptions
-) -> RestServer | None:
-    """REST's transport; None without a `--rest_api_port`."""
-    if options.rest_api_port is None:
-        return None
-    return RestServer(routes, handler, call_loop, options)

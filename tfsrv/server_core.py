@@ -184,6 +184,13 @@ class ServerCore:
         with self._lock:
             return tuple(self._models)
 
+    def has_model(self, name: str) -> bool:
+        """Whether it is configured, or a source has brought a version of it."""
+        with self._lock:
+            if name in self._models:
+                return True
+        return bool(self.monitor.versions(name))
+
     def models(self) -> tuple[ModelConfig, ...]:
         """The configuration of now."""
         with self._lock:

@@ -46,7 +46,7 @@ class Rest:
             RestManagement(management if is_managed else None),
             Health(FakeCore(), loop),  # of another core: it would hear of this one for ever
             pages=pages,
-            count=lambda model, code: self.counted.append((model, code)),
+            count=lambda model, code, _: self.counted.append((model, code)),
         )
 
     async def ask(self, method: str, target: str, **fields: Any) -> HttpResponse:

@@ -19,6 +19,7 @@ LAYERS = [
     {"flags"},
     {"flag_table"},
     {"parts"},
+    {"rest_parts"},
     {"server", "checking", "commands"},
     {"frontends"},
     {"handlers"},

@@ -7,6 +7,7 @@ import threading
 import time
 import uuid
 from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
 
 import pytest
 from prometheus_client import Metric
@@ -386,6 +387,11 @@ class FakeCalls:
     in_flight = 5
 
 
+@dataclass
+class Connected:
+    open_connections: int | None
+
+
 @pytest.fixture
 def limit() -> Iterator[int]:
     set_max_in_flight_bytes(1_000_000)
@@ -394,7 +400,9 @@ def limit() -> Iterator[int]:
 
 
 def test_the_server_shows_what_it_holds_and_who_is_connected(limit: int) -> None:
-    source = ServerFamilies(FakeCalls(), {"grpc": lambda: 2, "http": lambda: 3})
+    source = ServerFamilies(
+        FakeCalls(), {"grpc": Connected(2), "http": Connected(3), "x": Connected(None)}
+    )
     (before,) = values(source, "tfsrv_in_flight_bytes").values()
     assert take_in_flight_bytes(1000)
     (after,) = values(source, "tfsrv_in_flight_bytes").values()

@@ -78,8 +78,8 @@ def test_whatever_is_below_the_root_is_malformed_if_it_is_unknown(method: str, t
 
 def test_what_runs_models_is_for_others() -> None:
     assert error_of(ask("POST", "/v1/models/m:predict")) == (
-        501,
-        "Nothing answers POST /v1/models/m:predict",
+        400,
+        "/v1/models/m:predict: examples and results are JSON or protobuf; arrays are for :predict",
     )
 
 

@@ -54,6 +54,11 @@ class PortableGrpcServer:
         self._streams = PortableStreams()
         self.addresses: list[str] = []
 
+    @property
+    def open_connections(self) -> None:
+        """Only gRPC's C core knows."""
+        return None
+
     async def start(self) -> None:
         """Open the ports. OSError says why one could not be opened."""
         logging.getLogger("grpc._cython.cygrpc").addFilter(_is_news)

@@ -38,6 +38,11 @@ class RestServer:
         self._http1: Http1Server | None = None
         self.addresses: list[str] = []  # "127.0.0.1:8501"
 
+    @property
+    def open_connections(self) -> int:
+        """Of clients."""
+        return self._http1.open_connections if self._http1 is not None else 0
+
     async def start(self) -> None:
         """Open the port. OSError says why it could not be opened."""
         options = self._options

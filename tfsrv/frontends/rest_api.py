@@ -16,6 +16,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import time
 from collections.abc import Callable, Mapping
 
 from tfsrv.core.damped_log import DampedLog
@@ -30,12 +31,12 @@ from tfsrv.handlers.health import Health
 
 READS = ("GET", "HEAD")
 
-Count = Callable[[str, Code], object]
+Count = Callable[[str, Code, int], object]
 
 logger = logging.getLogger("tfsrv")
 
 
-def _count_nothing(model: str, code: Code) -> None:
+def _count_nothing(model: str, code: Code, nanoseconds: int) -> None:
     pass
 
 
@@ -53,7 +54,8 @@ class RestApi:
     ) -> None:
         """`pages` are further handlers by path, for GET and HEAD; they go first, so that metrics
         may have any path. `count` is told of each request below /v1/: the model of its path, ""
-        if none can be told, and how it ended. It may be a name that no model has."""
+        if none can be told, how it ended, and how long it took in nanoseconds. It may be a
+        name that no model has."""
         self._models = models
         self._management = management
         self._pages: dict[str, HttpHandler] = {
@@ -80,7 +82,7 @@ class RestApi:
 
     async def _api(self, request: HttpRequest) -> HttpResponse:
         """Answer a request below /v1/."""
-        model, code = "", Code.OK
+        model, code, begun_ns = "", Code.OK, time.monotonic_ns()
         try:
             path = parse(request.method, request.path, request.query)
             model = path.name
@@ -92,7 +94,7 @@ class RestApi:
             code = error.code if isinstance(error, ServingError) else Code.INTERNAL
             return self._failed(request, error)
         finally:
-            self._count(model, code)
+            self._count(model, code, time.monotonic_ns() - begun_ns)
 
     async def _answer(self, path: ModelPath, request: HttpRequest) -> HttpResponse:
         pretty = query_flag(request.query, "pretty")
@@ -107,8 +109,11 @@ class RestApi:
                 return await self._management.set(path.name, request, pretty=pretty)
             case Verb.REMOVE:
                 return await self._management.remove(path.name, request, pretty=pretty)
-        # The server has routes of its own for what runs models.
-        raise ServingError(Code.UNIMPLEMENTED, f"Nothing answers {request.method} {request.path}")
+        # The server has routes of its own for what runs models: something is wrong with this one.
+        raise ServingError(
+            Code.INVALID_ARGUMENT,
+            f"{request.path}: examples and results are JSON or protobuf; arrays are for :predict",
+        )
 
     def _failed(self, request: HttpRequest, error: Exception) -> HttpResponse:
         """The answer to a request that has failed."""

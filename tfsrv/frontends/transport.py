@@ -15,6 +15,10 @@ class NetworkServer(Protocol):
     def addresses(self) -> list[str]:
         """Where it listens, as gRPC clients write it: "127.0.0.1:8500", "unix:/run/tfsrv"."""
 
+    @property
+    def open_connections(self) -> int | None:
+        """Of clients, how many there are; None if the transport does not know."""
+
     async def start(self) -> None:
         """Open the ports. OSError or ServingError says why one could not be opened."""
 

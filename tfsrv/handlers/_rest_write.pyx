@@ -7,7 +7,7 @@ call was small enough for it.
 from tfsrv._gzip cimport GZIP_OK, gzip_deflate_message
 from tfsrv._inference_response cimport wire_write_inference
 from tfsrv._json_response cimport (
-    JsonSpec,
+    JsonModelSpec,
     json_write_classify,
     json_write_predict,
     json_write_regress,
@@ -31,8 +31,8 @@ cdef bint rest_splices(const Call* call) noexcept nogil:
     return call.rest.answer_form != FORM_JSON and not call.rest.accepts_gzip
 
 
-cdef JsonSpec spec_of(const Call* call) noexcept nogil:
-    cdef JsonSpec spec
+cdef JsonModelSpec spec_of(const Call* call) noexcept nogil:
+    cdef JsonModelSpec spec
     spec.name = call.view.spec.name
     spec.version = call.servable.version
     spec.signature_name = model_spec_signature(&call.view.spec)
@@ -46,7 +46,7 @@ cdef int rest_write_predict(
 
     With `may_splice` the outputs' holders are tensors of TensorFlow that may be taken over.
     """
-    cdef JsonSpec spec = spec_of(call)
+    cdef JsonModelSpec spec = spec_of(call)
     cdef size_t splice_from = <size_t>SPLICE_FROM if may_splice else NEVER
     cdef int result
     if call.rest.any_form and call.rest.answer_form == FORM_NPY and outputs_size != 1:
@@ -68,8 +68,8 @@ cdef int rest_write_predict(
 
 cdef int rest_write_inference(Call* call, const InferenceAnswer* answer) noexcept nogil:
     """Append the answer to `call.response`. A WireResult, or the call's status says more."""
-    cdef JsonSpec spec = spec_of(call)
-    cdef const JsonSpec* told = &spec if call.rest.tells_spec else NULL
+    cdef JsonModelSpec spec = spec_of(call)
+    cdef const JsonModelSpec* told = &spec if call.rest.tells_spec else NULL
     cdef int result
     if call.rest.answer_form == FORM_PROTOBUF:
         result = wire_write_inference(&call.response, answer, spec.name, spec.version)

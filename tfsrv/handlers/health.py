@@ -89,6 +89,11 @@ class Health:
         ]
         self._look()
 
+    @property
+    def is_draining(self) -> bool:
+        """Whether the server is going away."""
+        return self._is_draining
+
     # -- what the server says
 
     def opened(self) -> None:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import platform
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from typing import Protocol
 
 from tfsrv import __version__, _tf
@@ -18,12 +18,20 @@ class Calls(Protocol):
     def in_flight(self) -> int: ...
 
 
-class ServerFamilies:
-    """A source. `connections` counts those of each protocol, such as "grpc"."""
+class Connected(Protocol):
+    """The part of a transport that is used here."""
 
-    def __init__(self, calls: Calls, connections: Mapping[str, Callable[[], int]]) -> None:
+    @property
+    def open_connections(self) -> int | None:
+        """None if it does not know."""
+
+
+class ServerFamilies:
+    """A source. `servers` by protocol, such as "grpc"."""
+
+    def __init__(self, calls: Calls, servers: Mapping[str, Connected]) -> None:
         self._calls = calls
-        self._connections = connections
+        self._servers = servers
 
     def __call__(self) -> Families:
         yield Family(
@@ -56,5 +64,9 @@ class ServerFamilies:
             "gauge",
             "Open connections of clients.",
             ("protocol",),
-            (((protocol,), count()) for protocol, count in self._connections.items()),
+            (
+                ((protocol,), server.open_connections)
+                for protocol, server in self._servers.items()
+                if server.open_connections is not None
+            ),
         )

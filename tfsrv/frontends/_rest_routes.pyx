@@ -1,0 +1,29 @@
+"""Which method runs a model for a REST request: the same ones as for gRPC.
+
+Every other request is for Python to answer (rest_api), also one to run a model that has something wrong in
+its head.
+"""
+
+from tfsrv._call cimport Call
+from tfsrv._method cimport Method
+from tfsrv._rest_call cimport REST_CLASSIFY, REST_PREDICT
+from tfsrv.frontends._http1_head cimport VERB_POST, HttpHead
+from tfsrv.frontends._rest_target cimport rest_read_target
+
+
+cdef class RestRoutes(HttpRoutes):
+    """Of the three methods of the PredictionService that REST has."""
+
+    def __init__(self, predict: Method, classify: Method, regress: Method) -> None:
+        self.predict = predict
+        self.classify = classify
+        self.regress = regress
+
+    cdef Method find(self, const HttpHead* head, Call* call):
+        if head.verb != VERB_POST or not rest_read_target(
+            head.path, head.query, head.content_type, head.accept, &call.rest, &call.request
+        ):
+            return None
+        if call.rest.verb == REST_PREDICT:
+            return self.predict
+        return self.classify if call.rest.verb == REST_CLASSIFY else self.regress
