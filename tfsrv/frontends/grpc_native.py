@@ -34,11 +34,6 @@ class NativeGrpcServer:
         """Connections that there are now."""
         return 0 if self._http2 is None else self._http2.open_connections
 
-    @property
-    def open_connections(self) -> int:
-        """Of clients."""
-        return self._http2.open_connections if self._http2 is not None else 0
-
     async def start(self) -> None:
         """Open the ports. OSError says why one could not be opened."""
         loop = asyncio.get_running_loop()
