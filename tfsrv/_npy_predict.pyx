@@ -39,7 +39,7 @@ from tfsrv._npz cimport (
     npz_next,
     npz_unpack,
 )
-from tfsrv._predict_response cimport _Output, release_object, take_message
+from tfsrv._predict_response cimport OutputTensor, release_object, take_message
 from tfsrv._status cimport (
     INTERNAL,
     INVALID_ARGUMENT,
@@ -525,13 +525,13 @@ def write_predict(
 
     ServingError INVALID_ARGUMENT if such a file cannot hold them.
     """
-    cdef list owners = [_Output(*output) for output in outputs]
+    cdef list owners = [OutputTensor(*output) for output in outputs]
     cdef TensorData* tensors = <TensorData*>calloc(len(outputs) + 1, sizeof(TensorData))
     cdef Message message
     cdef Status status
     cdef int result
     cdef Py_ssize_t i
-    cdef _Output owner
+    cdef OutputTensor owner
     if tensors == NULL:
         raise MemoryError
     message_init(&message)

@@ -28,7 +28,7 @@ cdef bint wire_splices(int dtype, bint as_content) noexcept nogil
 
 
 # For the faces of writers for Python.
-cdef class _Output:
+cdef class OutputTensor:
     cdef:
         TensorData data
         int64_t* dims           # owned
