@@ -15,8 +15,10 @@ import pytest
 
 from tests.conftest import ROOT, tensorflow_version
 from tests.unit.rest import Rest
+from tests.unit.waiting import eventually
 from tfsrv._serving_map import ServingMap
 from tfsrv.config import ModelConfig, ServerOptions, SpecificVersions
+from tfsrv.core.servable import ManagerState
 from tfsrv.frontends.http_messages import HttpResponse
 from tfsrv.servables.saved_model import saved_model_platform
 from tfsrv.server_core import ServerCore
@@ -49,6 +51,14 @@ def recorded() -> dict[str, dict[str, Any]]:
 CASES = recorded()
 
 
+VERSIONS = {"half_plus_two": [5, 2, 1], "dtypes": [1], "multi": [7], "odd": [3]}
+
+
+def available(core: ServerCore, name: str) -> list[int]:
+    states = core.monitor.versions(name).values()
+    return [state.id.version for state in states if state.manager_state is ManagerState.AVAILABLE]
+
+
 def models() -> tuple[ModelConfig, ...]:
     """As the recording served them: see CONFIG in tests/conformance/check.py."""
     base = CONFORMANCE / "models"
@@ -71,9 +81,7 @@ def served() -> Iterator[tuple[ServerCore, ServingMap]]:
     serving_map = ServingMap()
     core = ServerCore(options, serving_map, {"tensorflow": saved_model_platform(options)})
     core.start()
-    assert core.wait_until_decided(LONG)
-    found = core.monitor.wait_until_available_or_failed([m.name for m in options.models], LONG)
-    assert all(found.values())
+    eventually(lambda: {m.name: available(core, m.name) for m in options.models} == VERSIONS)
     yield core, serving_map
     assert core.stop(LONG)
 
