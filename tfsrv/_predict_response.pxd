@@ -4,6 +4,7 @@ from libc.stdint cimport int64_t
 
 from tfsrv._buffer cimport Bytes
 from tfsrv._message cimport Message
+from tfsrv._tstring cimport TString
 
 
 # One tensor to be written; a view.
@@ -24,3 +25,11 @@ cdef int wire_write_predict(
     Bytes signature_name, bint as_content, size_t splice_from,
     void (*release)(void* holder) noexcept nogil) noexcept nogil
 cdef bint wire_splices(int dtype, bint as_content) noexcept nogil
+
+
+cdef class OutputTensor:
+    cdef TensorData data
+    cdef int64_t* dims          # owned
+    cdef TString* strings       # owned; NULL unless the dtype is DT_STRING
+    cdef object alias
+    cdef object values

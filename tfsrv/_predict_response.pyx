@@ -371,13 +371,8 @@ cdef int fill_strings(TString* strings, list texts) except -1:
     return 0
 
 
-cdef class _Output:
-    """One tensor to be written, with the memory that its TensorData points to."""
-    cdef TensorData data
-    cdef int64_t* dims          # owned
-    cdef TString* strings       # owned; NULL unless the dtype is DT_STRING
-    cdef object alias
-    cdef object values
+cdef class OutputTensor:
+    """One tensor to be written, with the memory that its TensorData points to; for faces of writers."""
 
     def __cinit__(self, str alias, int dtype, tuple shape, values):
         cdef int64_t elements = 1
@@ -441,12 +436,12 @@ def write_predict_response(
     """
     cdef Message message
     cdef TensorData* tensors = <TensorData*>calloc(len(outputs) + 1, sizeof(TensorData))
-    cdef list owners = [_Output(*output) for output in outputs]
+    cdef list owners = [OutputTensor(*output) for output in outputs]
     cdef bytes name = model_name.encode()
     cdef bytes signature = signature_name.encode()
     cdef int result
     cdef Py_ssize_t i
-    cdef _Output owner
+    cdef OutputTensor owner
     if tensors == NULL:
         raise MemoryError
     message_init(&message)
