@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+import re
 import struct
 from decimal import Decimal
 from fractions import Fraction
@@ -347,7 +348,8 @@ JSON_NUMBERS = st.from_regex(
 
 @settings(deadline=None, max_examples=200)
 @given(JSON_NUMBERS)
-@example("0.1000000000000000166533453693773481063544750213623046875")
+@example("0.3000000000000000166533453693773481063544750213623046875")
+@example("20000000000000000001")
 def test_reads_what_json_reads(text: str) -> None:
     expected = json.loads(text)
     value, stopped, result = parse_number(text.encode())
@@ -355,9 +357,40 @@ def test_reads_what_json_reads(text: str) -> None:
         assert result == TOO_BIG
         return
     assert (stopped, result) == (len(text), NUMBER_OK)
-    assert value == expected
-    if isinstance(value, float):
-        assert math.copysign(1, value) == math.copysign(1, expected)
+    if isinstance(expected, int) and not -(2**63) <= expected < 2**64:
+        expected = float(expected)
+    assert repr(value) == repr(expected)  # the same type, and -0.0 is not 0.0
+
+
+def outcome(text: bytes) -> tuple[int, int]:
+    """Where reading a number stops, and how, by JSON's grammar."""
+    start = re.match(rb"-?(?:0|[1-9][0-9]*)", text)
+    if start is None:
+        return len(text) - len(text.removeprefix(b"-")), NO_NUMBER
+    at = start.end()
+    for begin, result in ((rb"\.", NO_FRACTION), (rb"[eE][+-]?", NO_EXPONENT)):
+        if begun := re.compile(begin).match(text, at):
+            digits = re.compile(rb"[0-9]*").match(text, begun.end())
+            assert digits is not None
+            at = digits.end()
+            if not digits[0]:
+                return at, result
+    return (0, TOO_BIG) if math.isinf(float(text[:at])) else (at, NUMBER_OK)
+
+
+LIKE_NUMBERS = st.lists(st.sampled_from(b"0012345678999..--++eE,] \n\0x/:\xb0"), max_size=90).map(
+    bytes
+)
+
+
+@settings(deadline=None, max_examples=1000)
+@given(LIKE_NUMBERS)
+def test_reads_no_more_and_no_less_than_the_grammar_has(text: bytes) -> None:
+    value, stopped, result = parse_number(text)
+    assert (stopped, result) == outcome(text)
+    assert (value is not None) == (result == NUMBER_OK)
+    if value is not None:
+        assert value == float(text[:stopped])
 
 
 # ---- lists ----
