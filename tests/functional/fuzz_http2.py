@@ -12,15 +12,11 @@ ASAN_OPTIONS=detect_leaks=0. Prints the seed of a round that failed.
 
 from __future__ import annotations
 
-import argparse
 import contextlib
 import gzip
 import random
-import socket
 import struct
 import sys
-import threading
-import time
 from collections.abc import Callable
 from pathlib import Path
 
@@ -28,8 +24,8 @@ from h2.connection import H2Connection
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
 
+from tests.functional.fuzzing import arguments, fuzz
 from tests.functional.http2_client import (
-    MEMORY_TELLS,
     REQUEST_HEADERS,
     Client,
     ServerProcess,
@@ -55,8 +51,6 @@ SETTINGS = {
     "keepalive_timeout_ms": 10_000,
     "tick_ms": 20,
 }
-MAX_GROWTH_BYTES = 32 << 20
-GOOD_CALL_SECONDS = 20.0
 
 
 def conversation(chance: random.Random) -> bytes:
@@ -211,117 +205,44 @@ DAMAGES: list[Callable[[bytes, random.Random], bytes]] = [
 ]  # fmt: skip
 
 
-def attack(server: ServerProcess, chance: random.Random, conversations: list[bytes]) -> None:
-    """One damaged conversation, in any segments, ended in any way."""
-    data = chance.choice(DAMAGES)(chance.choice(conversations), chance)
-    if chance.random() < 0.3 and len(data) > PREFACE_BYTES:
-        with contextlib.suppress(ValueError, IndexError):
-            data = chance.choice(DAMAGES)(data, chance)
-    with socket.socket() as connection:
-        connection.settimeout(1.0)
-        if chance.random() < 0.3:
-            connection.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
-        if chance.random() < 0.3:  # leave by a reset
-            connection.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
-        assert isinstance(server.address, tuple)
-        with contextlib.suppress(TimeoutError):  # its backlog is full
-            connection.connect(server.address)
-        with contextlib.suppress(OSError):
-            cuts = sorted(chance.choices(range(len(data) + 1), k=chance.choice([0, 0, 1, 5])))
-            for begin, end in zip([0, *cuts], [*cuts, len(data)], strict=True):
-                connection.sendall(data[begin:end])
-            ending = chance.random()
-            if ending < 0.3:
-                connection.shutdown(socket.SHUT_WR)
-            if ending < 0.6:
-                connection.settimeout(chance.choice([0.001, 0.005, 0.02]))
-                while connection.recv(chance.choice([1, 1000, 1 << 16])):
-                    pass
+def damaged(conversations: list[bytes]) -> Callable[[random.Random], bytes]:
+    """One of the conversations, damaged once or twice."""
+
+    def damage(chance: random.Random) -> bytes:
+        data = chance.choice(DAMAGES)(chance.choice(conversations), chance)
+        if chance.random() < 0.3 and len(data) > PREFACE_BYTES:
+            with contextlib.suppress(ValueError, IndexError):
+                data = chance.choice(DAMAGES)(data, chance)
+        return data
+
+    return damage
 
 
-class GoodClient(threading.Thread):
-    """Calls all the time, and fails when an answer is wrong or late."""
+class GoodCalls:
+    """One good connection after the other."""
 
     def __init__(self, server: ServerProcess) -> None:
-        super().__init__()
-        self.server = server
-        self.stop = threading.Event()
-        self.calls = 0
-        self.slowest_seconds = 0.0
-        self.error: BaseException | None = None
+        self._server = server
+        self._client = Client(server.address)
 
-    def run(self) -> None:
-        try:
-            client = Client(self.server.address)
-            while not self.stop.is_set():
-                path = PATHS[self.calls % 4]
-                body = b"%d" % self.calls * (self.calls % 500)
-                begun = time.monotonic()
-                assert client.call(path, body).body == body
-                seconds = time.monotonic() - begun
-                assert seconds < GOOD_CALL_SECONDS, f"a call took {seconds} s"
-                self.slowest_seconds = max(self.slowest_seconds, seconds)
-                self.calls += 1
-                if self.calls % 100 == 0:
-                    client.close()
-                    client = Client(self.server.address)
-            client.close()
-        except BaseException as error:  # told by fuzz()
-            self.error = error
+    def __call__(self, number: int) -> None:
+        """Ask, and check the answer."""
+        body = b"%d" % number * (number % 500)
+        assert self._client.call(PATHS[number % 4], body).body == body
+        if number % 100 == 99:
+            self._client.close()
+            self._client = Client(self._server.address)
+
+    def close(self) -> None:
+        self._client.close()
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser()
-    parser.add_argument("--seconds", type=float, default=60.0)
-    parser.add_argument("--seed", type=int, default=int(time.time()))
-    parser.add_argument("--attackers", type=int, default=8)
-    options = parser.parse_args()
-    print(f"seed {options.seed}", flush=True)
-    with serving(**SETTINGS) as server:
-        fuzz(server, options.seconds, options.seed, options.attackers)
-
-
-def fuzz(server: ServerProcess, seconds: float, seed: int, attackers: int = 8) -> None:
-    """Attack for so long, and check."""
-    rounds = [0] * attackers
-    failures: list[str] = []
-
-    source = random.Random(seed)
+    options = arguments()
+    source = random.Random(options.seed)
     conversations = [conversation(source) for _ in range(CONVERSATIONS)]
-
-    def attack_on(number: int) -> None:
-        while time.monotonic() < until and server.process.poll() is None:
-            round_seed = f"{seed}-{number}-{rounds[number]}"
-            try:
-                attack(server, random.Random(round_seed), conversations)
-            except ConnectionRefusedError:
-                failures.append(round_seed)
-                return
-            rounds[number] += 1
-
-    until = time.monotonic() + seconds
-    good = GoodClient(server)
-    good.start()
-    threads = [threading.Thread(target=attack_on, args=(i,)) for i in range(attackers)]
-    for thread in threads:
-        thread.start()
-    time.sleep(seconds / 4)  # by then buffers and pools have their size
-    rss_at_first = server.stats()["rss"]
-    for thread in threads:
-        thread.join()
-    good.stop.set()
-    good.join()
-    if good.error is not None:
-        raise good.error
-    assert not failures, f"the server was away in {failures}"
-    stats = server.holds_nothing()
-    print(
-        f"{sum(rounds)} attacks, {good.calls} good calls, slowest {good.slowest_seconds:.3f} s; "
-        f"RSS {rss_at_first >> 20} -> {stats['rss'] >> 20} MiB, at most "
-        f"{stats['peak_rss'] >> 20} MiB",
-        flush=True,
-    )
-    assert not MEMORY_TELLS or stats["rss"] - rss_at_first < MAX_GROWTH_BYTES
+    with serving(**SETTINGS) as server:
+        fuzz(server, damaged(conversations), GoodCalls(server), options)
 
 
 if __name__ == "__main__":

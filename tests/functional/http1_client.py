@@ -74,7 +74,11 @@ class Peer:
         if receive_bytes:
             self.socket.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, receive_bytes)
         self.socket.settimeout(PATIENCE_SECONDS)
-        self.socket.connect(address)
+        try:
+            self.socket.connect(address)
+        except OSError:
+            self.socket.close()
+            raise
         self.socket.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
         self.received = b""
 
@@ -98,12 +102,23 @@ class Peer:
         taken, _, self.received = self.received.partition(end)
         return taken + end
 
+    def at_least(self, size: int) -> bytes:
+        """What has come, once it is so much."""
+        while len(self.received) < size:
+            assert self.more(), f"closed after {self.received[:200]!r}"
+        return self.received
+
     def interim(self) -> int:
         """The status of an interim answer."""
         return int(self.until(b"\r\n\r\n").split(b" ", 2)[1])
 
     def answer(self, *, head_only: bool = False) -> Answer:
         """The next final answer, read as strictly as it ought to be written."""
+        assert self.until(b" ") == b"HTTP/1.1 "
+        if self.at_least(3).startswith(b"102"):
+            self.until(b"\r\n\r\n")  # are you still there?
+            return self.answer(head_only=head_only)
+        self.received = b"HTTP/1.1 " + self.received
         line, *fields = self.until(b"\r\n\r\n")[:-4].decode("latin-1").split("\r\n")
         version, status, reason = line.split(" ", 2)
         assert version == "HTTP/1.1"

@@ -20,7 +20,7 @@ cdef class Http1Server:
     cdef char* input        # what connections read into, one after the other
     cdef object input_view
     cdef char* output       # what connections write from, one after the other
-    cdef void* connections  # HttpConnection, the newest; borrowed: its transport keeps it
+    cdef void* connections  # HttpConnection, the newest; the list has a reference to each
     cdef int connections_size
     cdef list dirty         # connections with something to do, after completions
     cdef list sending       # connections that go on sending in the loop's next turn

@@ -63,6 +63,7 @@ cdef class HttpConnection:
     cdef bint in_event
     cdef bint is_dirty
     cdef bint was_asked     # a request has come
+    cdef bint was_probed    # see probe
     cdef bint at_end        # the client has sent all that it will
     cdef bint closing
     cdef void advance(self, Bytes fresh) noexcept
@@ -99,6 +100,7 @@ cdef class HttpConnection:
     cdef void touch(self) noexcept
     cdef void linger(self) noexcept
     cdef void leave_if_idle(self) noexcept
+    cdef void probe(self) noexcept
     cdef bint is_gone(self) noexcept
     cdef bint is_stuck(self, int64_t now, int64_t patience_ns) noexcept
     cdef bint relieve(self, int64_t now) noexcept

@@ -136,12 +136,12 @@ cdef class HttpConnection:
         """Begin: wait for a request."""
         cdef Http1Server server = self.server
         self.transport = transport
-        if server.dropping:
-            self.abort()
         self.received_ns = self.since_ns = now_ns()
         self.following = server.connections
         if server.connections != NULL:
             (<HttpConnection>server.connections).preceding = <void*>self
+        # uvloop keeps a transport, and with it us, only while it reads or writes.
+        Py_INCREF(self)  # the list's reference
         server.connections = <void*>self
         server.connections_size += 1
         server.idle.clear()
@@ -149,6 +149,8 @@ cdef class HttpConnection:
         transport.set_write_buffer_limits(high=0)
         if transport.get_extra_info("sslcontext") is None:
             self.file = transport.get_extra_info("socket").fileno()
+        if server.dropping:
+            self.abort()
 
     def get_buffer(self, size_hint: int) -> memoryview:
         """Where to read into: the buffer that all connections share, or a long body's own."""
@@ -188,12 +190,8 @@ cdef class HttpConnection:
         if (self.stage == HEAD or self.stage == BODY) and not self.writing_paused:
             self.closing = True  # nothing is asked, or nothing that will ever be whole
             return False
-        if self.stage == RUNNING and not self.old and self.file >= 0 and not self.writing_paused:
-            # Who has closed its socket answers this with a reset, which tells it from one that
-            # only has shut its sending half. For all others it is an interim answer like any.
-            self.say(Bytes(PROCESSING, strlen(PROCESSING)))
-            self.write_out()
-            self.server.loop.call_later(self.server.hangup_seconds, self._look)
+        if self.stage == RUNNING:
+            self.probe()
         return True
 
     def _look(self) -> None:
@@ -218,6 +216,7 @@ cdef class HttpConnection:
         if server.connections_size == 0:
             server.idle.set()
         self.transport = None
+        Py_DECREF(self)  # the list's reference
 
     def pause_writing(self) -> None:
         """The socket is full: leave the answers where they are."""
@@ -438,7 +437,7 @@ cdef class HttpConnection:
         # Grow with what came: by as much as there is, at first by what is announced up to a MiB.
         room = max(size, call.request.size)
         if not self.chunked:
-            room = max(size, min(<size_t>self.left, max(room, AHEAD_BYTES)))
+            room = max(size, min(<size_t>self.left, max(room, <size_t>AHEAD_BYTES)))
         call_take_spare(call, call.request.size + room)
         return buffer_reserve(&call.request, room) == 0
 
@@ -602,7 +601,6 @@ cdef class HttpConnection:
                 self.server.flush_soon()
                 return False
             count = 0
-            asked = self.filled
             from_output = self.filled
             if self.filled:
                 pieces[0] = Bytes(self.server.output, self.filled)
@@ -621,7 +619,7 @@ cdef class HttpConnection:
                 memmove(self.server.output, self.server.output + sent, self.filled)
             turn -= min(turn, <size_t>sent)
             if sent == 0:
-                turn -= min(turn, self.filled + self.call.response.left, HANDED_BYTES)
+                turn -= min(turn, self.filled + self.call.response.left, <size_t>HANDED_BYTES)
                 self.hand_over_pieces()
                 if self.writing_paused or self.closing:
                     return False
@@ -629,7 +627,7 @@ cdef class HttpConnection:
 
     cdef void hand_over_pieces(self) noexcept:
         """Give the transport the next bytes, which will tell when they are gone."""
-        cdef size_t size = min(self.filled + self.call.response.left, HANDED_BYTES)
+        cdef size_t size = min(self.filled + self.call.response.left, <size_t>HANDED_BYTES)
         cdef char* target
         try:
             data = PyBytes_FromStringAndSize(NULL, <Py_ssize_t>size)
@@ -674,6 +672,7 @@ cdef class HttpConnection:
         self.preflight = False
         self.rendered = False
         self.pretty = False
+        self.was_probed = False
         self.stage = HEAD
 
     # Writing.
@@ -817,8 +816,24 @@ cdef class HttpConnection:
             self.closing = True
             self.transport.close()
 
+    cdef void probe(self) noexcept:
+        """Find out whether a client from whom nothing can be read still waits for its answer.
+
+        Who has closed its socket answers what we send with a reset, which tells it from one that
+        only has shut its sending half. For that one it is an interim answer like any.
+        """
+        if self.was_probed or self.old or self.file < 0 or self.writing_paused:
+            return
+        self.was_probed = True
+        self.say(Bytes(PROCESSING, strlen(PROCESSING)))
+        self.write_out()
+        try:
+            self.server.loop.call_later(self.server.hangup_seconds, self._look)
+        except BaseException:  # without memory: tick looks as well
+            pass
+
     cdef bint is_gone(self) noexcept:
-        """Whether a client that sends no more has not only shut its sending half, but closed."""
+        """Whether the client has closed its socket, as far as that can be seen."""
         cdef pollfd looked
         if self.file < 0:
             return False
@@ -878,8 +893,10 @@ cdef class HttpConnection:
             if waited > server.upload_ns:
                 self.time_out(SLOW_BODY)
         elif self.stage == RUNNING:
-            if self.at_end and self.is_gone():
-                self.abort()
+            if self.at_end or self.reading_paused:
+                self.probe()  # when reading is paused, an end could not come through
+                if self.is_gone():
+                    self.abort()
         elif self.stage == HEAD and self.pending.size:
             if waited > server.head_ns:
                 self.time_out(SLOW_HEAD)
