@@ -9,7 +9,7 @@ import asyncio
 import json
 import threading
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import Future
 from contextlib import contextmanager
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
@@ -27,7 +27,7 @@ from tfsrv.frontends.http_messages import (
     json_response,
 )
 from tfsrv.frontends.openapi import OpenApi
-from tfsrv.frontends.overview import Overview
+from tfsrv.frontends.overview import BatchedSession, Overview
 from tfsrv.frontends.rest_page import Page
 from tfsrv.frontends.signatures import ServedSignatures
 
@@ -151,12 +151,12 @@ class _Connection(BaseHTTPRequestHandler):
 
 
 @contextmanager
-def rest_stand_in(models: KnownModels) -> Iterator[str]:
-    """The address, HOST:PORT, of a server of these models."""
+def rest_stand_in(models: KnownModels, sessions: Sequence[BatchedSession] = ()) -> Iterator[str]:
+    """The address, HOST:PORT, of a server of these models; `sessions` have batched requests."""
     served = ServedSignatures(models.map)
     routes: dict[str, HttpHandler] = {
         "/": Page(),
-        "/tfsrv/overview": Overview(models, served, lambda: ()),
+        "/tfsrv/overview": Overview(models, served, lambda: sessions),
         "/openapi.json": OpenApi(models, served),
     }
     server = _Server(routes, Predict(models))

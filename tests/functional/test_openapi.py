@@ -13,7 +13,7 @@ import pytest
 from tests.functional.rest_stand_in import rest_stand_in
 from tests.known_models import HALF_PLUS_TWO, Declares, KnownModels
 
-EXAMPLES = 50  # that are made up for each operation
+EXAMPLES = 25  # that are made up for each operation
 
 pytestmark = [
     pytest.mark.timeout(300),

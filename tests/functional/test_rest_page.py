@@ -215,6 +215,24 @@ def test_says_that_there_are_no_models(opened: Browser) -> None:
         opened.chrome.get("about:blank")
 
 
+def test_what_was_written_stays_when_another_version_comes(opened: Browser) -> None:
+    models = KnownModels()
+    servable = Declares(serving_default=HALF_PLUS_TWO, other=HALF_PLUS_TWO)
+    models.add("m", {1: servable})
+    with rest_stand_in(models) as address:
+        opened.open(address)
+        until(lambda: opened.value("body") != "")
+        opened.write("mine")
+        models.add("m", {1: servable, 2: servable})
+        until(lambda: opened.choices("target") == ["latest (2)", "2", "1"])
+        until(lambda: opened.text("signatures-of") == "version 2")
+        assert opened.value("body") == "mine"
+        opened.choose("signature", "other")
+        until(lambda: opened.value("body") != "mine")
+        assert json.loads(opened.value("body"))["signature_name"] == "other"
+        opened.chrome.get("about:blank")
+
+
 def test_a_thousand_models_are_found_by_their_names(opened: Browser) -> None:
     models = KnownModels()
     servable = Declares(

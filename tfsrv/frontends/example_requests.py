@@ -12,7 +12,7 @@ from collections.abc import Iterable, Mapping
 from tfsrv.frontends.signatures import DEFAULT_SIGNATURE, Shape, Signature, TensorSpec
 
 MOST_DIMS = 16  # beyond what anybody writes, lists are no help
-MOST_ELEMENTS = 1_000_000  # of all inputs; some megabytes of text
+MOST_ELEMENTS = 200_000  # of all inputs; a megabyte of text
 
 _FLOATS = frozenset({"float", "double", "half", "bfloat16"})
 _INTS = frozenset({"int8", "int16", "int32", "int64", "uint8", "uint16", "uint32", "uint64"})
@@ -54,10 +54,10 @@ def batch_size(signature: Signature) -> int | None:
     return fixed.pop() if fixed else 1
 
 
-def example_rows(name: str, signature: Signature) -> str | None:
+def example_rows(name: str, signature: Signature, most_elements: int = MOST_ELEMENTS) -> str | None:
     """A request in the row format; None if there can be none, or it would be too long."""
     size = batch_size(signature)
-    if size is None or not _can_be_written(signature.inputs):
+    if size is None or not _can_be_written(signature.inputs, most_elements):
         return None
     tensors = {
         alias: example_tensor(spec.dtype, example_shape(spec.shape)[1:])
@@ -68,9 +68,11 @@ def example_rows(name: str, signature: Signature) -> str | None:
     return _request(name, f'"instances": [\n{rows}\n  ]')
 
 
-def example_columns(name: str, signature: Signature) -> str | None:
+def example_columns(
+    name: str, signature: Signature, most_elements: int = MOST_ELEMENTS
+) -> str | None:
     """A request in the columnar format; None if there can be none, or it would be too long."""
-    if not signature.inputs or not _can_be_written(signature.inputs):
+    if not signature.inputs or not _can_be_written(signature.inputs, most_elements):
         return None
     tensors = [
         f"    {json.dumps(alias)}: {example_tensor(spec.dtype, example_shape(spec.shape))}"
@@ -85,9 +87,9 @@ def example_examples(name: str) -> str:
     return _request(name, '"examples": [\n    {"x": 1.0}\n  ]')
 
 
-def _can_be_written(inputs: Mapping[str, TensorSpec]) -> bool:
+def _can_be_written(inputs: Mapping[str, TensorSpec], most_elements: int) -> bool:
     elements = sum(math.prod(example_shape(spec.shape)) for spec in inputs.values())
-    return elements <= MOST_ELEMENTS and all(can_be_json(spec.dtype) for spec in inputs.values())
+    return elements <= most_elements and all(can_be_json(spec.dtype) for spec in inputs.values())
 
 
 def _object(members: Mapping[str, str]) -> str:

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import asyncio
 import re
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from urllib.parse import quote
 
@@ -18,7 +18,7 @@ import tfsrv
 from tfsrv.frontends import openapi_fixed as fixed
 from tfsrv.frontends.example_requests import example_columns, example_examples, example_rows
 from tfsrv.frontends.http_messages import HttpRequest, HttpResponse
-from tfsrv.frontends.json_pieces import json_bytes, json_object
+from tfsrv.frontends.json_pieces import json_bytes, object_pieces
 from tfsrv.frontends.known_models import KnownModel, ListedCore, known_models
 from tfsrv.frontends.openapi_schemas import (
     Schema,
@@ -35,7 +35,7 @@ from tfsrv.frontends.signatures import (
 )
 from tfsrv.handlers.call_threads import CallThreads
 
-LONGEST_EXAMPLE = 2000  # characters; an image helps nobody
+MOST_ELEMENTS = 200  # of all inputs of an example; an image helps nobody
 MOST_EXAMPLES = 20  # of one model
 
 _NO_COMPONENT = re.compile(r"[^A-Za-z0-9._-]")  # what the names of components may not have
@@ -101,20 +101,19 @@ class OpenApi:
             of_model = _Schemas(taken)
             paths += self._model_paths(model, of_model)
             schemas += of_model.made
-        components = [
-            ("schemas", json_object(schemas)),
-            ("responses", json_bytes(fixed.responses())),
-            ("parameters", json_bytes(fixed.parameters())),
+        components: list[tuple[str, Iterable[bytes]]] = [
+            ("schemas", _pieces(schemas)),
+            ("responses", [json_bytes(fixed.responses())]),
+            ("parameters", [json_bytes(fixed.parameters())]),
         ]
-        return json_object(
-            [
-                ("openapi", b'"3.1.0"'),
-                ("info", json_bytes(fixed.info(tfsrv.__version__))),
-                ("servers", b'[{"url":"/"}]'),
-                ("paths", json_object(paths)),
-                ("components", json_object(components)),
-            ]
-        )
+        members: list[tuple[str, Iterable[bytes]]] = [
+            ("openapi", [b'"3.1.0"']),
+            ("info", [json_bytes(fixed.info(tfsrv.__version__))]),
+            ("servers", [b'[{"url":"/"}]']),
+            ("paths", _pieces(paths)),
+            ("components", object_pieces(components)),
+        ]
+        return b"".join(object_pieces(members))
 
     def _model_paths(self, model: ServedModel, schemas: _Schemas) -> Iterator[tuple[str, bytes]]:
         """What can be asked of each version, and by which addresses."""
@@ -199,6 +198,10 @@ def served_model(model: KnownModel) -> ServedModel:
     return ServedModel(model.name, model.available, tuple(labels))
 
 
+def _pieces(members: Iterable[tuple[str, bytes]]) -> Iterator[bytes]:
+    return object_pieces((key, (value,)) for key, value in members)
+
+
 def _predict_examples(signatures: Signatures) -> dict[str, str]:
     """Short requests, by the name of the signature and the format."""
     found: dict[str, str] = {}
@@ -207,8 +210,8 @@ def _predict_examples(signatures: Signatures) -> dict[str, str]:
             break
         if can_be_asked(signature):
             forms = {"rows": example_rows, "columns": example_columns}
-            texts = {form: make(name, signature) for form, make in forms.items()}
+            texts = {form: make(name, signature, MOST_ELEMENTS) for form, make in forms.items()}
             for form, text in texts.items():
-                if text is not None and len(text) <= LONGEST_EXAMPLE:
+                if text is not None:
                     found[f"{name}, {form}"] = text
     return found

@@ -27,7 +27,7 @@ from tfsrv.core.servable import ManagerState, ServableState
 from tfsrv.errors import Code, ServingError
 from tfsrv.frontends.example_requests import example_columns, example_examples, example_rows
 from tfsrv.frontends.http_messages import HttpRequest, HttpResponse
-from tfsrv.frontends.json_pieces import json_array, json_bytes, json_object
+from tfsrv.frontends.json_pieces import json_array, json_bytes, json_object, json_string
 from tfsrv.frontends.known_models import KnownModel, ListedCore, known_models
 from tfsrv.frontends.signatures import (
     CLASSIFY,
@@ -141,7 +141,11 @@ class Overview:
         signature = (signatures or {}).get(asked["signature"])
         if signature is None:
             raise ServingError(Code.NOT_FOUND, f"There is no signature {asked['signature']}")
-        return json_bytes(_examples(asked["signature"], signature))
+        verbs = _examples(asked["signature"], signature)
+        return json_object(
+            (verb, json_object((form, json_string(text)) for form, text in forms.items()))
+            for verb, forms in verbs.items()
+        )
 
     def _signatures_of(self, name: str, version: str) -> Mapping[str, Signature] | None:
         """None if the version does not say which it has."""
