@@ -459,9 +459,9 @@ cdef char escaped(char byte) noexcept nogil:
 
 cdef bint hex_digits(Parser* self, uint32_t* value) noexcept nogil:
     """Four of them."""
-    cdef int i
+    cdef int _i
     cdef char byte
-    for i in range(4):
+    for _i in range(4):
         if self.at == self.end:
             return False
         byte = self.at[0]

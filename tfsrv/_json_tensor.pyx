@@ -6,13 +6,14 @@ read too, and integers that do not fit into 8 or 16 bits are refused, which Tens
 recurses, and lists nested deeper than a tensor has dimensions are refused at once (CVE-2025-0649).
 """
 
-from libc.stdint cimport int64_t, uint8_t, uint16_t
+from libc.stdint cimport int64_t, uint16_t
 from libc.string cimport memcpy
 
-from tfsrv._buffer cimport buffer_append, buffer_free, buffer_reserve
+from tfsrv._buffer cimport buffer_free, buffer_reserve
 from tfsrv._json_description cimport json_status_add_value
 from tfsrv._json_document cimport (
     JSON_ARRAY,
+    JSON_DOUBLE,
     JSON_FALSE,
     JSON_INT,
     JSON_OBJECT,
@@ -36,7 +37,6 @@ from tfsrv._json_request cimport (
 from tfsrv._status cimport (
     INVALID_ARGUMENT,
     OK,
-    RESOURCE_EXHAUSTED,
     UNIMPLEMENTED,
     status_add,
     status_add_int,
@@ -356,12 +356,16 @@ cdef uint32_t put_values(int dtype, const JsonNode* nodes, uint32_t count, char*
 
 
 cdef uint32_t put_floats(const JsonNode* nodes, uint32_t count, float* out) noexcept nogil:
-    """The float nearest to the double that is nearest to the number, as in TensorFlow Serving and numpy."""
     cdef uint32_t i
     for i in range(count):
-        if not json_is_number(&nodes[i]):
+        if nodes[i].kind == JSON_DOUBLE:
+            out[i] = <float>nodes[i].value.double_
+        elif nodes[i].kind == JSON_UINT:
+            out[i] = <float>nodes[i].value.uint_
+        elif nodes[i].kind == JSON_INT:
+            out[i] = <float>nodes[i].value.int_
+        else:
             return i
-        out[i] = <float>json_double(&nodes[i])
     return count
 
 
