@@ -45,6 +45,7 @@ TESTS = (
     "tests/unit/test_inference_python.py",
     "tests/unit/test_inference_request.py",
     "tests/unit/test_json_numbers.py",
+    "tests/unit/test_json_text.py",
     "tests/unit/test_memory.py",
     "tests/unit/test_message.py",
     "tests/unit/test_predict_python.py",
