@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from tfsrv._base64 import decode_base64
+from tfsrv._json_text import decode_base64
 
 
 @given(st.binary(max_size=100))
