@@ -27,6 +27,7 @@ from tfsrv._json_document cimport (
     json_document_parse,
     json_next,
 )
+from tfsrv._json_numbers cimport JSON_NUMBER_BYTES, json_put_double, json_put_float, json_put_shortest
 from tfsrv._status cimport (
     OK,
     Status,
@@ -38,30 +39,12 @@ from tfsrv._status cimport (
 )
 from tfsrv._wire_format cimport is_continuation
 
-cdef extern from *:
-    """
-    #ifndef _GNU_SOURCE
-    #define _GNU_SOURCE
-    #endif
-    #include <locale.h>
-    #include <math.h>
-    #include <stdlib.h>
-    """
-    ctypedef void* locale_t
-    int LC_ALL_MASK
-    locale_t newlocale(int mask, const char* name, locale_t base) nogil
-    locale_t uselocale(locale_t locale) nogil
-    double strtod(const char* text, char** end) nogil
-    float strtof(const char* text, char** end) nogil
-    bint isnan(double value) nogil
-    bint isinf(double value) nogil
-    bint signbit(double value) nogil
+cdef extern from "<math.h>" nogil:
+    bint isfinite(double value)
 
 cdef enum:
     LONGEST_DUMP = 256      # bytes of a value
     DUMP_ROOM = 320         # and what is written before its end is found
-
-cdef locale_t c_locale = newlocale(LC_ALL_MASK, b"C", NULL)  # never freed: values are shown to the end
 
 cdef struct Dump:
     char[DUMP_ROOM] data
@@ -83,15 +66,12 @@ cdef void json_status_add_value(Status* status, const JsonDocument* document, ui
     """
     cdef Dump dump
     cdef size_t size
-    # Numbers are printed with the point of the thread's locale.
-    cdef locale_t before = uselocale(c_locale)
     dump.size = 0
     dump.done = False
     if document.nodes[at].kind == JSON_DOUBLE:
         dump_decimal(&dump, document.nodes[at].value.double_)
     else:
         dump_value(&dump, document, at)
-    uselocale(before)
     size = dump.size
     if size > LONGEST_DUMP:
         size = LONGEST_DUMP
@@ -226,91 +206,23 @@ cdef char short_escape(unsigned char byte) noexcept nogil:
 
 
 cdef void dump_decimal(Dump* self, double value) noexcept nogil:
-    """A double that is the whole value: as TensorFlow Serving prints numbers in answers.
-
-    As a float if it is in the range of one; 6 digits where they do, else 9, or 17 for a double.
-    """
-    cdef char[40] text
-    cdef bint is_float = -3.4028234e38 <= value <= 3.4028234e38
-    cdef int size
-    cdef int i
-    cdef bint same
-    if isnan(value):
-        put(self, "NaN", 3)
-        return
-    if isinf(value):
-        put(self, "Infinity" if value > 0 else "-Infinity", 8 if value > 0 else 9)
-        return
-    if is_float:
-        value = <float>value
-    size = snprintf(text, sizeof(text), "%.6g", value)
-    if is_float:
-        same = strtof(text, NULL) == <float>value
+    """A double that is the whole value: as numbers in answers are printed, as a float if it is in its range."""
+    cdef char[JSON_NUMBER_BYTES] text
+    cdef char* end
+    if -3.4028234e38 <= value <= 3.4028234e38:
+        end = json_put_float(text, <float>value)
     else:
-        same = strtod(text, NULL) == value
-    if not same:
-        size = snprintf(text, sizeof(text), "%.*g", <int>(9 if is_float else 17), value)
-    put(self, text, size)
-    for i in range(size):
-        if text[i] == c'.' or text[i] == c'e':
-            return
-    put(self, ".0", 2)
+        end = json_put_double(text, value)
+    put(self, text, <size_t>(end - <char*>text))
 
 
 cdef void dump_double(Dump* self, double value) noexcept nogil:
-    """A double inside of a list or an object: RapidJSON's form of the fewest digits (internal/dtoa.h)."""
-    cdef char[40] text
-    cdef char[24] digits
-    cdef int size = 0
-    cdef int point, i, precision
-    if isnan(value) or isinf(value):
+    """A double inside of a list or an object: with the fewest digits that tell it from others."""
+    cdef char[JSON_NUMBER_BYTES] text
+    if isfinite(value):
+        put(self, text, <size_t>(json_put_shortest(text, value) - <char*>text))
+    else:
         self.done = True
-        return
-    if signbit(value):
-        put(self, "-", 1)
-        value = -value
-    for precision in range(17):
-        snprintf(text, sizeof(text), "%.*e", precision, value)
-        if strtod(text, NULL) == value:
-            break
-    i = 0
-    while text[i] != c'e':
-        if text[i] != c'.':
-            digits[size] = text[i]
-            size += 1
-        i += 1
-    point = exponent_of(text + i + 1) + 1  # digits before the point
-    if value == 0:
-        put(self, "0.0", 3)
-    elif size <= point <= 21:  # 1234e7: 12340000000.0
-        put(self, digits, size)
-        put(self, "00000000000000000000", point - size)
-        put(self, ".0", 2)
-    elif 0 < point <= 21:  # 1234e-2: 12.34
-        put(self, digits, point)
-        put(self, ".", 1)
-        put(self, digits + point, size - point)
-    elif -6 < point <= 0:  # 1234e-6: 0.001234
-        put(self, "0.", 2)
-        put(self, "00000", -point)
-        put(self, digits, size)
-    else:  # 1234e30: 1.234e33
-        put(self, digits, 1)
-        if size > 1:
-            put(self, ".", 1)
-            put(self, digits + 1, size - 1)
-        put(self, text, snprintf(text, sizeof(text), "e%d", point - 1))
-
-
-cdef int exponent_of(const char* text) noexcept nogil:
-    """A sign and digits."""
-    cdef int value = 0
-    cdef bint negative = text[0] == c'-'
-    text += 1
-    while text[0] != 0:
-        value = value * 10 + (text[0] - c'0')
-        text += 1
-    return -value if negative else value
 
 
 def describe_json(body: bytes) -> bytes:

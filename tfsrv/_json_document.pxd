@@ -1,6 +1,7 @@
 """A JSON document as an array of nodes, in the order of its text."""
 
 from libc.stdint cimport int64_t, uint32_t, uint64_t
+from libc.string cimport memcpy
 
 from tfsrv._buffer cimport Bytes
 from tfsrv._status cimport Status
@@ -31,12 +32,14 @@ cdef union JsonValue:
 # JSON_STRING, and then its value.
 cdef struct JsonNode:
     JsonValue value
-    uint32_t size           # elements of an array, members of an object, bytes of a string
+    # Elements of an array, members of an object, bytes of a string; where a JSON_DOUBLE begins in the body.
+    uint32_t size
     int kind                # a JsonKind
 
 
 # The first node is the root. Strings without escapes stay in the body, which must outlive the document.
 cdef struct JsonDocument:
+    Bytes body              # not owned
     JsonNode* nodes         # owned
     uint32_t size
     uint32_t capacity
@@ -49,6 +52,7 @@ cdef void json_document_free(JsonDocument* document) noexcept nogil
 cdef size_t json_document_bytes(const JsonDocument* document) noexcept nogil
 cdef int json_document_parse(JsonDocument* document, const char* data, size_t size, Status* status) noexcept nogil
 cdef uint32_t json_find_member(const JsonDocument* document, uint32_t object_, Bytes name) noexcept nogil
+cdef float json_float_again(const JsonDocument* document, const JsonNode* node) noexcept nogil
 
 
 cdef inline Bytes json_text(const JsonNode* node) noexcept nogil:
@@ -67,6 +71,16 @@ cdef inline double json_double(const JsonNode* node) noexcept nogil:
     if node.kind == JSON_UINT:
         return <double>node.value.uint_
     return <double>node.value.int_
+
+
+cdef inline float json_float(const JsonDocument* document, const JsonNode* node) noexcept nogil:
+    """The float nearest to a JSON_DOUBLE's text, not to the double, which would be to round twice."""
+    cdef uint64_t bits
+    memcpy(&bits, &node.value.double_, 8)
+    # Half-way between two floats, of whose 29 bits more; or so small that those are not where they were.
+    if bits & 0x1fffffff == 0x10000000 or (bits << 1) - 1 < (<uint64_t>897 << 53) - 1:
+        return json_float_again(document, node)
+    return <float>node.value.double_
 
 
 cdef inline uint32_t json_next(const JsonDocument* document, uint32_t at) noexcept nogil:

@@ -14,11 +14,19 @@ one digit), twice for ordinary numbers; and as much again as the body where stri
 `parse_json` is its face for Python, and `json_memory` for tests of what it takes.
 """
 
-from libc.stdint cimport int64_t, uint32_t, uint64_t
+from libc.stdint cimport uint32_t, uint64_t
 from libc.stdlib cimport free, malloc, realloc
-from libc.string cimport memcmp, memcpy, memset
+from libc.string cimport memcpy, memset
 
 from tfsrv._buffer cimport Bytes, bytes_equal
+from tfsrv._json_numbers cimport (
+    JSON_NO_EXPONENT,
+    JSON_NO_FRACTION,
+    JSON_NUMBER_TOO_BIG,
+    JsonNumber,
+    json_get_float,
+    json_get_number,
+)
 from tfsrv._status cimport (
     INVALID_ARGUMENT,
     OK,
@@ -35,42 +43,20 @@ from tfsrv._wire_format cimport HIGH_BITS, count_trailing_zeros, load_8_bytes
 
 cdef extern from *:
     """
-    #ifndef _GNU_SOURCE
-    #define _GNU_SOURCE
-    #endif
-    #include <locale.h>
     #include <math.h>
-    #include <stdlib.h>
     /* What may stand between tokens. */
     static inline int tfsrv_is_space(unsigned char byte)
     {
         return byte <= ' ' && (0x100002600ULL >> byte & 1);
     }
-    static const double tfsrv_powers[] = {
-        1e0, 1e1, 1e2, 1e3, 1e4, 1e5, 1e6, 1e7, 1e8, 1e9, 1e10, 1e11,
-        1e12, 1e13, 1e14, 1e15, 1e16, 1e17, 1e18, 1e19, 1e20, 1e21, 1e22,
-    };
     """
-    ctypedef void* locale_t
-    int LC_ALL_MASK
-    locale_t newlocale(int mask, const char* name, locale_t base) nogil
-    double strtod_l(const char* text, char** end, locale_t locale) nogil
-    bint isinf(double value) nogil
+    bint is_space "tfsrv_is_space"(unsigned char byte) nogil
     double INFINITY
     double NAN
-    bint is_space "tfsrv_is_space"(unsigned char byte) nogil
-    const double* POWERS "tfsrv_powers"     # those that a double holds exactly
 
 cdef enum:
     NOTHING = 0xffffffff    # the index of no node
     LONGEST_BODY = 0xfffffff0   # bytes, so that every index and size fits into 32 bits
-    LARGEST_POWER = 22      # of ten that a double holds exactly
-    EXACT_DIGITS = 19       # decimal digits that always fit into 64 bits
-    LARGEST_EXPONENT = 100_000_000  # further digits of one change nothing
-    LONGEST_ON_STACK = 128  # bytes of a number that needs no memory of its own
-
-cdef uint64_t LARGEST_EXACT = 1ULL << 53
-cdef uint64_t LARGEST_NEGATIVE = 1ULL << 63
 
 # What may come next: RapidJSON's states, of which each has its own error.
 cdef enum State:
@@ -92,8 +78,6 @@ cdef struct Parser:
     char* text              # where the next string without its escapes goes
     uint32_t open           # the innermost array or object that is not closed; its `next` is the one around it
     Status* status
-
-cdef locale_t c_locale = newlocale(LC_ALL_MASK, b"C", NULL)  # never freed: numbers are read to the end
 
 
 cdef void json_document_init(JsonDocument* document) noexcept nogil:
@@ -129,6 +113,7 @@ cdef int json_document_parse(
         return status_set(status, INVALID_ARGUMENT, "JSON Parse error: The document is empty")
     if size > <size_t>LONGEST_BODY:
         return status_set(status, INVALID_ARGUMENT, "JSON Parse error: The document is too large")
+    document.body = Bytes(data, size)
     parser.document = document
     parser.begin = data
     parser.at = data
@@ -459,9 +444,9 @@ cdef char escaped(char byte) noexcept nogil:
 
 cdef bint hex_digits(Parser* self, uint32_t* value) noexcept nogil:
     """Four of them."""
-    cdef int i
+    cdef int _i
     cdef char byte
-    for i in range(4):
+    for _i in range(4):
         if self.at == self.end:
             return False
         byte = self.at[0]
@@ -499,146 +484,48 @@ cdef char* put_utf8(char* at, uint32_t code) noexcept nogil:
 
 # ---- numbers -----------------------------------------------------------------------------------------
 
-cdef inline bint is_digit(const char* at, const char* end) noexcept nogil:
-    return at < end and c'0' <= at[0] <= c'9'
-
-
-cdef inline const char* digits(const char* at, const char* end, uint64_t* value) noexcept nogil:
-    """Step over decimal digits and append them to `value`, which wraps around."""
-    cdef uint64_t result = value[0]
-    while is_digit(at, end):
-        result = result * 10 + <uint64_t>(at[0] - c'0')
-        at += 1
-    value[0] = result
-    return at
-
-
 cdef int read_number(Parser* self) noexcept nogil:
     """A number, or what is no value at all. The code of the status."""
     cdef JsonNode* node = add_node(self)
     cdef const char* start = self.at
-    cdef const char* end = self.end
-    cdef const char* at = start
-    cdef const char* first
-    cdef uint64_t mantissa = 0
-    cdef int64_t exponent = 0
-    cdef int64_t count
-    cdef bint negative = at[0] == c'-'
+    cdef JsonNumber number
     if node == NULL:
         return RESOURCE_EXHAUSTED
+    self.at = json_get_number(start, self.end, &number)
+    if self.at == NULL:
+        self.at = number.stopped
+        return read_special(self, node, start, number.result)
+    if not number.is_integer:
+        node.kind = JSON_DOUBLE
+        node.size = <uint32_t>(start - self.begin)
+        node.value.double_ = number.real
+        return OK
+    node.kind = JSON_INT if number.negative and number.magnitude else JSON_UINT
     node.size = 0
-    at += negative
-    first = at
-    if not is_digit(at, end):
-        self.at = at
-        return read_special(self, node, negative)
-    at = at + 1 if at[0] == c'0' else digits(at, end, &mantissa)
-    count = at - first
-    if at == end or (at[0] != c'.' and at[0] != c'e' and at[0] != c'E'):
-        self.at = at
-        if set_integer(node, negative, mantissa, count, first):
-            return OK
-        return set_double(self, node, negative, mantissa, 0, count, start)
-    if at[0] == c'.':
-        first = at + 1
-        if not is_digit(first, end):
-            return fail(self, "Miss fraction part in number.", first)
-        at = digits(first, end, &mantissa)
-        exponent = first - at
-        count -= exponent
-    if at < end and (at[0] == c'e' or at[0] == c'E'):
-        first = at + 1
-        if first < end and (first[0] == c'-' or first[0] == c'+'):
-            first += 1
-        if not is_digit(first, end):
-            return fail(self, "Miss exponent in number.", first)
-        at = read_exponent(first, end, &exponent)
-    self.at = at
-    return set_double(self, node, negative, mantissa, exponent, count, start)
+    node.value.uint_ = 0 - number.magnitude if number.negative else number.magnitude
+    return OK
 
 
-cdef const char* read_exponent(const char* at, const char* end, int64_t* exponent) noexcept nogil:
-    """Add the digits from `at` on, as the byte before says: "-" stands for less. Returns what is behind them."""
-    cdef int64_t value = 0
-    cdef bint negative = (at - 1)[0] == c'-'
-    while is_digit(at, end):
-        if value < LARGEST_EXPONENT:
-            value = value * 10 + (at[0] - c'0')
-        at += 1
-    exponent[0] += -value if negative else value
-    return at
-
-
-cdef int read_special(Parser* self, JsonNode* node, bint negative) noexcept nogil:
-    """NaN, Inf and Infinity, behind their sign; anything else is no value."""
-    cdef bint valid
+cdef int read_special(Parser* self, JsonNode* node, const char* start, int result) noexcept nogil:
+    """What json_get_number refused: NaN, Inf and Infinity, behind their sign, or an error."""
+    cdef bint is_valid = False
+    if result == JSON_NO_FRACTION:
+        return fail(self, "Miss fraction part in number.", self.at)
+    if result == JSON_NO_EXPONENT:
+        return fail(self, "Miss exponent in number.", self.at)
+    if result == JSON_NUMBER_TOO_BIG:
+        return fail(self, "Number too big to be stored in double.", self.at)
     node.kind = JSON_DOUBLE
+    node.size = <uint32_t>(start - self.begin)
     if self.at < self.end and self.at[0] == c'N':
         node.value.double_ = NAN
-        valid = took(self, "NaN")
+        is_valid = took(self, "NaN")
     else:
-        node.value.double_ = -INFINITY if negative else INFINITY
-        valid = took(self, "Inf")
-        if valid and self.at < self.end and self.at[0] == c'i':
-            valid = took(self, "inity")
-    return OK if valid else fail(self, "Invalid value.", self.at)
-
-
-cdef inline bint set_integer(
-    JsonNode* node, bint negative, uint64_t value, int64_t count, const char* first
-) noexcept nogil:
-    """Have `node` be the integer of `count` digits from `first` on. False if it does not fit."""
-    if count > EXACT_DIGITS and (negative or count > EXACT_DIGITS + 1 or not fits(first)):
-        return False
-    if not negative or value == 0:
-        node.kind = JSON_UINT
-        node.value.uint_ = value
-        return True
-    if value > LARGEST_NEGATIVE:
-        return False
-    node.kind = JSON_INT
-    node.value.uint_ = 0 - value
-    return True
-
-
-cdef bint fits(const char* first) noexcept nogil:
-    """Whether 20 digits are a number below 2**64."""
-    return memcmp(first, "18446744073709551615", EXACT_DIGITS + 1) <= 0
-
-
-cdef inline int set_double(
-    Parser* self, JsonNode* node, bint negative, uint64_t mantissa, int64_t exponent, int64_t count,
-    const char* start
-) noexcept nogil:
-    """Have `node` be the double nearest to the number from `start` to where the parser is."""
-    cdef double value
-    node.kind = JSON_DOUBLE
-    # Both are exact as doubles, so that one operation rounds once.
-    if count <= EXACT_DIGITS and mantissa <= LARGEST_EXACT and -LARGEST_POWER <= exponent <= LARGEST_POWER:
-        value = <double>mantissa
-        value = value / POWERS[-exponent] if exponent < 0 else value * POWERS[exponent]
-        node.value.double_ = -value if negative else value
-        return OK
-    return set_slowly(self, node, start)
-
-
-cdef int set_slowly(Parser* self, JsonNode* node, const char* start) noexcept nogil:
-    """As set_double, for any number."""
-    cdef char[LONGEST_ON_STACK] on_stack
-    cdef size_t size = <size_t>(self.at - start)
-    cdef char* copied = on_stack
-    if size >= sizeof(on_stack):
-        copied = <char*>malloc(size + 1)
-        if copied == NULL:
-            return no_memory(self.status)
-    memcpy(copied, start, size)
-    copied[size] = 0
-    node.value.double_ = strtod_l(copied, NULL, c_locale)
-    if copied != on_stack:
-        free(copied)
-    if isinf(node.value.double_):
-        return fail(self, "Number too big to be stored in double.", start)
-    return OK
+        node.value.double_ = -INFINITY if start[0] == c'-' else INFINITY
+        is_valid = took(self, "Inf")
+        if is_valid and self.at < self.end and self.at[0] == c'i':
+            is_valid = took(self, "inity")
+    return OK if is_valid else fail(self, "Invalid value.", self.at)
 
 
 # ---- looking into a document -------------------------------------------------------------------------
@@ -652,6 +539,15 @@ cdef uint32_t json_find_member(const JsonDocument* document, uint32_t object_, B
             return at + 1
         at = json_next(document, at + 1)
     return 0
+
+
+cdef float json_float_again(const JsonDocument* document, const JsonNode* node) noexcept nogil:
+    """json_float where the double does not tell it: between two floats, or below the normal ones."""
+    cdef float value
+    cdef const char* end = document.body.data + document.body.size
+    if json_get_float(document.body.data + node.size, end, &value) == NULL:
+        return <float>node.value.double_  # not a number, or infinity
+    return value
 
 
 # ---- for Python --------------------------------------------------------------------------------------

@@ -26,6 +26,7 @@ from tfsrv._json_document cimport (
     json_document_init,
     json_document_parse,
     json_find_member,
+    json_float,
     json_next,
     json_text,
 )
@@ -242,7 +243,7 @@ cdef int add_value(Reader* self, Bytes name, uint32_t at) noexcept nogil:
     if node.kind == JSON_DOUBLE:
         if not is_of(self, name, FLOATS):
             return INVALID_ARGUMENT
-        real = <float>node.value.double_
+        real = json_float(self.document, node)
         return appended(self, buffer_append(&self.values, &real, sizeof(real)))
     if node.kind == JSON_INT or node.kind == JSON_UINT:
         if not is_of(self, name, INTEGERS):

@@ -8,7 +8,8 @@ from tfsrv._status cimport Status
 
 cdef int json_document_signature_name(const JsonDocument* document, Bytes* name, Status* status) noexcept nogil
 cdef bint json_is_base64(const JsonDocument* document, uint32_t at) noexcept nogil
-cdef int json_append_base64(Buffer* out, char tag, const JsonDocument* document, uint32_t at, Status* status) noexcept nogil
+cdef int json_append_base64(
+    Buffer* out, char tag, const JsonDocument* document, uint32_t at, Status* status) noexcept nogil
 cdef int append_field(Buffer* out, char tag, Bytes value) noexcept nogil
 cdef int append_model_spec(
     Buffer* wire, Bytes name, bint has_version, int64_t version, Bytes label, Bytes signature_name

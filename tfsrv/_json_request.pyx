@@ -6,7 +6,6 @@ The rules and texts are those of TensorFlow Serving's util/json_tensor.cc.
 from libc.stdint cimport uint64_t
 from libc.string cimport memmove
 
-from tfsrv._base64 cimport base64_decode, base64_room
 from tfsrv._buffer cimport buffer_reserve, bytes_equal
 from tfsrv._json_description cimport json_status_add_value
 from tfsrv._json_document cimport (
@@ -19,6 +18,7 @@ from tfsrv._json_document cimport (
     json_find_member,
     json_text,
 )
+from tfsrv._json_text cimport base64_room, json_get_base64
 from tfsrv._status cimport INVALID_ARGUMENT, OK, RESOURCE_EXHAUSTED, status_add, status_set
 from tfsrv._wire_format cimport (
     LENGTH_DELIMITED,
@@ -81,18 +81,19 @@ cdef int json_append_base64(
 ) noexcept nogil:
     """Append a length-delimited field of the bytes that a json_is_base64 stands for. The code of `status`."""
     cdef Bytes text = json_text(&document.nodes[at + 2])
-    cdef size_t size = 0
+    cdef Py_ssize_t size
     cdef char* start
     cdef char* value
-    if buffer_reserve(out, 1 + LONGEST_TAG + base64_room(text)) != 0:
+    if buffer_reserve(out, 1 + LONGEST_TAG + base64_room(text.size)) != 0:
         return request_without_memory(status)
     start = out.data + out.size
-    if not base64_decode(text, start + 1 + LONGEST_TAG, &size):
+    size = json_get_base64(text, start + 1 + LONGEST_TAG)
+    if size < 0:
         return status_set(status, INVALID_ARGUMENT, "Unable to base64 decode")
     start[0] = tag
-    value = put_varint(start + 1, size)
-    memmove(value, start + 1 + LONGEST_TAG, size)
-    out.size += <size_t>(value - start) + size
+    value = put_varint(start + 1, <uint64_t>size)
+    memmove(value, start + 1 + LONGEST_TAG, <size_t>size)
+    out.size += <size_t>(value - start + size)
     return OK
 
 

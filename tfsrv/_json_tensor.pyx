@@ -6,13 +6,14 @@ read too, and integers that do not fit into 8 or 16 bits are refused, which Tens
 recurses, and lists nested deeper than a tensor has dimensions are refused at once (CVE-2025-0649).
 """
 
-from libc.stdint cimport int64_t, uint8_t, uint16_t
+from libc.stdint cimport int64_t, uint16_t
 from libc.string cimport memcpy
 
-from tfsrv._buffer cimport buffer_append, buffer_free, buffer_reserve
+from tfsrv._buffer cimport buffer_free, buffer_reserve
 from tfsrv._json_description cimport json_status_add_value
 from tfsrv._json_document cimport (
     JSON_ARRAY,
+    JSON_DOUBLE,
     JSON_FALSE,
     JSON_INT,
     JSON_OBJECT,
@@ -21,6 +22,7 @@ from tfsrv._json_document cimport (
     JSON_UINT,
     JsonNode,
     json_double,
+    json_float,
     json_is_number,
     json_next,
     json_text,
@@ -36,7 +38,6 @@ from tfsrv._json_request cimport (
 from tfsrv._status cimport (
     INVALID_ARGUMENT,
     OK,
-    RESOURCE_EXHAUSTED,
     UNIMPLEMENTED,
     status_add,
     status_add_int,
@@ -269,7 +270,8 @@ cdef int add_values(
         return refuse(tensor.dtype, document, at, status)
     if buffer_reserve(&tensor.values, <size_t>most * dtype_bytes(tensor.dtype)) != 0:
         return request_without_memory(status)
-    done = put_values(tensor.dtype, &document.nodes[at], most, tensor.values.data + tensor.values.size)
+    done = put_values(
+        tensor.dtype, document, &document.nodes[at], most, tensor.values.data + tensor.values.size)
     tensor.values.size += <size_t>done * dtype_bytes(tensor.dtype)
     at += done
     after[0] = at
@@ -326,10 +328,12 @@ cdef int refuse(int dtype, const JsonDocument* document, uint32_t at, Status* st
     return status.code
 
 
-cdef uint32_t put_values(int dtype, const JsonNode* nodes, uint32_t count, char* out) noexcept nogil:
+cdef uint32_t put_values(
+    int dtype, const JsonDocument* document, const JsonNode* nodes, uint32_t count, char* out
+) noexcept nogil:
     """Write values up to the first that is none of the dtype. How many that were."""
     if dtype == DT_FLOAT:
-        return put_floats(nodes, count, <float*>out)
+        return put_floats(document, nodes, count, <float*>out)
     if dtype == DT_DOUBLE:
         return put_doubles(nodes, count, <double*>out)
     if dtype == DT_INT32:
@@ -355,13 +359,19 @@ cdef uint32_t put_values(int dtype, const JsonNode* nodes, uint32_t count, char*
     return put_small_floats(nodes, count, <uint16_t*>out, 8, 7)  # bfloat16
 
 
-cdef uint32_t put_floats(const JsonNode* nodes, uint32_t count, float* out) noexcept nogil:
-    """The float nearest to the double that is nearest to the number, as in TensorFlow Serving and numpy."""
+cdef uint32_t put_floats(
+    const JsonDocument* document, const JsonNode* nodes, uint32_t count, float* out
+) noexcept nogil:
     cdef uint32_t i
     for i in range(count):
-        if not json_is_number(&nodes[i]):
+        if nodes[i].kind == JSON_DOUBLE:
+            out[i] = json_float(document, &nodes[i])
+        elif nodes[i].kind == JSON_UINT:
+            out[i] = <float>nodes[i].value.uint_
+        elif nodes[i].kind == JSON_INT:
+            out[i] = <float>nodes[i].value.int_
+        else:
             return i
-        out[i] = <float>json_double(&nodes[i])
     return count
 
 
