@@ -31,6 +31,7 @@ cdef int npz_next(NpzReader* reader, NpzMember* member, Status* status) noexcept
 cdef int npz_unpack(
     const NpzMember* member, size_t most_bytes, Buffer* scratch, Bytes* content,
     Status* status) noexcept nogil
+cdef size_t npz_unpacked_bytes(Bytes file) noexcept nogil
 cdef int npz_begin_member(Buffer* into, Bytes name) noexcept nogil
 cdef void npz_end_member(Buffer* into, size_t start) noexcept nogil
 cdef int npz_end(Buffer* into, size_t start, int members) noexcept nogil

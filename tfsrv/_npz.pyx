@@ -23,6 +23,8 @@ from tfsrv._status cimport (
     status_add,
     status_add_bytes,
     status_add_int,
+    status_free,
+    status_init,
     status_set,
 )
 
@@ -233,6 +235,26 @@ cdef int npz_unpack(
 
 
 # ---- writing ----------------------------------------------------------------------------------------
+
+cdef size_t npz_unpacked_bytes(Bytes file) noexcept nogil:
+    """What its members say that they hold, all together, so far as the file can be read at all.
+
+    That is what reading it takes, at most: a member that holds more is refused.
+    """
+    cdef NpzReader reader
+    cdef NpzMember member
+    cdef Status status
+    cdef size_t size = 0
+    cdef int code
+    status_init(&status)
+    code = npz_begin(&reader, file, &status)
+    while code == OK and reader.members > 0:
+        code = npz_next(&reader, &member, &status)
+        if code == OK:
+            size += member.size
+    status_free(&status)
+    return size
+
 
 cdef int npz_begin_member(Buffer* into, Bytes name) noexcept nogil:
     """Append the header of a member. The array follows, and npz_end_member. 0, or -1 without memory."""

@@ -29,6 +29,7 @@ from tfsrv._json_quick cimport QUICK_NOT, json_quick_open, json_quick_read
 from tfsrv._json_request cimport json_document_signature_name
 from tfsrv._model_spec cimport ModelSpecView, default_signature, model_spec_read
 from tfsrv._npy_predict cimport npy_read_predict
+from tfsrv._npz cimport npz_unpacked_bytes
 from tfsrv._predict_wire cimport RequestSpec, request_put_spec
 from tfsrv._rest_call cimport (
     FORM_JSON,
@@ -175,6 +176,11 @@ cdef int rest_read_predict(
     cdef Buffer wire
     cdef int result
     buffer_init(&wire)
+    if call.rest.body_form == FORM_NPZ:
+        body.charged_bytes = <int64_t>npz_unpacked_bytes(call.body)  # a few bytes may stand for many
+        if not call_charge(call, body.charged_bytes):
+            body.charged_bytes = 0
+            return tell_no_room(call)
     if call.rest.body_form == FORM_NPY or call.rest.body_form == FORM_NPZ:
         result = npy_read_predict(
             call.body, call.rest.body_form == FORM_NPZ, inputs, inputs_size, spec.name, spec.has_version,
