@@ -315,25 +315,16 @@ cdef const char* json_get_rare_float(const char* at, const char* end, float* val
 
 # ---- lists -------------------------------------------------------------------------------------------
 
-cdef inline const char* json_get_int64(const char* at, const char* end, int64_t* value) noexcept nogil:
-    cdef JsonNumber number
-    cdef const char* behind = json_get_number(at, end, &number)
-    if behind == NULL or not number.is_integer:
-        return NULL
-    if number.magnitude > <uint64_t>INT64_MAX and not number.negative:
-        return NULL
-    value[0] = <int64_t>(0 - number.magnitude if number.negative else number.magnitude)
-    return behind
-
-
-cdef inline const char* json_get_int32(const char* at, const char* end, int32_t* value) noexcept nogil:
+cdef inline const char* get_integer(
+    const char* at, const char* end, uint64_t largest, int64_t* value
+) noexcept nogil:
+    """An integer down to -largest - 1; what is behind it, or NULL for all else."""
     cdef JsonDecimal decimal
+    # What json_scan leaves over has more digits than any of these.
     cdef const char* behind = json_scan_until(at, end, &decimal)
-    if behind == NULL or not decimal.is_integer:
+    if behind == NULL or not decimal.is_integer or decimal.mantissa > largest + decimal.negative:
         return NULL
-    if decimal.mantissa > <uint64_t>INT32_MAX + decimal.negative:
-        return NULL
-    value[0] = <int32_t>(-<int64_t>decimal.mantissa if decimal.negative else <int64_t>decimal.mantissa)
+    value[0] = <int64_t>(0 - decimal.mantissa if decimal.negative else decimal.mantissa)
     return behind
 
 
@@ -345,14 +336,19 @@ ctypedef fused value_t:
 
 
 cdef inline const char* get_value(const char* at, const char* end, value_t* value) noexcept nogil:
+    cdef const char* behind
+    cdef int64_t integer = 0
     if value_t is float:
         return json_get_float(at, end, value)
     elif value_t is double:
         return json_get_double(at, end, value)
     elif value_t is int32_t:
-        return json_get_int32(at, end, value)
+        behind = get_integer(at, end, INT32_MAX, &integer)
+        if behind != NULL:
+            value[0] = <int32_t>integer
+        return behind
     else:
-        return json_get_int64(at, end, value)
+        return get_integer(at, end, INT64_MAX, value)
 
 
 cdef inline const char* get_values(

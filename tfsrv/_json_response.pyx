@@ -410,6 +410,17 @@ cdef bint is_sound(const TensorData* tensor) noexcept nogil:
     return tensor.size == <size_t>elements * dtype_bytes(tensor.dtype) or not is_writable(tensor.dtype)
 
 
+cdef bint is_too_big(const TensorData* tensor) noexcept nogil:
+    """Whether its text is too long by its shape alone: a value, or an empty list, takes two bytes and more."""
+    cdef int64_t items = 1
+    cdef int i
+    for i in range(tensor.rank):
+        if tensor.dims[i] == 0:
+            break
+        items *= tensor.dims[i]
+    return <uint64_t>items > LARGEST_LENGTH // 2
+
+
 cdef int check_tensor(const TensorData* tensor, Status* status) noexcept nogil:
     """Whether a tensor can be written. A WireResult; WIRE_BAD with `status` set."""
     if not is_sound(tensor):
@@ -424,7 +435,7 @@ cdef int check_tensor(const TensorData* tensor, Status* status) noexcept nogil:
         else:
             status_add_int(status, tensor.dtype)
         return WIRE_BAD
-    return WIRE_OK
+    return WIRE_TOO_BIG if is_too_big(tensor) else WIRE_OK
 
 
 cdef int check_rows(const TensorData* outputs, int size, Status* status) noexcept nogil:

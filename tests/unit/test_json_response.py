@@ -344,6 +344,12 @@ def test_values_that_do_not_fit_their_shape_are_refused(shape: tuple[int, ...]) 
     assert message == "The values of an output do not fit its shape: y"
 
 
+@pytest.mark.parametrize("shape", [(2**40, 0), (1, 2**30, 0, 5)])
+def test_too_many_empty_lists_are_refused_before_they_are_written(shape: tuple[int, ...]) -> None:
+    code, _ = error_of([("y", FLOAT, shape, b"")], in_rows=False)
+    assert code == Code.RESOURCE_EXHAUSTED
+
+
 def test_no_examples_have_no_results() -> None:
     with pytest.raises(ServingError, match="Cannot convert empty ClassificationResults to JSON"):
         write_json_classify(0, 1, [], b"")
