@@ -45,7 +45,7 @@ from tfsrv.handlers.status import GetModelStatus
 from tfsrv.housekeeping import Housekeeping
 from tfsrv.monitoring.families import joined
 from tfsrv.monitoring.models import ModelFamilies, QueueFamilies
-from tfsrv.monitoring.process import process_families
+from tfsrv.monitoring.process import ProcessFamilies
 from tfsrv.monitoring.requests import request_families, serving_request_families
 from tfsrv.monitoring.server import ServerFamilies
 from tfsrv.plugins import BUILT_IN_PLATFORMS, load_platforms, load_source
@@ -165,7 +165,7 @@ def prometheus_metrics(
         ModelFamilies(core),
         QueueFamilies(loaded_sessions),
         ServerFamilies(call_loop, connections),
-        process_families,
+        ProcessFamilies(),
     )
     return PrometheusMetrics(lambda: joined(sources))
 
