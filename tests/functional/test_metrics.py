@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import urllib.error
 import urllib.request
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -22,15 +21,16 @@ pytestmark = pytest.mark.skipif(
 )
 
 PATH = "/monitoring/prometheus/metrics"
+ANY_REST_PORT = "--rest_api_port=0"
 COUNT = ":tensorflow:serving:request_count"
 
 
 @pytest.fixture
-def server(serve: Serve, models: Path, tmp_path: Path) -> Iterator[Launched]:
+def server(serve: Serve, models: Path, tmp_path: Path) -> Launched:
     file = tmp_path / "monitoring.config"
     file.write_text("prometheus_config { enable: true }")
-    flags = (f"--monitoring_config_file={file}", "--rest_api_port=0")
-    yield serve({"half": models / "half_plus_two"}, *flags)
+    flags = (f"--monitoring_config_file={file}", ANY_REST_PORT)
+    return serve({"half": models / "half_plus_two"}, *flags)
 
 
 def rest_address(server: Launched) -> str:
@@ -94,7 +94,7 @@ def test_requests_by_rest_are_shown_with_their_entrypoint(server: Launched) -> N
 
 
 def test_nothing_is_shown_unless_it_is_enabled(serve: Serve, models: Path) -> None:
-    server = serve({"half": models / "half_plus_two"}, "--rest_api_port=0")
+    server = serve({"half": models / "half_plus_two"}, ANY_REST_PORT)
     for path in (PATH, "/metrics"):
         with pytest.raises(urllib.error.HTTPError) as caught:
             get(server, path)
