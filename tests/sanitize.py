@@ -56,6 +56,7 @@ TESTS = (
     "tests/unit/test_predict_python.py",
     "tests/unit/test_prediction_log.py",
     "tests/unit/test_queue.py",
+    "tests/unit/test_run_counts.py",
     "tests/unit/test_serving_map.py",
     "tests/unit/test_status.py",
     "tests/unit/test_tfrecord.py",

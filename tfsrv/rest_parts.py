@@ -20,7 +20,7 @@ from tfsrv.frontends.signatures import ServedSignatures
 from tfsrv.metrics import NO_VERSION
 from tfsrv.monitoring.families import joined
 from tfsrv.monitoring.models import ModelFamilies, QueueFamilies
-from tfsrv.monitoring.process import process_families
+from tfsrv.monitoring.process import ProcessFamilies
 from tfsrv.monitoring.requests import request_families, serving_request_families
 from tfsrv.monitoring.server import ServerFamilies
 from tfsrv.servables import warmup
@@ -104,7 +104,7 @@ def metrics_pages(
         ModelFamilies(core),
         QueueFamilies(loaded_sessions),
         ServerFamilies(call_loop, servers),
-        process_families,
+        ProcessFamilies(),
     )
     page = PrometheusMetrics(lambda: joined(sources))
     return {options.monitoring.prometheus_path: page, METRICS: page}

@@ -24,7 +24,7 @@ from tfsrv.frontends.prometheus import text_of
 from tfsrv.metrics import COUNTERS, MLMD_MAP, NO_VERSION, WARMUP_MICROS, WARMUP_RECORDS, Histogram
 from tfsrv.monitoring.families import Families, Family, Source, joined
 from tfsrv.monitoring.models import ModelFamilies, QueueFamilies
-from tfsrv.monitoring.process import process_families, start_time_seconds
+from tfsrv.monitoring.process import ProcessFamilies, start_time_seconds
 from tfsrv.monitoring.requests import request_families, serving_request_families
 from tfsrv.monitoring.server import ServerFamilies
 from tfsrv.monitoring.uncounted import UNCOUNTED
@@ -274,7 +274,7 @@ def test_without_a_model_or_a_version_there_is_no_version(model: str) -> None:
 def test_prometheus_reads_all_of_it(model: str) -> None:
     nasty = f'{model}"\\\n'
     _counters.add_request(nasty, 1, "s", "Predict", Code.OK, 20_000, 10_000, 5_000, rest=True)
-    shown = page(serving_request_families, request_families, process_families)
+    shown = page(serving_request_families, request_families, ProcessFamilies())
     assert len(shown) == len(TYPES) + 4 + 7
     count = f"{SERVING}request_count"
     assert any(sample.labels["model_name"] == nasty for sample in shown[count].samples)
@@ -290,7 +290,7 @@ def test_no_two_families_have_one_name() -> None:
         core,
         QueueFamilies(list),
         ServerFamilies(FakeCalls(), {}),
-        process_families,
+        ProcessFamilies(),
     )
     names = [family.name for family in joined(sources) if family is not None]
     assert len(names) == len(set(names))
@@ -421,7 +421,7 @@ def test_the_server_shows_what_it_holds_and_who_is_connected(limit: int) -> None
 
 
 def process(name: str) -> float:
-    (value,) = values(process_families, f"process_{name}").values()
+    (value,) = values(ProcessFamilies(), f"process_{name}").values()
     assert isinstance(value, (int, float))
     return value
 
@@ -478,11 +478,7 @@ def test_what_the_system_does_not_tell_has_no_value(monkeypatch: pytest.MonkeyPa
 
     monkeypatch.setattr("tfsrv.monitoring.process._read", lambda path: "")
     monkeypatch.setattr(os, "stat", refuse)
-    start_time_seconds.cache_clear()
-    try:
-        shown = {name: list(family.samples) for name, family in families(process_families).items()}
-    finally:
-        start_time_seconds.cache_clear()
+    shown = {name: list(family.samples) for name, family in families(ProcessFamilies()).items()}
     assert {name for name, samples in shown.items() if samples} == {
         "process_cpu_seconds_total",
         "process_max_fds",

@@ -14,7 +14,6 @@ from __future__ import annotations
 import asyncio
 import io
 from collections.abc import Iterator
-from functools import lru_cache
 from itertools import accumulate
 
 from tfsrv.frontends.http_messages import HttpRequest, HttpResponse
@@ -103,10 +102,16 @@ def _histogram_text(name: str, labels: str, histogram: Histogram) -> str:
     )
 
 
-@lru_cache(maxsize=64)
 def _bounds(bounds: tuple[float, ...]) -> tuple[str, ...]:
     """The ends of the lines' labels: six digits of each bound, as TensorFlow Serving has them."""
-    return (*(f'"{bound:g}"}}' for bound in bounds), '"+Inf"}')
+    known = _known_bounds.get(bounds)
+    if known is None:
+        known = (*(f'"{bound:g}"}}' for bound in bounds), '"+Inf"}')
+        _known_bounds[bounds] = known
+    return known
+
+
+_known_bounds: dict[tuple[float, ...], tuple[str, ...]] = {}  # there are a handful
 
 
 def number_text(value: float) -> str:
