@@ -342,12 +342,10 @@ cdef uint32_t put_values(
         return put_integers(nodes, count, out, 8, 63, True)
     if dtype == DT_BOOL:
         return put_bools(nodes, count, out)
-    if dtype == DT_UINT8:
-        return put_integers(nodes, count, out, 1, 8, False)
-    if dtype == DT_INT8:
-        return put_integers(nodes, count, out, 1, 7, True)
+    if dtype == DT_UINT8 or dtype == DT_INT8:  # whatever is an int32, of which the low bits count
+        return put_integers(nodes, count, out, 1, 31, True)
     if dtype == DT_INT16:
-        return put_integers(nodes, count, out, 2, 15, True)
+        return put_integers(nodes, count, out, 2, 31, True)
     if dtype == DT_UINT16:
         return put_integers(nodes, count, out, 2, 16, False)
     if dtype == DT_UINT32:

@@ -21,7 +21,7 @@ pytestmark = pytest.mark.skipif(
 )
 
 PATH = "/monitoring/prometheus/metrics"
-ANY_REST_PORT = "--rest_api_port=0"
+ANY_REST_PORT = "--rest_api_port=-1"
 COUNT = ":tensorflow:serving:request_count"
 
 

@@ -92,7 +92,7 @@ cdef int start(void* context, Call* call) noexcept nogil:
         result = join(settings, call)
         if result != READY:
             return result
-    result = FOUND if call.servable != NULL else find_servable(settings, call)
+    result = hold_servable(settings, call)
     if result == PENDING:
         return STARTED_PARKED
     if result == FOUND and call.servable.impl == NULL:
@@ -140,7 +140,7 @@ cdef int join(Settings* settings, Call* call) noexcept nogil:
     The servable is let go meanwhile. It is looked for before only because a few bytes that nobody
     will run must not become gigabytes.
     """
-    cdef int result = find_servable(settings, call)
+    cdef int result = hold_servable(settings, call)
     if result == PENDING:
         return STARTED_PARKED
     if result != FOUND:
@@ -245,6 +245,11 @@ cdef int session_read(const Settings* settings, Call* call) noexcept nogil:
     if call.parse_result != WIRE_OK:
         tell_unreadable(settings, call)
     return WIRE_OK
+
+
+cdef int hold_servable(Settings* settings, Call* call) noexcept nogil:
+    """Find the call's servable, unless it has it already. A Lookup, as of find_servable."""
+    return FOUND if call.servable != NULL else find_servable(settings, call)
 
 
 cdef int find_servable(Settings* settings, Call* call) noexcept nogil:
