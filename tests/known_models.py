@@ -49,6 +49,33 @@ class Declares:
         self.signature_defs = signature_defs
 
 
+FACTS = {
+    "batches": 3,
+    "requests": 9,
+    "rows": 12,
+    "padding_rows": 1,
+    "waiting_rows": 0,
+    "running": 1,
+    "sizes": {4: 2, 1: 1},
+    "rows_limit": 32,
+    "wait_ns": 0,
+    "concurrency": 2,
+    "saturated": False,
+    "arm": "caller",
+    "curve_ns": {},
+    "p99_ns": 0,
+}
+
+
+class Batched:
+    """A session that has batched requests."""
+
+    name, version = "batched", 7
+
+    def describe_batching(self) -> Mapping[str, Mapping[str, Any]]:
+        return {"serving_default": FACTS}
+
+
 class KnownModels:
     """Instead of a ServerCore: it was told which models there are. It is its own monitor."""
 

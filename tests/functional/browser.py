@@ -105,6 +105,12 @@ class Browser:
                 self._events.append(event["params"]["request"]["url"])
         return [url for url in self._events if urlsplit(url).scheme in NETWORK]
 
+    def forget(self) -> None:
+        """Begin anew with what was asked for, and with what the console has got."""
+        self.requests()
+        self._events.clear()
+        self.complaints().clear()
+
     def complaints(self) -> list[str]:
         """What the console has got so far."""
         log = self.chrome.get_log("browser")  # type: ignore[no-untyped-call]

@@ -9,7 +9,7 @@ import asyncio
 import json
 import threading
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import Future
 from contextlib import contextmanager
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
@@ -151,12 +151,16 @@ class _Connection(BaseHTTPRequestHandler):
 
 
 @contextmanager
-def rest_stand_in(models: KnownModels, sessions: Sequence[BatchedSession] = ()) -> Iterator[str]:
+def rest_stand_in(
+    models: KnownModels,
+    sessions: Sequence[BatchedSession] = (),
+    is_draining: Callable[[], bool] = lambda: False,
+) -> Iterator[str]:
     """The address, HOST:PORT, of a server of these models; `sessions` have batched requests."""
     served = ServedSignatures(models.map)
     routes: dict[str, HttpHandler] = {
         "/": Page(),
-        "/tfsrv/overview": Overview(models, served, lambda: sessions),
+        "/tfsrv/overview": Overview(models, served, lambda: sessions, is_draining=is_draining),
         "/openapi.json": OpenApi(models, served),
     }
     server = _Server(routes, Predict(models))

@@ -10,11 +10,12 @@ from pathlib import Path
 from urllib.parse import urlsplit
 
 import pytest
+from selenium.webdriver.common.by import By
 
 from tests.functional.browser import Browser, browser
-from tests.functional.launching import until
+from tests.functional.launching import SECONDS, until
 from tests.functional.rest_stand_in import rest_stand_in
-from tests.known_models import HALF_PLUS_TWO, Declares, KnownModels, signature_def
+from tests.known_models import HALF_PLUS_TWO, Batched, Declares, KnownModels, signature_def
 from tfsrv.errors import Code, ServingError
 
 HOSTILE = "<img src=x onerror=\"document.title='owned'\">'"
@@ -46,6 +47,8 @@ def opened(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Browser]:
 def page(opened: Browser, rest_address: str) -> Iterator[Browser]:
     """The page with half_plus_two. At the end nothing has gone wrong in it, nothing was asked of
     anybody else."""
+    opened.chrome.get("about:blank")
+    opened.forget()
     opened.show_as(1280, 1400, "light")
     opened.open(rest_address, "half_plus_two")
     until(lambda: opened.value("body") != "")
@@ -118,6 +121,46 @@ def test_shows_requests_and_latencies(page: Browser) -> None:
     assert row[:3] == ["2", "serving_default", "Predict"]
     assert int(row[7]) > 0
     until(lambda: page.text("p50").endswith(("µs", "ms")))
+
+
+def test_percentiles_lie_between_the_bounds_of_their_buckets(page: Browser) -> None:
+    def percentile(counts: list[list[int]], part: float) -> object:
+        return page.script("return percentile(arguments[0], arguments[1]) ?? null", counts, part)
+
+    assert percentile([[0, 50], [1, 50]], 0.5) == pytest.approx(10)
+    assert percentile([[0, 50], [1, 50]], 0.75) == pytest.approx(14)
+    assert percentile([[1, 1], [2, 98], [5, 1]], 0.99) == pytest.approx(32.4)
+    assert percentile([], 0.5) is None
+    beyond = 10 * 1.8**32  # has no bound above it
+    assert percentile([[33, 7]], 0.5) == pytest.approx(beyond)
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        '{"predictions": [NaN, -Infinity, 9007199254740993, 1e+06]}',
+        r'{"outputs": {"a\"]}": ["\u00e9, [1,2]", "\\"], "b": [], "c": {}}}',
+        '{"outputs": [[[1, 2], [3, 4]], [[5, 6], [7, 8]]]}',
+    ],
+)
+def test_answers_are_laid_out_and_not_changed(page: Browser, text: str) -> None:
+    for long in (text, text.replace("[", "[" + "1, " * 40, 1)):
+        pretty = page.script("return pretty(arguments[0])", long)
+        assert max(map(len, pretty.split("\n"))) < 80
+        assert without_space(pretty) == without_space(long)
+        assert repr(json.loads(pretty)) == repr(json.loads(long))  # NaN is equal to nothing
+
+
+NO_JSON = ["", "no JSON", '{"cut": [1, ', "[1] 2", '"open', "]", "[" * 50_000]
+
+
+@pytest.mark.parametrize("text", NO_JSON)
+def test_what_is_no_json_stays_as_it_is(page: Browser, text: str) -> None:
+    assert page.script("return pretty(arguments[0])", text) == text
+
+
+def without_space(text: str) -> str:
+    return "".join(text.split())
 
 
 def test_shows_why_a_model_is_not_there(page: Browser, rest_address: str) -> None:
@@ -194,7 +237,6 @@ def test_a_lost_connection_is_told_and_found_again(
     assert opened.text("server") == "not connected"
     opened.chrome.execute_cdp_cmd("Network.emulateNetworkConditions", offline(False))
     until(lambda: opened.text("server") == "serving" and not opened.is_seen("banner"))
-    opened.complaints().clear()
 
 
 def offline(is_offline: bool) -> dict[str, object]:
@@ -212,7 +254,40 @@ def test_says_that_there_are_no_models(opened: Browser) -> None:
         until(
             lambda: opened.texts("#none-text") == ["No models are loaded, and none is configured."]
         )
-        opened.chrome.get("about:blank")
+
+
+def test_says_that_the_server_drains(opened: Browser) -> None:
+    drains: list[bool] = []
+    with rest_stand_in(KnownModels(), is_draining=lambda: bool(drains)) as address:
+        opened.open(address)
+        until(lambda: opened.text("server") == "serving")
+        drains.append(True)
+        until(lambda: opened.text("server") == "draining: it takes no new requests")
+
+
+def test_shows_batches(opened: Browser) -> None:
+    models = KnownModels()
+    models.add("batched", {7: Declares(serving_default=HALF_PLUS_TWO)})
+    with rest_stand_in(models, [Batched()]) as address:
+        opened.open(address)
+        until(lambda: opened.texts("#batches td") != [])
+        cells = opened.texts("#batches td")
+        assert cells[:4] == ["7", "serving_default", "3", "4.00"]
+        assert cells[-1].startswith("batches of up to 32 rows")
+        (sizes,) = opened.chrome.find_elements(By.CSS_SELECTOR, "#batches .sizes")
+        assert sizes.get_attribute("aria-label") == "1 rows: 1 batches\n4–7 rows: 2 batches"
+
+
+def test_asks_nothing_while_nobody_looks(page: Browser) -> None:
+    hide = """Object.defineProperty(document, "hidden", {value: arguments[0], configurable: true});
+        document.dispatchEvent(new Event("visibilitychange"))"""
+    page.script(hide, True)
+    before = len(page.requests())
+    page.chrome.set_script_timeout(SECONDS)
+    page.chrome.execute_async_script("setTimeout(arguments[0], 4000)")  # two looks, otherwise
+    assert len(page.requests()) == before
+    page.script(hide, False)
+    until(lambda: len(page.requests()) > before)
 
 
 def test_what_was_written_stays_when_another_version_comes(opened: Browser) -> None:
@@ -230,7 +305,6 @@ def test_what_was_written_stays_when_another_version_comes(opened: Browser) -> N
         opened.choose("signature", "other")
         until(lambda: opened.value("body") != "mine")
         assert json.loads(opened.value("body"))["signature_name"] == "other"
-        opened.chrome.get("about:blank")
 
 
 def test_a_thousand_models_are_found_by_their_names(opened: Browser) -> None:
@@ -253,7 +327,6 @@ def test_a_thousand_models_are_found_by_their_names(opened: Browser) -> None:
         opened.choose("signature", "image")
         until(lambda: len(opened.value("body")) > 400_000)
         assert "@request.json" in opened.text("curl")
-        opened.chrome.get("about:blank")
 
 
 # Of every text that is seen: its colour against that of the nearest ground that has one.

@@ -98,6 +98,18 @@ def test_describes_each_address_that_runs_a_model() -> None:
     ]
 
 
+def test_labels_are_described_with_their_models() -> None:
+    models = KnownModels()
+    models.add("m", {1: Declares(serving_default=HALF_PLUS_TWO)}, labels={"a b": 1})
+    models.add("other", {1: Declares(serving_default=HALF_PLUS_TWO)})
+    paths = document(models)["paths"]
+    assert [path for path in paths if "labels" in path] == [
+        "/v1/models/m/labels/a%20b",
+        "/v1/models/m/labels/a%20b/metadata",
+        "/v1/models/m/labels/a%20b:predict",
+    ]
+
+
 def test_takes_rows_and_columns() -> None:
     described = of_signature({"x": MATRIX}, {"y": VECTOR})
     for good in (

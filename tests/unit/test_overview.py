@@ -5,45 +5,21 @@ from __future__ import annotations
 import asyncio
 import json
 import threading
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable
 from typing import Any
 from urllib.parse import quote
 
 import pytest
 
-from tests.known_models import HALF_PLUS_TWO, VECTOR, Declares, KnownModels, signature_def
+from tests.known_models import HALF_PLUS_TWO, VECTOR, Batched, Declares, KnownModels, signature_def
 from tfsrv import _counters
 from tfsrv.errors import Code, ServingError
-from tfsrv.frontends.http_messages import HttpRequest
+from tfsrv.frontends.http_messages import HttpHandler, HttpRequest, HttpResponse
+from tfsrv.frontends.openapi import OpenApi
 from tfsrv.frontends.overview import BatchedSession, Overview
 from tfsrv.frontends.signatures import CLASSIFY, ServedSignatures
 
 BAD = ServingError(Code.NOT_FOUND, "no saved_model.pb in </script><img src=x>")
-FACTS = {
-    "batches": 3,
-    "requests": 9,
-    "rows": 12,
-    "padding_rows": 1,
-    "waiting_rows": 0,
-    "running": 1,
-    "sizes": {4: 2, 1: 1},
-    "rows_limit": 32,
-    "wait_ns": 0,
-    "concurrency": 2,
-    "saturated": False,
-    "arm": "caller",
-    "curve_ns": {},
-    "p99_ns": 0,
-}
-
-
-class Session:
-    """A session that has batched requests."""
-
-    name, version = "batched", 7
-
-    def describe_batching(self) -> Mapping[str, Mapping[str, Any]]:
-        return {"serving_default": FACTS}
 
 
 def overview(
@@ -176,7 +152,7 @@ def test_tells_of_batches() -> None:
     models = KnownModels()
     models.add("batched", {7: Declares()})
     models.add("other", {7: Declares()})
-    handler = overview(models, [Session()])
+    handler = overview(models, [Batched()])
     (batching,) = ask(handler, model="batched")["batching"]
     assert (batching["version"], batching["signature"]) == ("7", "serving_default")
     assert batching["sizes"] == [[1, 1], [4, 2]]
@@ -244,3 +220,26 @@ def test_what_is_no_unicode_is_told_all_the_same() -> None:
     models = KnownModels()
     models.add("\udcff", {1: ServingError(Code.NOT_FOUND, "/models/\udcff")})
     assert listed(models) == {"?": ("FAILED", True, [])}
+
+
+async def awaited(handler: HttpHandler) -> HttpResponse:
+    return await handler(HttpRequest("GET", "/"))
+
+
+def test_no_part_of_a_long_list_is_made_in_one_breath(monkeypatch: pytest.MonkeyPatch) -> None:
+    made: list[int] = []
+
+    def dumps(value: object, **options: Any) -> str:
+        text = real_dumps(value, **options)
+        made.append(len(text))
+        return text
+
+    real_dumps = json.dumps
+    models = KnownModels()
+    for number in range(500):
+        models.add(f"model_{number}", {1: Declares(serving_default=HALF_PLUS_TWO)})
+    handlers: list[HttpHandler] = [overview(models), OpenApi(models, ServedSignatures(models.map))]
+    monkeypatch.setattr(json, "dumps", dumps)
+    for handler in handlers:
+        response = asyncio.run(awaited(handler))
+        assert len(response.body) > 30 * max(made)

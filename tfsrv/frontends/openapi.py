@@ -87,13 +87,8 @@ class OpenApi:
 
     def _make(self, models: Sequence[ServedModel]) -> bytes:
         names = [model.name for model in models]
-        labels = sorted({label for model in models for label, _ in model.labels})
-        paths = [
-            (path, json_bytes(item))
-            for path, item in fixed.paths(
-                names, labels, self._has_management, self._metrics_paths
-            ).items()
-        ]
+        described = fixed.paths(names, self._has_management, self._metrics_paths)
+        paths = [(path, json_bytes(item)) for path, item in described.items()]
         always = fixed.schemas(self._has_management)
         schemas = [(name, json_bytes(schema)) for name, schema in always.items()]
         taken = set(always)
@@ -121,6 +116,9 @@ class OpenApi:
             version: list(self._operations(model.name, version, schemas))
             for version in model.versions
         }
+        for label, _ in model.labels:
+            of_label = fixed.label_paths(f"{quote(model.name, '')}/labels/{quote(label, '')}")
+            yield from ((path, json_bytes(item)) for path, item in of_label.items())
         places = [("", version) for version in model.versions[:1]]
         places += [(f"/versions/{version}", version) for version in model.versions]
         places += [(f"/labels/{quote(label, '')}", version) for label, version in model.labels]

@@ -70,27 +70,34 @@ def operation(
 
 
 def paths(
-    models: Sequence[str],
-    labels: Sequence[str],
-    has_management: bool,
-    metrics_paths: Sequence[str],
+    models: Sequence[str], has_management: bool, metrics_paths: Sequence[str]
 ) -> dict[str, Schema]:
-    """Everything but the running of models. `labels` are those of all models."""
+    """Everything but the running of models, and what is asked by label."""
     model = _path_parameter("model", _names(models))
     version = _path_parameter("version", {"type": "integer", "minimum": 0, "maximum": 2**63 - 1})
     found: dict[str, Schema] = {"/v1/models": {"get": _read("listModels", "All models", "Models")}}
-    places = {"": ("", [model]), "/versions/{version}": ("OfVersion", [model, version])}
-    if labels:
-        places["/labels/{label}"] = ("OfLabel", [model, _path_parameter("label", _names(labels))])
-    for place, (suffix, parameters) in places.items():
-        path = f"/v1/models/{{model}}{place}"
-        status = _read(f"status{suffix}", "The state of a model's versions", "Status")
-        metadata = _read(f"metadata{suffix}", "The signatures of a version", "Metadata")
-        found[path] = {"parameters": parameters, "get": status}
-        found[f"{path}/metadata"] = {"parameters": parameters, "get": metadata}
+    found |= _reads("/v1/models/{model}", "", [model])
+    found |= _reads("/v1/models/{model}/versions/{version}", "OfVersion", [model, version])
     if has_management:
         found["/v1/models/{model}"] |= _management()
     return found | _server_paths(metrics_paths)
+
+
+def label_paths(address: str) -> dict[str, Schema]:
+    """What tells of the version that a label stands for. `address` is MODEL/labels/LABEL.
+
+    No template, as for versions: an unknown label is no 404 but a request that makes no sense.
+    """
+    return _reads(f"/v1/models/{address}", f"/{address}", [])
+
+
+def _reads(path: str, suffix: str, path_parameters: Sequence[Schema]) -> dict[str, Schema]:
+    status = _read(f"status{suffix}", "The state of versions", "Status")
+    metadata = _read(f"metadata{suffix}", "The signatures of a version", "Metadata")
+    return {
+        path: {"parameters": path_parameters, "get": status},
+        f"{path}/metadata": {"parameters": path_parameters, "get": metadata},
+    }
 
 
 def _server_paths(metrics_paths: Sequence[str]) -> dict[str, Schema]:
