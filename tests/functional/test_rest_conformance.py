@@ -28,6 +28,7 @@ CONFORMANCE = ROOT / "tests" / "conformance"
 # Cases in which this server differs on purpose, with the reason.
 LABELS = "a status request heeds a label, and refuses unknown ones"
 NO_TEXT = "a version that is too large is told about: TensorFlow Serving sends an empty body"
+UNBATCHABLE = "what cannot be batched runs alone: TensorFlow Serving refuses it"
 SHORT_TYPES = "uint16, half and bfloat16 can be sent as JSON"
 DIFFERS: dict[str, str] = {
     "rest-0016": LABELS,
@@ -39,6 +40,7 @@ DIFFERS: dict[str, str] = {
     **{f"rest-{number:04}": SHORT_TYPES for number in (193, 194, 196, 219, 220, 221, 224, 225)},
     "rest-0437": "the answer to OPTIONS is empty, and has no type",
     "rest-0439": "HEAD is answered as GET is",
+    **{f"rest-{number:04}": UNBATCHABLE for number in (446, 448, 449, 456)},
 }
 
 
