@@ -162,7 +162,7 @@ cdef class Http1Server:
         return relieved
 
     cdef void flush_soon(self) noexcept:
-        """Go on with who sends more than a turn's share, once, after what is there to do now."""
+        """Go on with who has had its share of this turn, once, after what is there to do now."""
         if self.flushing:
             return
         try:
