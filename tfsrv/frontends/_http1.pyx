@@ -177,6 +177,7 @@ cdef class Http1Server:
         self.flushing = False
         self.sending = []
         for connection in sending:
+            connection.resting = False
             connection.advance(Bytes(NULL, 0))
 
     def __dealloc__(self):

@@ -54,6 +54,7 @@ cdef class HttpConnection:
     cdef bint rendered      # the response has its head in it already
     cdef bint local         # the client is on this machine
     cdef bint chunked
+    cdef bint resting       # nothing is read until the loop's next turn
     cdef bint direct        # the next bytes are read straight into the call
     cdef bint pretty        # errors, too
     cdef bint old           # the request's HTTP/1.0

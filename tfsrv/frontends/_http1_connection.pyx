@@ -96,7 +96,7 @@ cdef enum:
     KEPT_PENDING_BYTES = 1024   # of an empty buffer
     AHEAD_BYTES = 1 << 20       # reserved for a body on the strength of its Content-Length
     TURN_REQUESTS = 64          # of a pipeline that are answered in a turn of the loop
-    TURN_BYTES = 1 << 20        # of a long answer that one connection sends in a turn of the loop
+    TURN_BYTES = 1 << 18        # of a long answer that one connection sends in a turn of the loop
     HANDED_BYTES = 1 << 18      # of it that the transport gets when the socket is full
 
 cdef char* CONTINUE = b"HTTP/1.1 100 Continue\r\n\r\n"
@@ -174,6 +174,10 @@ cdef class HttpConnection:
             return
         self.received_ns = now_ns()
         server.calls.state.event_ns = self.received_ns
+        if size == INPUT_BYTES:
+            # There is more, and libuv would read on until there is none: others have a turn first.
+            self.resting = True
+            self.go_on_later()
         if direct:
             self.in_event = True
             self.take_direct(<size_t>size)
@@ -774,7 +778,7 @@ cdef class HttpConnection:
 
     cdef void pace(self) noexcept:
         """Read on, or stop reading, or end when there is nothing more to come."""
-        cdef bint is_much = self.pending.size - self.taken > PENDING_BYTES
+        cdef bint is_much = self.resting or self.pending.size - self.taken > PENDING_BYTES
         if self.closing:
             return
         try:
