@@ -44,6 +44,9 @@ TESTS = (
     "tests/unit/test_error_details.py",
     "tests/unit/test_grpc_text.py",
     "tests/unit/test_gzip.py",
+    "tests/unit/test_http1_answer.py",
+    "tests/unit/test_http1_chunks.py",
+    "tests/unit/test_http1_head.py",
     "tests/unit/test_inference_python.py",
     "tests/unit/test_inference_request.py",
     "tests/unit/test_json_numbers.py",
@@ -79,6 +82,7 @@ WITH_TENSORFLOW = {
 # The native transport in processes of its own, under clients that do everything wrong.
 SERVERS = {
     "address": (
+        "tests/functional/test_http1_transport.py",
         "tests/functional/test_http2_streaming.py",
         "tests/functional/test_http2_transport.py",
     )

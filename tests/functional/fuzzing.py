@@ -1,4 +1,4 @@
-"""What the fuzzers of the transports have in common: attackers, a good client, and what must hold."""
+"""What the fuzzers of the transports have in common: attackers, and a good client beside them."""
 
 from __future__ import annotations
 

@@ -334,6 +334,12 @@ def test_refuses_what_is_malformed_and_closes(
     assert peer.is_closed()
 
 
+def test_refuses_a_bad_request_in_full_after_one_for_a_head(server: HttpServerProcess) -> None:
+    peer = server.dial()
+    assert peer.ask(get("/h/tell", method="HEAD"), head_only=True).status == 200
+    assert peer.ask(b"bad\r\n\r\n").error
+
+
 def test_goes_on_with_http1_when_asked_to_upgrade(server: HttpServerProcess) -> None:
     fields = ("Connection: Upgrade, HTTP2-Settings", "Upgrade: h2c", "HTTP2-Settings: AAMAAABk")
     assert server.dial().ask(request("/t/Native", b"x", *fields)).body == b"x"
@@ -536,6 +542,16 @@ def test_stops_reading_what_waits_behind_a_request(server: HttpServerProcess) ->
     stats = server.stats()
     assert stats["in_flight_bytes"] < MEBIBYTE
     assert not MEMORY_TELLS or stats["peak_rss"] - before < 8 * MEBIBYTE
+
+
+def test_cancels_the_request_of_who_has_gone_with_much_behind_it() -> None:
+    with http_serving(tick_ms=20, hangup_look_ms=10, request_timeout_ms=0) as server:
+        peer = server.dial().send(request("/t/Hold", b"x"))
+        peer.socket.settimeout(0.2)
+        with pytest.raises(TimeoutError):
+            peer.send(bytes(50 * MEBIBYTE))
+        peer.close()
+        server.eventually(lambda stats: stats["cancelled"] == 1)
 
 
 def test_allocates_what_came_and_not_what_was_announced() -> None:

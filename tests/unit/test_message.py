@@ -33,6 +33,36 @@ def test_reads_in_order_whatever_was_spliced(pieces: list[tuple[bool, bytes]], s
     assert read == expected
 
 
+@settings(deadline=None)
+@given(
+    st.lists(st.tuples(st.booleans(), st.binary(max_size=30))),
+    st.integers(1, 40),
+    st.integers(1, 5),
+    st.data(),
+)
+def test_tells_where_its_bytes_lie_and_goes_on_behind_those_that_were_sent(
+    pieces: list[tuple[bool, bytes]], step: int, most: int, data: st.DataObject
+) -> None:
+    message = build(pieces)
+    expected = b"".join(part for _, part in pieces)
+    left = message.seal()
+    sent = b""
+    while left:
+        found = message.pieces(most, step)
+        assert 0 < len(found) <= most
+        assert all(found)
+        assert sum(map(len, found)) <= step
+        size = data.draw(st.integers(0, sum(map(len, found))))
+        message.skip(size)
+        sent += b"".join(found)[:size]
+        left -= size
+        if size == 0:
+            sent += message.read(1)
+            left -= 1
+    assert sent == expected
+    assert message.pieces(most, step) == []
+
+
 def test_is_read_from_the_start_when_sealed_again() -> None:
     message = build([(False, b"abc"), (True, b"def")])
     message.seal()

@@ -39,6 +39,7 @@ class FakeParts:
         self.addresses: list[str] = []
         self.decided: list[Callable[[str], object]] = []
         self.bind_error: OSError | None = None
+        self.rest_bind_error: OSError | None = None
         self.signatures: Mapping[str, Any] | None = None
         self.models = (ModelConfig("m", "/m"),)
         self.unavailable: dict[str, ServingError] = {}
@@ -52,6 +53,7 @@ class FakeParts:
             workers=_Workers(self),
             call_loop=_Calls(self),
             grpc_server=_Grpc(self),
+            rest_server=None if options.rest_api_port is None else _Rest(self),
             health=_Health(self),
         )
 
@@ -154,6 +156,20 @@ class _Grpc:
 
     async def stop(self, grace_seconds: float) -> None:
         self._parts.events.append(f"grpc stops within {grace_seconds:g}")
+
+
+class _Rest:
+    def __init__(self, parts: FakeParts) -> None:
+        self._parts = parts
+        self.addresses = ["0.0.0.0:8501"]
+
+    async def start(self) -> None:
+        if self._parts.rest_bind_error is not None:
+            raise self._parts.rest_bind_error
+        self._parts.events.append("rest starts")
+
+    async def stop(self, grace_seconds: float) -> None:
+        self._parts.events.append(f"rest stops within {grace_seconds:g}")
 
 
 def options(**given: Any) -> ServerOptions:
@@ -315,6 +331,34 @@ def test_a_port_that_is_taken_fails_the_start_and_says_which() -> None:
             "Cannot listen at 0.0.0.0:8500 and unix:/s (Address already in use)"
         )
         assert parts.events == ["workers start", "workers stop", "calls close"]
+
+    run(test())
+
+
+def test_opens_and_stops_rest_with_grpc(caplog: pytest.LogCaptureFixture) -> None:
+    async def test() -> None:
+        parts, library = FakeParts(), FakeLibrary()
+        server = Server(options(rest_api_port=8501), parts.make, lambda: library)
+        serving = asyncio.ensure_future(server.serve())
+        await until(lambda: "core starts" in parts.events)
+        server.stop()
+        await serving
+        assert parts.events[:3] == ["workers start", "grpc starts", "rest starts"]
+        assert parts.events[-6:-4] == ["grpc stops within 25", "rest stops within 25"]
+
+    with caplog.at_level(logging.INFO, "tfsrv"):
+        run(test())
+    assert "Serving REST at http://0.0.0.0:8501" in caplog.messages
+
+
+def test_a_rest_port_that_is_taken_fails_the_start_and_closes_the_other() -> None:
+    async def test() -> None:
+        parts, library = FakeParts(), FakeLibrary()
+        parts.rest_bind_error = OSError(98, "Address already in use")
+        with pytest.raises(ServingError) as caught:
+            await Server(options(rest_api_port=8501), parts.make, lambda: library).serve()
+        assert caught.value.message == "Cannot listen at 0.0.0.0:8501 (Address already in use)"
+        assert "grpc stops within 25" in parts.events
 
     run(test())
 

@@ -23,7 +23,7 @@ cdef class Http1Server:
     cdef void* connections  # HttpConnection, the newest; the list has a reference to each
     cdef int connections_size
     cdef list dirty         # connections with something to do, after completions
-    cdef list sending       # connections that go on sending in the loop's next turn
+    cdef list sending       # connections that go on in the loop's next turn
     cdef Clock clock
     cdef bytes extra_text
     cdef Bytes extra        # fields of every answer, ending in CR LF

@@ -162,7 +162,7 @@ cdef class Http1Server:
         return relieved
 
     cdef void flush_soon(self) noexcept:
-        """Go on with who sends more than a turn's share, once, after what is there to do now."""
+        """Go on with who has had its share of this turn, once, after what is there to do now."""
         if self.flushing:
             return
         try:
@@ -177,6 +177,7 @@ cdef class Http1Server:
         self.flushing = False
         self.sending = []
         for connection in sending:
+            connection.resting = False
             connection.advance(Bytes(NULL, 0))
 
     def __dealloc__(self):

@@ -35,7 +35,9 @@ cdef int set_tables() except -1:
         STATUSES[<int>code] = HTTP_STATUS[code]
     for status in range(HIGHEST_STATUS):
         reason = _reasons.get(status)
-        REASONS[status] = NULL if reason is None else <const char*><bytes>reason
+        REASONS[status] = NULL
+        if reason is not None:
+            REASONS[status] = <const char*><bytes>reason  # which _reasons keeps
     return 0
 
 

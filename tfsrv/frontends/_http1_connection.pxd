@@ -48,11 +48,13 @@ cdef class HttpConnection:
     cdef int64_t sent_ns    # when what we send last made progress
     cdef size_t backlog     # bytes that the transport held then
     cdef size_t filled      # of the server's output, ours while `advance` runs
+    cdef int answered       # requests, in this turn of the loop
     cdef int problem        # an HttpProblem that is the answer
     cdef bint preflight     # OPTIONS: answered by ourselves
     cdef bint rendered      # the response has its head in it already
     cdef bint local         # the client is on this machine
     cdef bint chunked
+    cdef bint resting       # nothing is read until the loop's next turn
     cdef bint direct        # the next bytes are read straight into the call
     cdef bint pretty        # errors, too
     cdef bint old           # the request's HTTP/1.0
@@ -97,6 +99,7 @@ cdef class HttpConnection:
     cdef bint add_pending(self, Bytes fresh) noexcept
     cdef void clear_pending(self) noexcept
     cdef void pace(self) noexcept
+    cdef void go_on_later(self) noexcept
     cdef void touch(self) noexcept
     cdef void linger(self) noexcept
     cdef void leave_if_idle(self) noexcept

@@ -95,7 +95,8 @@ cdef enum:
     PENDING_BYTES = 65536       # input that may wait behind a request before reading stops
     KEPT_PENDING_BYTES = 1024   # of an empty buffer
     AHEAD_BYTES = 1 << 20       # reserved for a body on the strength of its Content-Length
-    TURN_BYTES = 1 << 20        # of a long answer that one connection sends in a turn of the loop
+    TURN_REQUESTS = 64          # of a pipeline that are answered in a turn of the loop
+    TURN_BYTES = 1 << 18        # of a long answer that one connection sends in a turn of the loop
     HANDED_BYTES = 1 << 18      # of it that the transport gets when the socket is full
 
 cdef char* CONTINUE = b"HTTP/1.1 100 Continue\r\n\r\n"
@@ -173,6 +174,10 @@ cdef class HttpConnection:
             return
         self.received_ns = now_ns()
         server.calls.state.event_ns = self.received_ns
+        if size == INPUT_BYTES:
+            # There is more, and libuv would read on until there is none: others have a turn first.
+            self.resting = True
+            self.go_on_later()
         if direct:
             self.in_event = True
             self.take_direct(<size_t>size)
@@ -241,8 +246,13 @@ cdef class HttpConnection:
             if not self.add_pending(fresh):
                 self.abort()
             rest = Bytes(self.pending.data + self.taken, self.pending.size - self.taken)
+            if fresh.size == 0:
+                self.received_ns = now_ns()  # for a request that has waited, time begins now
+        self.answered = 0
         while not self.closing and self.step(&rest):
-            pass
+            if self.answered >= TURN_REQUESTS and rest.size:
+                self.go_on_later()
+                break
         self.write_out()
         self.keep(rest, is_pending)
         self.in_event = False
@@ -597,8 +607,7 @@ cdef class HttpConnection:
         cdef ssize_t sent
         while self.filled or self.call.response.left:
             if turn == 0:
-                self.server.sending.append(self)
-                self.server.flush_soon()
+                self.go_on_later()
                 return False
             count = 0
             from_output = self.filled
@@ -643,6 +652,8 @@ cdef class HttpConnection:
     cdef void end_request(self) noexcept:
         """The answer has left, or is in the output: be ready for the next request, or say good-bye."""
         self.drop_request()
+        self.head_only = False
+        self.answered += 1
         if self.keep_alive:
             self.stage = HEAD
             self.since_ns = now_ns()
@@ -767,7 +778,7 @@ cdef class HttpConnection:
 
     cdef void pace(self) noexcept:
         """Read on, or stop reading, or end when there is nothing more to come."""
-        cdef bint is_much = self.pending.size - self.taken > PENDING_BYTES
+        cdef bint is_much = self.resting or self.pending.size - self.taken > PENDING_BYTES
         if self.closing:
             return
         try:
@@ -782,6 +793,11 @@ cdef class HttpConnection:
                     self.transport.resume_reading()
         except BaseException:
             self.abort()
+
+    cdef void go_on_later(self) noexcept:
+        """Let others have the loop; there is more to do when they had it."""
+        self.server.sending.append(self)
+        self.server.flush_soon()
 
     cdef void touch(self) noexcept:
         """There is something to do: now, or after the batch that we are in."""
