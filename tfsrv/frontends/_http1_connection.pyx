@@ -42,7 +42,6 @@ from tfsrv.frontends._http1_head cimport (
     SLOW_BODY,
     SLOW_HEAD,
     STALLED_BODY,
-    UNKNOWN_ENCODING,
     VERB_HEAD,
     VERB_OPTIONS,
     HttpHead,
@@ -319,9 +318,6 @@ cdef class HttpConnection:
             return
         self.call.received_ns = self.received_ns
         self.call.low_priority = head.low_priority
-        if head.unknown_encoding:
-            self.refuse(UNKNOWN_ENCODING)
-            return
         if head.has_length and <size_t>head.length > self.server.max_body_bytes:
             self.refuse(LONG_BODY)
             return

@@ -40,16 +40,15 @@ cdef enum HttpProblem:
     LONG_BODY = 16
     BAD_CHUNK = 17
     LONG_TRAILERS = 18
-    UNKNOWN_ENCODING = 19
-    SLOW_HEAD = 20
-    SLOW_BODY = 21
-    MEMORY_IS_SHORT = 22
-    NO_MEMORY = 23
-    LATE_ANSWER = 24
-    NO_ORIGIN = 25
-    STALLED_BODY = 26
-    FAULT = 27
-    PROBLEMS = 28
+    SLOW_HEAD = 19
+    SLOW_BODY = 20
+    MEMORY_IS_SHORT = 21
+    NO_MEMORY = 22
+    LATE_ANSWER = 23
+    NO_ORIGIN = 24
+    STALLED_BODY = 25
+    FAULT = 26
+    PROBLEMS = 27
 
 
 # Views of one head, valid while its bytes are; empty where there is no such field.
@@ -73,7 +72,6 @@ cdef struct HttpHead:
     bint has_length
     int64_t length          # Content-Length
     bint gzipped            # Content-Encoding: gzip
-    bint unknown_encoding   # or something else than that and identity
     bint accepts_gzip       # Accept-Encoding has it, and not with q=0
     bint low_priority       # tfsrv-priority: low
 

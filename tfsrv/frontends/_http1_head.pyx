@@ -66,7 +66,6 @@ cdef void set_texts() noexcept:
     tell(LONG_BODY, 413, "The request's body is larger than this server takes")
     tell(BAD_CHUNK, 400, "Malformed chunked body")
     tell(LONG_TRAILERS, 431, "The request's trailers or chunk extensions are too long")
-    tell(UNKNOWN_ENCODING, 415, "The only Content-Encoding that is supported is gzip")
     tell(SLOW_HEAD, 408, "The request's head did not come in time")
     tell(SLOW_BODY, 408, "The request's body did not go on")
     tell(MEMORY_IS_SHORT, 429, "Too many bytes are in flight (--max_in_flight_bytes).")
@@ -360,15 +359,11 @@ cdef void take_connection(Bytes value, Reading* reading) noexcept nogil:
 
 
 cdef void take_encoding(Bytes value, HttpHead* head) noexcept nogil:
-    """gzip once, or nothing."""
+    """gzip, or nothing: TensorFlow Serving does not look at other codings (util/net_http/compression)."""
     cdef Bytes element
     while next_element(&value, &element):
         if same_word(element, b"gzip", 4) or same_word(element, b"x-gzip", 6):
-            if head.gzipped:
-                head.unknown_encoding = True
             head.gzipped = True
-        elif not same_word(element, b"identity", 8):
-            head.unknown_encoding = True
 
 
 cdef void take_accepted(Bytes value, Reading* reading) noexcept nogil:
@@ -456,7 +451,6 @@ def parse_head(data: bytes) -> tuple[int, str] | dict[str, object]:
         "chunked": head.chunked,
         "length": head.length if head.has_length else None,
         "gzipped": head.gzipped,
-        "unknown_encoding": head.unknown_encoding,
         "accepts_gzip": head.accepts_gzip,
         "low_priority": head.low_priority,
     }
