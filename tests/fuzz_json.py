@@ -25,9 +25,9 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 from tests import json_reference
 from tests.json_bodies import DTYPES, PIECES, BodyMaker, check_body, read_request
-from tests.wire_messages import message_class
 from tfsrv._json_document import parse_json
 from tfsrv._json_inference_request import read_inference
+from tfsrv._proto import message_class
 from tfsrv.errors import ServingError
 
 ClassificationRequest = message_class("tensorflow.serving.ClassificationRequest")

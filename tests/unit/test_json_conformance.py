@@ -52,7 +52,7 @@ def cases() -> Iterator[Any]:
 def signatures(model: str) -> dict[str, dict[str, int]]:
     """By name the inputs of each signature, with their dtypes."""
     versions = sorted((CONFORMANCE / "models" / model).iterdir(), key=lambda path: int(path.name))
-    saved = SavedModel.FromString((versions[-1] / "saved_model.pb").read_bytes())
+    saved: Any = SavedModel.FromString((versions[-1] / "saved_model.pb").read_bytes())
     return {
         name: {alias: info.dtype for alias, info in signature.inputs.items()}
         for name, signature in saved.meta_graphs[0].signature_def.items()

@@ -50,7 +50,8 @@ def test_valid_bodies_mean_what_json_and_numpy_say(random: Random) -> None:
 
 def test_the_model_is_named_as_the_url_names_it() -> None:
     def spec(body: bytes, **options: Any) -> Any:
-        return PredictRequest.FromString(read_predict(body, X, **options)[0]).model_spec
+        request: Any = PredictRequest.FromString(read_predict(body, X, **options)[0])
+        return request.model_spec
 
     body = b'{"signature_name": "s\\u00e9", "inputs": 1}'
     found = spec(body, model="m", version=7)
