@@ -107,7 +107,7 @@ def read_request(body: bytes, inputs: dict[str, int], **spec: Any) -> tuple[Any,
     tfsrv's own reader takes what was written as well.
     """
     wire, in_rows = read_predict(body, inputs, **spec)
-    request = PredictRequest.FromString(wire)
+    request: Any = PredictRequest.FromString(wire)
     ours: Any = parse_predict_request(wire)["inputs"]
     assert ours.keys() == request.inputs.keys()
     for name, tensor in request.inputs.items():

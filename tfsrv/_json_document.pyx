@@ -105,6 +105,7 @@ cdef int json_document_parse(
     document may be freed or read into again whatever comes out.
     """
     cdef Parser parser
+    status.code = OK
     document.size = 0
     free(document.text)
     document.text = NULL

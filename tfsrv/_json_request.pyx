@@ -50,6 +50,7 @@ cdef int json_document_signature_name(
     document and its body.
     """
     cdef uint32_t at
+    status.code = OK
     name[0] = Bytes(b"", 0)
     if document.nodes[0].kind != JSON_OBJECT:
         status_set(status, INVALID_ARGUMENT, "JSON Value: ")

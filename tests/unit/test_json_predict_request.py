@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import math
 import struct
+from decimal import Context, Decimal
 from random import Random
 from typing import Any
 
@@ -49,7 +50,8 @@ def test_valid_bodies_mean_what_json_and_numpy_say(random: Random) -> None:
 
 def test_the_model_is_named_as_the_url_names_it() -> None:
     def spec(body: bytes, **options: Any) -> Any:
-        return PredictRequest.FromString(read_predict(body, X, **options)[0]).model_spec
+        request: Any = PredictRequest.FromString(read_predict(body, X, **options)[0])
+        return request.model_spec
 
     body = b'{"signature_name": "s\\u00e9", "inputs": 1}'
     found = spec(body, model="m", version=7)
@@ -458,3 +460,27 @@ def test_bodies_cut_off_are_refused() -> None:
     read(body, MANY)
     for size in range(len(body)):
         assert refusal(body[:size], MANY)[1].startswith("JSON Parse error: ")
+
+
+# --- rounding
+
+
+def test_floats_are_rounded_once() -> None:
+    # Half-way between two floats, and so little from it that a double does not tell.
+    half = "1.000000059604644775390625"
+    below = "1.00000005960464477539062499999999999"
+    next_float = float(np.nextafter(np.float32(1), 2))
+    texts = [half, half + "00001", below, "-" + half + "00001", half.replace("1.", "100000.")]
+    found = values(f'{{"inputs": [{",".join(texts)}]}}'.encode(), X)
+    assert found == [1.0, next_float, 1.0, -next_float, 100000.0]
+
+
+@more
+@given(st.integers(0, 2**23), st.sampled_from(["", "000000000000000000001"]))
+def test_floats_below_the_normal_ones_are_rounded_once(steps: int, more_digits: str) -> None:
+    exact = Context(prec=400)
+    halfway = exact.divide(Decimal(2 * steps + 1), exact.power(Decimal(2), 150))
+    text = f"{halfway:.150f}" + more_digits
+    found = values(f'{{"inputs": {text}}}'.encode(), X)
+    expected = steps + 1 if more_digits or steps % 2 else steps  # the even one of two
+    assert found == expected * 2.0**-149
