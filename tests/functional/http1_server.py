@@ -134,7 +134,8 @@ async def serve(server: Server, commands: asyncio.StreamReader) -> None:
             server.methods.release.set()
         elif line[0] == "lag":
             server.lag.start()
-            answer = server.lag.read().worst_seconds
+            reading = server.lag.read()
+            answer = [reading.worst_seconds, reading.busy_seconds]
         elif line[0] == "drain":
             answer = await server.drain(float(line[1]))
         say(answer)

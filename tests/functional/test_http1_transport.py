@@ -7,7 +7,6 @@ connection, no byte of the in-flight budget.
 from __future__ import annotations
 
 import gzip
-import json
 import random
 import shutil
 import subprocess
@@ -680,6 +679,6 @@ def test_its_loop_is_not_held_up_by_large_bodies(server: HttpServerProcess) -> N
         thread.start()
     for thread in threads:
         thread.join()
-    worst_seconds = server.ask("lag")
-    assert worst_seconds < 1.0
-    assert json.dumps(worst_seconds) != "0.0"
+    worst_seconds, busy_seconds = server.ask("lag")
+    assert 0 < busy_seconds < 0.5
+    assert worst_seconds < 5.0

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import time
 
-from tfsrv.frontends.loop_lag import LoopLag
+from tfsrv.frontends.loop_lag import LagReading, LoopLag
 
 
 def test_notes_what_held_the_loop_up_once() -> None:
@@ -34,6 +34,6 @@ def test_begins_anew_when_it_was_read() -> None:
         lag.stop()
         assert lag.read().samples >= 1
         reading = lag.read()
-        assert (reading.samples, reading.worst_seconds, reading.mean_seconds) == (0, 0.0, 0.0)
+        assert reading == LagReading(0, 0.0, 0.0, 0.0)
 
     asyncio.run(test())

@@ -8,7 +8,7 @@ from tfsrv.frontends._http1_answer cimport Clock
 from tfsrv.frontends._http1_routes cimport HttpRoutes
 
 cdef enum:
-    INPUT_BYTES = 131072    # one read at most
+    INPUT_BYTES = 65536     # one read at most
     OUTPUT_BYTES = 65536    # answers that fit in leave in one piece with their heads
 
 

@@ -95,8 +95,8 @@ cdef enum:
     KEPT_PENDING_BYTES = 1024   # of an empty buffer
     AHEAD_BYTES = 1 << 20       # reserved for a body on the strength of its Content-Length
     TURN_REQUESTS = 64          # of a pipeline that are answered in a turn of the loop
-    TURN_BYTES = 1 << 18        # of a long answer that one connection sends in a turn of the loop
-    HANDED_BYTES = 1 << 18      # of it that the transport gets when the socket is full
+    TURN_BYTES = 1 << 17        # of a long answer that one connection sends in a turn of the loop
+    HANDED_BYTES = 1 << 17      # of it that the transport gets when the socket is full
 
 cdef char* CONTINUE = b"HTTP/1.1 100 Continue\r\n\r\n"
 cdef char* PROCESSING = b"HTTP/1.1 102 Processing\r\n\r\n"

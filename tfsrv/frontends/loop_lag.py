@@ -16,6 +16,7 @@ class LagReading:
     samples: int
     worst_seconds: float
     mean_seconds: float
+    busy_seconds: float  # of processor time, the most between two looks: what the loop itself did
 
 
 class LoopLag:
@@ -32,6 +33,8 @@ class LoopLag:
         self._samples = 0
         self._worst = 0.0
         self._sum = 0.0
+        self._cpu = 0.0
+        self._busy = 0.0
 
     def start(self) -> None:
         """Begin, if it has not begun."""
@@ -46,11 +49,13 @@ class LoopLag:
 
     def read(self) -> LagReading:
         """What was noted since the last reading, and begin anew."""
-        samples, worst, total = self._samples, self._worst, self._sum
-        self._samples, self._worst, self._sum = 0, 0.0, 0.0
-        return LagReading(samples, worst, total / samples if samples else 0.0)
+        samples, mean = self._samples, self._sum / self._samples if self._samples else 0.0
+        reading = LagReading(samples, self._worst, mean, self._busy)
+        self._samples, self._worst, self._sum, self._busy = 0, 0.0, 0.0, 0.0
+        return reading
 
     def _arm(self) -> None:
+        self._cpu = time.thread_time()
         self._due = time.perf_counter() + INTERVAL_SECONDS
         self._timer = self._loop.call_later(INTERVAL_SECONDS, self._look)
 
@@ -59,4 +64,5 @@ class LoopLag:
         self._samples += 1
         self._sum += late
         self._worst = max(self._worst, late)
+        self._busy = max(self._busy, time.thread_time() - self._cpu)
         self._arm()
