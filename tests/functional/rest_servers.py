@@ -20,9 +20,7 @@ MODELS = ROOT / "tests" / "conformance" / "models"
 
 
 @contextmanager
-def rest_serving(
-    *flags: str, config: str = "", errors_are_meant: bool = False
-) -> Iterator[Launched]:
+def X
     """A server with a free REST port, and the models of `config`, the inside of a ModelConfigList."""
     if tensorflow_version() is None:
         pytest.skip("needs TensorFlow")
