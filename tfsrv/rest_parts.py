@@ -92,12 +92,17 @@ def metrics_pages(
     call_loop: CallLoop,
     servers: Mapping[str, NetworkServer],
 ) -> dict[str, HttpHandler]:
-    """Prometheus' pages by path; none unless --monitoring_config_file has switched them on.
-
-    `servers` by protocol; there may come more before a page is asked for.
-    """
+    """Prometheus' page by its paths; none unless --monitoring_config_file has switched it on."""
     if not options.monitoring.prometheus_enabled:
         return {}
+    page = prometheus_metrics(core, call_loop, servers)
+    return {options.monitoring.prometheus_path: page, METRICS: page}
+
+
+def prometheus_metrics(
+    core: ServerCore, call_loop: CallLoop, servers: Mapping[str, NetworkServer]
+) -> PrometheusMetrics:
+    """The page with all metrics. `servers` by protocol; more may come before it is asked for."""
     sources = (
         serving_request_families,
         request_families,
@@ -106,8 +111,7 @@ def metrics_pages(
         ServerFamilies(call_loop, servers),
         ProcessFamilies(),
     )
-    page = PrometheusMetrics(lambda: joined(sources))
-    return {options.monitoring.prometheus_path: page, METRICS: page}
+    return PrometheusMetrics(lambda: joined(sources))
 
 
 def counting(core: ServerCore) -> Count:

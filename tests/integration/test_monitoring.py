@@ -31,7 +31,8 @@ from tfsrv.frontends.grpc_native import NativeGrpcServer
 from tfsrv.frontends.http_messages import HttpRequest
 from tfsrv.frontends.prometheus import PrometheusMetrics
 from tfsrv.monitoring.uncounted import UNCOUNTED
-from tfsrv.parts import make_parts, open_library, prometheus_metrics
+from tfsrv.parts import make_parts, open_library
+from tfsrv.rest_parts import prometheus_metrics
 from tfsrv.server import Parts, Server
 
 pytestmark = pytest.mark.skipif(tensorflow_version() is None, reason="needs TensorFlow")
@@ -151,9 +152,7 @@ async def _with_server(options: ServerOptions, test: Test) -> None:
             parts: Any = made[0]
             transport = parts.grpc_server
             assert isinstance(transport, NativeGrpcServer)
-            metrics = prometheus_metrics(
-                parts.core, parts.call_loop, {"grpc": lambda: transport.open_connections}
-            )
+            metrics = prometheus_metrics(parts.core, parts.call_loop, {"grpc": transport})
             with client(transport.addresses[0]) as ask:
                 await test(Site(ask, metrics, parts))
     finally:

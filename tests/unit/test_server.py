@@ -141,6 +141,8 @@ class _Calls:
 
 
 class _Grpc:
+    open_connections = 0
+
     def __init__(self, parts: FakeParts) -> None:
         self._parts = parts
 
@@ -159,6 +161,8 @@ class _Grpc:
 
 
 class _Rest:
+    open_connections = 0
+
     def __init__(self, parts: FakeParts) -> None:
         self._parts = parts
         self.addresses = ["0.0.0.0:8501"]

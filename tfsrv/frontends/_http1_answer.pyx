@@ -8,7 +8,7 @@ from tfsrv._rest_call cimport FORM_JSON, FORM_NPY, FORM_NPZ, FORM_PROTOBUF
 
 from http import HTTPStatus
 
-from tfsrv.errors import HTTP_STATUS
+from tfsrv import errors
 
 cdef extern from "<time.h>" nogil:
     tm* gmtime_r(const time_t* seconds, tm* result)
@@ -31,8 +31,8 @@ _reasons[499] = b"Client Closed Request"        # nginx's, for CANCELLED
 
 cdef int set_tables() except -1:
     cdef int status
-    for code in HTTP_STATUS:
-        STATUSES[<int>code] = HTTP_STATUS[code]
+    for code in errors.HTTP_STATUS:
+        STATUSES[<int>code] = errors.HTTP_STATUS[code]
     for status in range(HIGHEST_STATUS):
         reason = _reasons.get(status)
         REASONS[status] = NULL

@@ -53,7 +53,7 @@ from tfsrv.frontends._http1_head cimport (
 from tfsrv.frontends._http1_text cimport same_word
 
 from tfsrv.frontends._http1_answer import date_line, status_line
-from tfsrv.frontends.http_answering import NO_BODY, Answered, Asked
+from tfsrv.frontends.http_answering import Answered, Asked, has_no_body
 from tfsrv.frontends.peers import is_local
 
 cdef extern from "Python.h":
@@ -506,7 +506,7 @@ cdef class HttpConnection:
         cdef bytes extra = self.server.extra_text
         self.keep_alive = self.keep_alive and not self.server.draining
         fields = status_line(answered.status) + fields + date_line() + extra
-        if answered.status not in NO_BODY:
+        if not has_no_body(answered.status):
             fields += b"Content-Length: %d\r\n" % len(body)
         if not self.keep_alive:
             fields += b"Connection: close\r\n"

@@ -18,7 +18,7 @@ from tfsrv.frontends.http_messages import (
 from tfsrv.frontends.settings import HttpSettings
 
 GZIP_FROM = 1024  # bytes; smaller answers do not get smaller
-NO_BODY = (204, 304)  # their answers have none (RFC 9110, 15.3.5 and 15.4.5)
+_NO_BODY = (204, 304)  # RFC 9110, 15.3.5 and 15.4.5
 
 logger = logging.getLogger("tfsrv")
 
@@ -123,11 +123,16 @@ async def _packed(response: HttpResponse, accepts_gzip: bool) -> Answered:
         if accepts_gzip:
             body = await asyncio.to_thread(_gzip.deflate, body)
             lines.append(("Content-Encoding", "gzip"))
-    if response.status in NO_BODY:
+    if has_no_body(response.status):
         body = b""
     if response.status == 503 and "retry-after" not in names:
         lines.append(("Retry-After", "1"))
     return Answered(response.status, b"".join(_line(name, value) for name, value in lines), body)
+
+
+def has_no_body(status: int) -> bool:
+    """Whether answers of this status have no body, and so no length."""
+    return status in _NO_BODY
 
 
 def _line(name: str, value: str) -> bytes:
