@@ -10,7 +10,7 @@ cdef struct Bytes:
 
 
 cdef struct Buffer:
-    char* data              # malloc'd and owned; NULL while capacity is 0
+    char* data              # owned, as `capacity` tells (see _buffer); NULL while that is 0
     size_t size             # bytes in use
     size_t capacity
 

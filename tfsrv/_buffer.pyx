@@ -4,7 +4,14 @@ from cpython.bytes cimport PyBytes_AS_STRING
 from libc.stdint cimport int64_t
 from libc.stdio cimport snprintf
 from libc.stdlib cimport free, malloc, realloc
-from libc.string cimport strlen
+from libc.string cimport memcpy, strlen
+
+from tfsrv._memory cimport (
+    LARGEST_KEPT,
+    SMALLEST_KEPT,
+    memory_give_large,
+    memory_take_large,
+)
 
 cdef size_t SMALLEST = 256  # bytes; most messages of ours fit, so most buffers are allocated once
 
@@ -23,12 +30,47 @@ cdef int buffer_reserve(Buffer* buffer, size_t extra) noexcept nogil:
         capacity = needed
     if capacity < SMALLEST:
         capacity = SMALLEST
+    if is_block(capacity) or is_block(buffer.capacity):
+        return move(buffer, capacity)
     data = <char*>realloc(buffer.data, capacity)
     if data == NULL:
         return -1
     buffer.data = data
     buffer.capacity = capacity
     return 0
+
+
+cdef inline bint is_block(size_t capacity) noexcept nogil:
+    """Whether memory of that size is a block of _memory's, where it is reused.
+
+    Fresh pages for a large body, and giving them back, cost more than filling them, and giving them
+    back is what the loop's thread does.
+    """
+    return SMALLEST_KEPT <= capacity <= LARGEST_KEPT
+
+
+cdef int move(Buffer* buffer, size_t capacity) noexcept nogil:
+    """Move to memory of that many bytes, or more. 0, or -1 when there is none."""
+    cdef void* data
+    if is_block(capacity):
+        data = memory_take_large(capacity, &capacity)
+    else:
+        data = malloc(capacity)
+    if data == NULL:
+        return -1
+    if buffer.size:
+        memcpy(data, buffer.data, buffer.size)
+    give_back(buffer)
+    buffer.data = <char*>data
+    buffer.capacity = capacity
+    return 0
+
+
+cdef inline void give_back(Buffer* buffer) noexcept nogil:
+    if is_block(buffer.capacity):
+        memory_give_large(buffer.data, buffer.capacity)
+    else:
+        free(buffer.data)
 
 
 cdef void* block_reserve(void** block, size_t* size, size_t needed) noexcept nogil:
@@ -49,7 +91,7 @@ cdef void* block_reserve(void** block, size_t* size, size_t needed) noexcept nog
 
 cdef void buffer_free(Buffer* buffer) noexcept nogil:
     """Give the memory back; the buffer is empty and usable afterwards."""
-    free(buffer.data)
+    give_back(buffer)
     buffer_init(buffer)
 
 

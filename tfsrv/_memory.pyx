@@ -1,4 +1,4 @@
-"""Where the memory of tensors comes from.
+"""Where the memory of tensors, and of large buffers, comes from.
 
 TensorFlow copies memory that is not 64-byte aligned (TF_NewTensor), so all blocks are. Blocks of
 64 KiB to 64 MiB are kept when they come back, in classes of powers of two: fresh pages of that
@@ -46,8 +46,6 @@ cdef enum:
     SMALLEST_SHIFT = 16     # 64 KiB
     CLASSES = 11            # 64 KiB, 128 KiB ... 64 MiB
     FIRST_SHARING = 6       # the class of 4 MiB and those above have one bound for all together
-    SMALLEST_KEPT = 1 << 16
-    LARGEST_KEPT = 1 << 26
     MOST_SHARED = 1 << 27   # bytes
     SEEN = 1                # of an address in a slot; blocks are aligned to a page
 
@@ -109,6 +107,22 @@ cdef void memory_give(void* data, void* key) noexcept nogil:
     if <uintptr_t>key > CLASSES:
         free(key)
     elif not keep(data, <int>(<uintptr_t>key) - 1):
+        free(data)
+
+
+cdef void* memory_take_large(size_t size, size_t* capacity) noexcept nogil:
+    """A block of at least `size` bytes, SMALLEST_KEPT to LARGEST_KEPT of them; NULL without memory.
+
+    `capacity` says how many it has. It belongs to the caller until memory_give_large.
+    """
+    cdef int size_class = class_of(size)
+    capacity[0] = <size_t>class_bytes(size_class)
+    return take_kept(size_class).data
+
+
+cdef void memory_give_large(void* data, size_t capacity) noexcept nogil:
+    """Take a block back that has so many bytes."""
+    if not keep(data, class_of(capacity)):
         free(data)
 
 

@@ -32,6 +32,7 @@ from tfsrv.frontends.settings import HttpSettings
 cdef extern from "Python.h":
     int PyBUF_WRITE
 
+cdef int64_t TURN_NS = 300_000               # of the loop, for all together that have much to send or to read
 cdef int64_t RELIEVE_NS = 100 * NS_PER_MS    # how often memory is looked for; it takes a walk over all
 
 
@@ -172,11 +173,19 @@ cdef class Http1Server:
             pass
 
     def _flush(self) -> None:
+        """Let those go on who have had their share before, as many as there is time for."""
         cdef HttpConnection connection
         cdef list sending = self.sending
+        cdef int64_t until = now_ns() + TURN_NS
+        cdef Py_ssize_t i
         self.flushing = False
         self.sending = []
-        for connection in sending:
+        for i in range(len(sending)):
+            if i > 0 and now_ns() > until:
+                self.sending = sending[i:] + self.sending
+                self.flush_soon()
+                break
+            connection = sending[i]
             connection.resting = False
             connection.advance(Bytes(NULL, 0))
 

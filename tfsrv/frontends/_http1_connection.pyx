@@ -93,7 +93,7 @@ cdef enum:
     DIRECT_BYTES = 16384        # a body with so much to come is read straight into its call
     PENDING_BYTES = 65536       # input that may wait behind a request before reading stops
     KEPT_PENDING_BYTES = 1024   # of an empty buffer
-    AHEAD_BYTES = 1 << 20       # reserved for a body on the strength of its Content-Length
+    AHEAD_BYTES = 1 << 24       # reserved for a body on the strength of its Content-Length
     TURN_REQUESTS = 64          # of a pipeline that are answered in a turn of the loop
     TURN_BYTES = 1 << 17        # of a long answer that one connection sends in a turn of the loop
     HANDED_BYTES = 1 << 17      # of it that the transport gets when the socket is full
@@ -440,7 +440,8 @@ cdef class HttpConnection:
         cdef size_t room
         if call.request.capacity - call.request.size >= size:
             return True
-        # Grow with what came: by as much as there is, at first by what is announced up to a MiB.
+        # Grow with what came: by as much as there is, at first by what is announced up to 16 MiB, so
+        # that bodies up to there are not copied while they grow. Pages that nobody writes cost nothing.
         room = max(size, call.request.size)
         if not self.chunked:
             room = max(size, min(<size_t>self.left, max(room, <size_t>AHEAD_BYTES)))
