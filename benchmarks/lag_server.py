@@ -35,5 +35,5 @@ def watched_loop() -> asyncio.AbstractEventLoop:
 
 
 if __name__ == "__main__":
-    uvloop.new_event_loop = watched_loop  # what tfsrv.server asks for its loop
+    uvloop.new_event_loop = watched_loop  # type: ignore[assignment]  # what tfsrv.server asks for its loop
     sys.exit(cli.main())

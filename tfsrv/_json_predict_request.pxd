@@ -8,7 +8,6 @@ from tfsrv._json_document cimport JsonDocument
 from tfsrv._status cimport Status
 
 
-
 cdef int json_read_predict(
     const JsonDocument* document, const InputType* inputs, int inputs_size, Bytes model_name,
     bint has_version, int64_t version, Bytes label, Bytes signature_name, Buffer* wire,

@@ -2,7 +2,8 @@
 
 Those are in util/json_tensor.cc: a list of lists has the shape that its first elements show, all others must be
 like them, and each value must be of the kind that the dtype wants. Integers of 8 or 16 bits may be any int32,
-of which the low bits count. What differs: half, bfloat16 and uint16 are read too. Nothing here recurses, and lists nested deeper than a tensor has dimensions are refused at once (CVE-2025-0649).
+of which the low bits count. What differs: half, bfloat16 and uint16 are read too. Nothing here recurses, and
+lists nested deeper than a tensor has dimensions are refused at once (CVE-2025-0649).
 """
 
 from libc.stdint cimport int64_t, uint16_t

@@ -7,6 +7,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from tfsrv._buffer import ByteBuffer, compare_bytes
+from tfsrv._memory import idle_bytes, trim
 
 
 @settings(deadline=None)
@@ -49,6 +50,35 @@ def test_reserve_leaves_content_alone() -> None:
     buffer.reserve(1_000_000)
     assert bytes(buffer) == b"abc"
     assert buffer.capacity >= 1_000_003
+
+
+@pytest.mark.parametrize("size", [2**16 - 1, 2**16, 2**16 + 1, 2**20, 2**26, 2**26 + 1])
+def test_keeps_its_content_while_it_moves_to_larger_memory(size: int) -> None:
+    buffer = ByteBuffer()
+    content = b"0123456789abcdef" * 4096  # 64 KiB
+    buffer.append(content)
+    buffer.reserve(size)
+    assert buffer.capacity >= len(content) + size
+    buffer.append(b"behind")
+    assert bytes(buffer) == content + b"behind"
+
+
+def test_memory_of_large_buffers_is_used_again() -> None:
+    trim()
+    trim()
+    before = idle_bytes()
+    buffer = ByteBuffer()
+    buffer.reserve(40 << 20)
+    capacity = buffer.capacity
+    del buffer
+    assert capacity == 64 << 20
+    assert idle_bytes() == before + capacity
+    again = ByteBuffer()
+    again.reserve(40 << 20)
+    assert idle_bytes() == before
+    del again
+    trim()
+    trim()
 
 
 @pytest.mark.parametrize("extra", [2**63, 2**64 - 1])

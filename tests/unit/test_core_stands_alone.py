@@ -17,7 +17,7 @@ CORE_MODULES = sorted(
 FOREIGN = ("tensorflow", "grpc", "uvloop", "asyncio", "socket", "ssl", "google", "numpy")
 
 # Handles are native, and so is the serving map that gives them out.
-ENGINE = {"_buffer", "_readers", "_servable", "_serving_map", "_serving_table"}
+ENGINE = {"_buffer", "_memory", "_readers", "_servable", "_serving_map", "_serving_table"}
 
 
 @pytest.mark.parametrize("module", CORE_MODULES)
