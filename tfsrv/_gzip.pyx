@@ -1,8 +1,5 @@
 """gzip (RFC 1952) without the GIL: bodies of REST requests and answers, in worker threads.
 
-zlib is opened at run time: building needs no header, and its library is on every system, for
-package managers need it. Its interface (https://zlib.net/manual.html) has not changed in 20 years.
-
 Memory follows what was really unpacked, never what a header promises: a bomb is stopped at its
 limit, having taken no more than twice that.
 """
@@ -21,84 +18,27 @@ from tfsrv._message cimport (
     message_seal,
     message_splice,
 )
-
-cdef extern from "<dlfcn.h>" nogil:
-    void* dlopen(const char* path, int flags)
-    void* dlsym(void* library, const char* name)
-    int RTLD_NOW
-    int RTLD_LOCAL
-
-# zlib.h's z_stream.
-cdef struct ZStream:
-    const unsigned char* next_in
-    unsigned int avail_in
-    unsigned long total_in
-    unsigned char* next_out
-    unsigned int avail_out
-    unsigned long total_out
-    const char* msg
-    void* state
-    void* zalloc            # NULL: malloc
-    void* zfree
-    void* opaque
-    int data_type
-    unsigned long adler
-    unsigned long reserved
+from tfsrv._zlib cimport (
+    Z_BUF_ERROR,
+    Z_DEFAULT_STRATEGY,
+    Z_DEFLATED,
+    Z_FINISH,
+    Z_MEM_ERROR,
+    Z_NO_FLUSH,
+    Z_OK,
+    Z_STREAM_END,
+    ZLIB_VERSION,
+    ZStream,
+    zlib,
+)
 
 cdef enum:
-    Z_NO_FLUSH = 0
-    Z_FINISH = 4
-    Z_OK = 0
-    Z_STREAM_END = 1
-    Z_MEM_ERROR = -4
-    Z_BUF_ERROR = -5
-    Z_DEFLATED = 8
-    Z_DEFAULT_STRATEGY = 0
     GZIP_WINDOW = 31        # windowBits: the largest window, in gzip's format
     MEMORY_LEVEL = 8        # deflate's default
     FASTEST = 1             # level: numbers as text shrink to a half with any, and others take longer
 
-# The functions of zlib that are used.
-cdef struct Zlib:
-    int (*inflateInit2_)(ZStream* stream, int window, const char* version, int size) noexcept nogil
-    int (*inflate)(ZStream* stream, int flush) noexcept nogil
-    int (*inflateReset)(ZStream* stream) noexcept nogil
-    int (*inflateEnd)(ZStream* stream) noexcept nogil
-    int (*deflateInit2_)(
-        ZStream* stream, int level, int method, int window, int memory, int strategy, const char* version, int size
-    ) noexcept nogil
-    int (*deflate)(ZStream* stream, int flush) noexcept nogil
-    int (*deflateEnd)(ZStream* stream) noexcept nogil
-
 cdef size_t STEP_BYTES = 65536               # room is made for so much at least
 cdef size_t MOST_AT_ONCE = 1 << 30           # bytes, which zlib counts in an unsigned int
-cdef char* ZLIB_VERSION = b"1.2.11"          # only the first digit is looked at
-
-cdef Zlib zlib
-
-
-cdef int find(void* library, void** slot, const char* name) except -1:
-    slot[0] = dlsym(library, name)
-    if slot[0] == NULL:
-        raise ImportError(f"libz.so.1 has no {name.decode()}")
-    return 0
-
-
-cdef int open_zlib() except -1:
-    cdef void* library = dlopen(b"libz.so.1", RTLD_NOW | RTLD_LOCAL)  # for the life of the process
-    if library == NULL:
-        raise ImportError("zlib is not installed (Debian: apt-get install zlib1g)")
-    find(library, <void**>&zlib.inflateInit2_, b"inflateInit2_")
-    find(library, <void**>&zlib.inflate, b"inflate")
-    find(library, <void**>&zlib.inflateReset, b"inflateReset")
-    find(library, <void**>&zlib.inflateEnd, b"inflateEnd")
-    find(library, <void**>&zlib.deflateInit2_, b"deflateInit2_")
-    find(library, <void**>&zlib.deflate, b"deflate")
-    find(library, <void**>&zlib.deflateEnd, b"deflateEnd")
-    return 0
-
-
-open_zlib()
 
 
 # ---- unpacking --------------------------------------------------------------------------------------

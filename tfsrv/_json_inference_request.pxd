@@ -4,8 +4,8 @@ from libc.stdint cimport int64_t
 
 from tfsrv._buffer cimport Buffer, Bytes
 from tfsrv._json_document cimport JsonDocument
+from tfsrv._model_spec cimport RequestSpec
 from tfsrv._status cimport Status
 
 cdef int json_read_inference(
-    const JsonDocument* document, Bytes model_name, bint has_version, int64_t version, Bytes label,
-    Bytes signature_name, Buffer* wire, Status* status) noexcept nogil
+    const JsonDocument* document, const RequestSpec* spec, Buffer* wire, Status* status) noexcept nogil

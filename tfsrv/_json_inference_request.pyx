@@ -32,7 +32,6 @@ from tfsrv._json_document cimport (
 )
 from tfsrv._json_request cimport (
     append_field,
-    append_model_spec,
     json_append_base64,
     json_document_signature_name,
     json_is_base64,
@@ -40,6 +39,7 @@ from tfsrv._json_request cimport (
     request_too_large,
     request_without_memory,
 )
+from tfsrv._model_spec cimport request_put_spec
 from tfsrv._status cimport (
     INVALID_ARGUMENT,
     OK,
@@ -51,6 +51,7 @@ from tfsrv._status cimport (
     status_set,
 )
 from tfsrv._wire_format cimport (
+    WIRE_OK,
     LARGEST_LENGTH,
     LENGTH_DELIMITED,
     LONGEST_VARINT,
@@ -84,8 +85,7 @@ cdef struct Reader:
 
 
 cdef int json_read_inference(
-    const JsonDocument* document, Bytes model_name, bint has_version, int64_t version, Bytes label,
-    Bytes signature_name, Buffer* wire, Status* status
+    const JsonDocument* document, const RequestSpec* spec, Buffer* wire, Status* status
 ) noexcept nogil:
     """Append the request that a body asks for to `wire`. The code of `status`.
 
@@ -101,7 +101,7 @@ cdef int json_read_inference(
     buffer_init(&reader.features)
     buffer_init(&reader.examples)
     if read_body(&reader, &has_context) == OK:
-        if append_model_spec(wire, model_name, has_version, version, label, signature_name) != 0:
+        if request_put_spec(wire, spec) != WIRE_OK:
             request_without_memory(status)
         else:
             append_input(&reader, has_context, wire)
@@ -300,18 +300,19 @@ def read_inference(body: bytes, model: str = "", version: int | None = None, lab
     cdef JsonDocument document
     cdef Status status
     cdef Buffer wire
-    cdef Bytes signature_name
+    cdef RequestSpec spec
     cdef bytes model_name = model.encode()
     cdef bytes label_name = label.encode()
+    spec = RequestSpec(
+        view_of(model_name), version is not None, version or 0, view_of(label_name), Bytes(NULL, 0))
     json_document_init(&document)
     status_init(&status)
     buffer_init(&wire)
     try:
         if (json_document_parse(&document, body, len(body), &status) != OK
-                or json_document_signature_name(&document, &signature_name, &status) != OK
+                or json_document_signature_name(&document, &spec.signature_name, &status) != OK
                 or json_read_inference(
-                    &document, view_of(model_name), version is not None, version or 0, view_of(label_name),
-                    signature_name, &wire, &status) != OK):
+                    &document, &spec, &wire, &status) != OK):
             raise status_error(&status)
         return wire.data[:wire.size]
     finally:

@@ -29,12 +29,12 @@ from tfsrv._json_document cimport (
     json_text,
 )
 from tfsrv._json_request cimport (
-    append_model_spec,
     json_document_signature_name,
     json_is_base64,
     request_without_memory,
 )
 from tfsrv._json_tensor cimport JsonTensor, json_tensor_add, json_tensor_append
+from tfsrv._model_spec cimport request_put_spec
 from tfsrv._status cimport (
     INVALID_ARGUMENT,
     OK,
@@ -49,6 +49,7 @@ from tfsrv._status cimport (
     status_set,
 )
 from tfsrv._tensor_proto cimport MAX_RANK
+from tfsrv._wire_format cimport WIRE_OK
 
 cdef Bytes INSTANCES = Bytes(b"instances", 9)
 cdef Bytes INPUTS = Bytes(b"inputs", 6)
@@ -63,9 +64,8 @@ cdef struct Reader:
 
 
 cdef int json_read_predict(
-    const JsonDocument* document, const InputType* inputs, int inputs_size, Bytes model_name,
-    bint has_version, int64_t version, Bytes label, Bytes signature_name, Buffer* wire,
-    bint* in_rows, Status* status
+    const JsonDocument* document, const InputType* inputs, int inputs_size, const RequestSpec* spec,
+    Buffer* wire, bint* in_rows, Status* status
 ) noexcept nogil:
     """Append the PredictRequest that a body asks for to `wire`. The code of `status`.
 
@@ -76,14 +76,14 @@ cdef int json_read_predict(
     cdef Reader reader
     if inputs_size == 0:
         status_set(status, INVALID_ARGUMENT, "Failed to get input map for signature: ")
-        status_add_bytes(status, signature_name if signature_name.size else Bytes(b"DEFAULT", 7))
+        status_add_bytes(status, spec.signature_name if spec.signature_name.size else Bytes(b"DEFAULT", 7))
         return INVALID_ARGUMENT
     reader.document = document
     reader.status = status
     status.code = OK
     if (make_tensors(&reader, inputs, inputs_size) == OK
             and read_body(&reader, in_rows) == OK):
-        if append_model_spec(wire, model_name, has_version, version, label, signature_name) != 0:
+        if request_put_spec(wire, spec) != WIRE_OK:
             request_without_memory(status)
         else:
             append_tensors(&reader, in_rows[0], wire)
@@ -322,7 +322,7 @@ def read_predict(
     cdef JsonDocument document
     cdef Status status
     cdef Buffer wire
-    cdef Bytes signature_name
+    cdef RequestSpec spec
     cdef InputType* described
     cdef bint in_rows = False
     cdef list aliases = [alias.encode() for alias in inputs]
@@ -335,15 +335,16 @@ def read_predict(
     for i, (alias, dtype) in enumerate(zip(aliases, inputs.values())):
         described[i].alias = view_of(alias)
         described[i].dtype = dtype
+    spec = RequestSpec(
+        view_of(model_name), version is not None, version or 0, view_of(label_name), Bytes(NULL, 0))
     json_document_init(&document)
     status_init(&status)
     buffer_init(&wire)
     try:
         if (json_document_parse(&document, body, len(body), &status) != OK
-                or json_document_signature_name(&document, &signature_name, &status) != OK
+                or json_document_signature_name(&document, &spec.signature_name, &status) != OK
                 or json_read_predict(
-                    &document, described, <int>len(aliases), view_of(model_name), version is not None,
-                    version or 0, view_of(label_name), signature_name, &wire, &in_rows, &status) != OK):
+                    &document, described, <int>len(aliases), &spec, &wire, &in_rows, &status) != OK):
             raise status_error(&status)
         return wire.data[:wire.size], in_rows
     finally:

@@ -2,7 +2,7 @@
 
 from tfsrv._buffer cimport Buffer, Bytes
 from tfsrv._input_types cimport InputType
-from tfsrv._predict_wire cimport RequestSpec
+from tfsrv._model_spec cimport RequestSpec
 
 cdef enum:
     QUICK_NOT = 1           # no WireResult: the body is not of this kind; nothing is said of it

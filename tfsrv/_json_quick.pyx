@@ -18,13 +18,13 @@ from tfsrv._json_numbers cimport (
     json_get_int32s,
     json_get_int64s,
 )
+from tfsrv._model_spec cimport request_put_spec
 from tfsrv._predict_wire cimport (
     InputMark,
     request_begin_content,
     request_begin_input,
     request_end_content,
     request_end_input,
-    request_put_spec,
 )
 from tfsrv._wire_format cimport WIRE_NO_MEMORY, WIRE_OK, is_utf8
 

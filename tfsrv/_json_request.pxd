@@ -11,9 +11,6 @@ cdef bint json_is_base64(const JsonDocument* document, uint32_t at) noexcept nog
 cdef int json_append_base64(
     Buffer* out, char tag, const JsonDocument* document, uint32_t at, Status* status) noexcept nogil
 cdef int append_field(Buffer* out, char tag, Bytes value) noexcept nogil
-cdef int append_model_spec(
-    Buffer* wire, Bytes name, bint has_version, int64_t version, Bytes label, Bytes signature_name
-) noexcept nogil
 cdef int request_too_large(Status* status) noexcept nogil
 cdef int request_without_memory(Status* status) noexcept nogil
 cdef const char* json_type_name(int kind) noexcept nogil

@@ -21,14 +21,10 @@ from tfsrv._json_document cimport (
 from tfsrv._json_text cimport base64_room, json_get_base64
 from tfsrv._status cimport INVALID_ARGUMENT, OK, RESOURCE_EXHAUSTED, status_add, status_set
 from tfsrv._wire_format cimport (
-    LENGTH_DELIMITED,
     LONGEST_TAG,
-    VARINT,
-    field_size,
     is_utf8,
     put_bytes,
     put_varint,
-    varint_size,
 )
 
 
@@ -104,47 +100,6 @@ cdef int append_field(Buffer* out, char tag, Bytes value) noexcept nogil:
         return -1
     out.data[out.size] = tag
     out.size = <size_t>(put_bytes(out.data + out.size + 1, value) - out.data)
-    return 0
-
-
-cdef int append_model_spec(
-    Buffer* wire, Bytes name, bint has_version, int64_t version, Bytes label, Bytes signature_name
-) noexcept nogil:
-    """Append the model_spec, field 1 of every request. 0, or -1 without memory.
-
-    With a version that is asked for, else with a label if there is one.
-    """
-    cdef size_t version_bytes = 1 + varint_size(<uint64_t>version)
-    cdef size_t size = 0
-    cdef char* at
-    if name.size:
-        size += field_size(name.size)
-    if has_version:
-        size += field_size(version_bytes)
-    elif label.size:
-        size += field_size(label.size)
-    if signature_name.size:
-        size += field_size(signature_name.size)
-    if buffer_reserve(wire, field_size(size)) != 0:
-        return -1
-    at = wire.data + wire.size
-    at[0] = 1 << 3 | LENGTH_DELIMITED
-    at = put_varint(at + 1, size)
-    if name.size:
-        at[0] = 1 << 3 | LENGTH_DELIMITED
-        at = put_bytes(at + 1, name)
-    if has_version:
-        at[0] = 2 << 3 | LENGTH_DELIMITED
-        at = put_varint(at + 1, version_bytes)
-        at[0] = 1 << 3 | VARINT  # an Int64Value
-        at = put_varint(at + 1, <uint64_t>version)
-    elif label.size:
-        at[0] = 4 << 3 | LENGTH_DELIMITED
-        at = put_bytes(at + 1, label)
-    if signature_name.size:
-        at[0] = 3 << 3 | LENGTH_DELIMITED
-        at = put_bytes(at + 1, signature_name)
-    wire.size = <size_t>(at - wire.data)
     return 0
 
 

@@ -2,7 +2,7 @@
 
 from libc.stdint cimport int64_t
 
-from tfsrv._buffer cimport Bytes
+from tfsrv._buffer cimport Buffer, Bytes
 
 
 # Which servable and which of its signatures a request asks for. Nothing is owned.
@@ -16,6 +16,15 @@ cdef struct ModelSpecView:
     Bytes version_label
 
 
+# Which servable and signature a request is for that we write ourselves. Nothing is owned.
+cdef struct RequestSpec:
+    Bytes name
+    bint has_version
+    int64_t version
+    Bytes label             # no size, or there is a version: none
+    Bytes signature_name    # no size: none
+
+
 cdef inline Bytes default_signature() noexcept nogil:
     """The name that stands for none: saved_model/signature_constants.h."""
     return Bytes(b"serving_default", 15)
@@ -27,6 +36,7 @@ cdef inline Bytes model_spec_signature(const ModelSpecView* spec) noexcept nogil
 
 
 cdef int model_spec_read(ModelSpecView* spec, Bytes message) noexcept nogil
+cdef int request_put_spec(Buffer* wire, const RequestSpec* spec) noexcept nogil
 cdef size_t model_spec_size(Bytes name, int64_t version, Bytes signature_name) noexcept nogil
 cdef char* model_spec_put(
     char* at, Bytes name, int64_t version, Bytes signature_name) noexcept nogil

@@ -6,11 +6,16 @@ occurrences as it does.
 
 from libc.stdint cimport uint32_t, uint64_t
 
+from tfsrv._buffer cimport buffer_reserve
 from tfsrv._wire_format cimport (
+    LARGEST_LENGTH,
     LENGTH_DELIMITED,
+    LONGEST_VARINT,
     VARINT,
     WIRE_BAD,
+    WIRE_NO_MEMORY,
     WIRE_OK,
+    WIRE_TOO_BIG,
     Cursor,
     field_size,
     put_bytes,
@@ -82,6 +87,44 @@ cdef int read_int64_value(Bytes message, int64_t* value) noexcept nogil:
             result = skip_unknown(&at, end, tag)
             if result != WIRE_OK:
                 return result
+    return WIRE_OK
+
+
+cdef int request_put_spec(Buffer* wire, const RequestSpec* spec) noexcept nogil:
+    """Append the ModelSpec, field 1 of every request. WIRE_OK, WIRE_TOO_BIG or WIRE_NO_MEMORY."""
+    cdef size_t version_bytes = 1 + varint_size(<uint64_t>spec.version)
+    cdef size_t size = 0
+    cdef char* at
+    if spec.name.size:
+        size += field_size(spec.name.size)
+    if spec.has_version:
+        size += field_size(version_bytes)
+    elif spec.label.size:
+        size += field_size(spec.label.size)
+    if spec.signature_name.size:
+        size += field_size(spec.signature_name.size)
+    if size > <size_t>LARGEST_LENGTH:
+        return WIRE_TOO_BIG
+    if buffer_reserve(wire, 1 + LONGEST_VARINT + size) != 0:
+        return WIRE_NO_MEMORY
+    at = wire.data + wire.size
+    at[0] = 1 << 3 | LENGTH_DELIMITED
+    at = put_varint(at + 1, size)
+    if spec.name.size:
+        at[0] = 1 << 3 | LENGTH_DELIMITED
+        at = put_bytes(at + 1, spec.name)
+    if spec.has_version:  # an Int64Value
+        at[0] = 2 << 3 | LENGTH_DELIMITED
+        at = put_varint(at + 1, version_bytes)
+        at[0] = 1 << 3 | VARINT
+        at = put_varint(at + 1, <uint64_t>spec.version)
+    elif spec.label.size:
+        at[0] = 4 << 3 | LENGTH_DELIMITED
+        at = put_bytes(at + 1, spec.label)
+    if spec.signature_name.size:
+        at[0] = 3 << 3 | LENGTH_DELIMITED
+        at = put_bytes(at + 1, spec.signature_name)
+    wire.size = <size_t>(at - wire.data)
     return WIRE_OK
 
 

@@ -21,6 +21,7 @@ from tfsrv._buffer cimport (
     bytes_equal,
 )
 from tfsrv._message cimport message_free, message_init, message_splice
+from tfsrv._model_spec cimport request_put_spec
 from tfsrv._npy cimport (
     NpyArray,
     NpyType,
@@ -58,17 +59,11 @@ from tfsrv._tensor_proto cimport dtype_bytes
 from tfsrv._tstring cimport TString, tstring_get
 from tfsrv._wire_format cimport (
     LARGEST_LENGTH,
-    LENGTH_DELIMITED,
-    VARINT,
     WIRE_BAD,
     WIRE_CHANGED,
     WIRE_NO_MEMORY,
     WIRE_OK,
     WIRE_TOO_BIG,
-    field_size,
-    put_bytes,
-    put_varint,
-    varint_size,
 )
 
 cdef enum:
@@ -86,21 +81,20 @@ cdef struct Extent:
 
 
 cdef int npy_read_predict(
-    Bytes body, bint is_npz, const InputType* inputs, int inputs_size, Bytes model_name,
-    bint has_version, int64_t version, Bytes label, Bytes signature_name, size_t most_bytes,
-    Buffer* wire, Status* status
+    Bytes body, bint is_npz, const InputType* inputs, int inputs_size, const RequestSpec* spec,
+    size_t most_bytes, Buffer* wire, Status* status
 ) noexcept nogil:
     """Append the PredictRequest that `body` stands for to `wire`. Any thread.
 
-    `inputs` are those of the signature. `has_version` and `label` exclude each other. Neither the
-    request nor what is unpacked for it becomes longer than `most_bytes`.
+    `inputs` are those of the signature. Neither the request nor what is unpacked for it becomes
+    longer than `most_bytes`.
 
     OK, or a code with its text in `status`; `wire` is as before then.
     """
     cdef size_t before = wire.size
     cdef size_t most = before + min(most_bytes, LARGEST_LENGTH)
-    cdef int code = put_model_spec(wire, model_name, has_version, version, label, signature_name)
-    if code != 0:
+    cdef int code = request_put_spec(wire, spec)
+    if code != WIRE_OK:
         status_set(status, RESOURCE_EXHAUSTED, "There is no memory for the request")
         return RESOURCE_EXHAUSTED
     if is_npz:
@@ -110,47 +104,6 @@ cdef int npy_read_predict(
     if code != OK:
         wire.size = before
     return code
-
-
-cdef int put_model_spec(
-    Buffer* wire, Bytes name, bint has_version, int64_t version, Bytes label, Bytes signature_name
-) noexcept nogil:
-    """A request's ModelSpec. 0, or -1 without memory."""
-    cdef size_t version_size = 1 + varint_size(<uint64_t>version) if version else 0
-    cdef size_t size = 0
-    cdef char* at
-    if name.size:
-        size += field_size(name.size)
-    if has_version:
-        size += field_size(version_size)
-    if signature_name.size:
-        size += field_size(signature_name.size)
-    if label.size:
-        size += field_size(label.size)
-    if buffer_reserve(wire, field_size(size)) != 0:
-        return -1
-    at = wire.data + wire.size
-    at[0] = 1 << 3 | LENGTH_DELIMITED  # model_spec
-    at = put_varint(at + 1, size)
-    at = put_text(at, 1, name)
-    if has_version:
-        at[0] = 2 << 3 | LENGTH_DELIMITED  # version, an Int64Value
-        at = put_varint(at + 1, version_size)
-        if version:
-            at[0] = 1 << 3 | VARINT
-            at = put_varint(at + 1, <uint64_t>version)
-    at = put_text(at, 3, signature_name)
-    at = put_text(at, 4, label)
-    wire.size = <size_t>(at - wire.data)
-    return 0
-
-
-cdef char* put_text(char* at, int field, Bytes text) noexcept nogil:
-    """A field that is not there when it is empty."""
-    if text.size == 0:
-        return at
-    at[0] = <char>(field << 3 | LENGTH_DELIMITED)
-    return put_bytes(at + 1, text)
 
 
 cdef int read_npy(
@@ -481,11 +434,7 @@ def read_predict(
     cdef list aliases = [alias.encode() for alias, _ in inputs]
     cdef list texts = [model_name.encode(), label.encode(), signature_name.encode()]
     cdef Bytes view = bytes_of(body)
-    cdef Bytes name = bytes_of(texts[0])
-    cdef Bytes label_view = bytes_of(texts[1])
-    cdef Bytes signature = bytes_of(texts[2])
-    cdef bint has_version = version is not None
-    cdef int64_t number = version if has_version else 0
+    cdef RequestSpec spec
     cdef bint is_npz = npz
     cdef size_t most = most_bytes
     cdef int inputs_size = <int>len(inputs)
@@ -497,6 +446,8 @@ def read_predict(
     types = <InputType*>calloc(<size_t>inputs_size + 1, sizeof(InputType))
     if types == NULL:
         raise MemoryError
+    spec = RequestSpec(
+        bytes_of(texts[0]), version is not None, version or 0, bytes_of(texts[1]), bytes_of(texts[2]))
     status_init(&status)
     buffer_init(&wire)
     try:
@@ -505,8 +456,7 @@ def read_predict(
             types[i].dtype = inputs[i][1]
         with nogil:
             code = npy_read_predict(
-                view, is_npz, types, inputs_size, name, has_version, number, label_view, signature,
-                most, &wire, &status)
+                view, is_npz, types, inputs_size, &spec, most, &wire, &status)
         if code != OK:
             raise status_error(&status)
         return wire.data[:wire.size]

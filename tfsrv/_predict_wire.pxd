@@ -5,21 +5,12 @@ from libc.stdint cimport int64_t
 from tfsrv._buffer cimport Buffer, Bytes
 
 
-# Which servable and signature a request is for.
-cdef struct RequestSpec:
-    Bytes name
-    bint has_version
-    int64_t version
-    Bytes label             # no size: none
-    Bytes signature_name    # no size: none
-
 # Where the lengths of an input that is being written stand, from the buffer's start.
 cdef struct InputMark:
     size_t entry
     size_t tensor
     size_t content          # 0: none
 
-cdef int request_put_spec(Buffer* wire, const RequestSpec* spec) noexcept nogil
 cdef int request_begin_input(Buffer* wire, Bytes alias, int dtype, InputMark* mark) noexcept nogil
 cdef int request_begin_content(Buffer* wire, InputMark* mark) noexcept nogil
 cdef int request_end_content(Buffer* wire, const InputMark* mark) noexcept nogil

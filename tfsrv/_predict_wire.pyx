@@ -5,7 +5,7 @@ is the same for both. An input's values come before its shape, which is known la
 not known yet gets the five bytes that any length of a message fits in: protobuf's varints may be longer
 than they need to be.
 
-    request_put_spec(wire, &spec)
+    request_put_spec(wire, &spec)           # see _model_spec
     request_begin_input(wire, alias, DT_FLOAT, &mark)
     request_begin_content(wire, &mark)
     ...                                     # append values, as they lie in memory
@@ -36,44 +36,6 @@ from tfsrv._wire_format cimport (
 cdef enum:
     LENGTH_BYTES = 5        # of a length that is filled in later
     ALIGNMENT = 8           # bytes
-
-
-cdef int request_put_spec(Buffer* wire, const RequestSpec* spec) noexcept nogil:
-    """The ModelSpec; of version and label there is one at most."""
-    cdef size_t version_bytes = 1 + varint_size(<uint64_t>spec.version)
-    cdef size_t size = 0
-    cdef char* at
-    if spec.name.size:
-        size += field_size(spec.name.size)
-    if spec.has_version:
-        size += field_size(version_bytes)
-    elif spec.label.size:
-        size += field_size(spec.label.size)
-    if spec.signature_name.size:
-        size += field_size(spec.signature_name.size)
-    if size > <size_t>LARGEST_LENGTH:
-        return WIRE_TOO_BIG
-    if buffer_reserve(wire, 1 + LONGEST_VARINT + size) != 0:
-        return WIRE_NO_MEMORY
-    at = wire.data + wire.size
-    at[0] = 1 << 3 | LENGTH_DELIMITED
-    at = put_varint(at + 1, size)
-    if spec.name.size:
-        at[0] = 1 << 3 | LENGTH_DELIMITED
-        at = put_bytes(at + 1, spec.name)
-    if spec.has_version:  # an Int64Value
-        at[0] = 2 << 3 | LENGTH_DELIMITED
-        at = put_varint(at + 1, version_bytes)
-        at[0] = 1 << 3 | VARINT
-        at = put_varint(at + 1, <uint64_t>spec.version)
-    elif spec.label.size:
-        at[0] = 4 << 3 | LENGTH_DELIMITED
-        at = put_bytes(at + 1, spec.label)
-    if spec.signature_name.size:
-        at[0] = 3 << 3 | LENGTH_DELIMITED
-        at = put_bytes(at + 1, spec.signature_name)
-    wire.size = <size_t>(at - wire.data)
-    return WIRE_OK
 
 
 cdef int begin_length(Buffer* wire, char tag, size_t* place) noexcept nogil:

@@ -27,10 +27,15 @@ from tfsrv._json_inference_request cimport json_read_inference
 from tfsrv._json_predict_request cimport json_read_predict
 from tfsrv._json_quick cimport QUICK_NOT, json_quick_open, json_quick_read
 from tfsrv._json_request cimport json_document_signature_name
-from tfsrv._model_spec cimport ModelSpecView, default_signature, model_spec_read
+from tfsrv._model_spec cimport (
+    ModelSpecView,
+    RequestSpec,
+    default_signature,
+    model_spec_read,
+    request_put_spec,
+)
 from tfsrv._npy_predict cimport npy_read_predict
 from tfsrv._npz cimport npz_unpacked_bytes
-from tfsrv._predict_wire cimport RequestSpec, request_put_spec
 from tfsrv._rest_call cimport (
     FORM_JSON,
     FORM_NPY,
@@ -183,8 +188,8 @@ cdef int rest_read_predict(
             return tell_no_room(call)
     if call.rest.body_form == FORM_NPY or call.rest.body_form == FORM_NPZ:
         result = npy_read_predict(
-            call.body, call.rest.body_form == FORM_NPZ, inputs, inputs_size, spec.name, spec.has_version,
-            spec.version, spec.label, spec.signature_name, most_bytes, &wire, &call.status)
+            call.body, call.rest.body_form == FORM_NPZ, inputs, inputs_size, &spec, most_bytes, &wire,
+            &call.status)
         return take_wire(call, &wire, result)
     if body.is_quick:
         result = json_quick_read(
@@ -197,8 +202,7 @@ cdef int rest_read_predict(
             buffer_free(&wire)
             return call.status.code
     result = json_read_predict(
-        &body.document, inputs, inputs_size, spec.name, spec.has_version, spec.version, spec.label,
-        spec.signature_name, &wire, &call.rest.in_rows, &call.status)
+        &body.document, inputs, inputs_size, &spec, &wire, &call.rest.in_rows, &call.status)
     return take_wire(call, &wire, result)
 
 
@@ -209,8 +213,7 @@ cdef int rest_read_inference(Call* call, RestBody* body) noexcept nogil:
     cdef int result
     buffer_init(&wire)
     result = json_read_inference(
-        &body.document, spec.name, spec.has_version, spec.version, spec.label, spec.signature_name, &wire,
-        &call.status)
+        &body.document, &spec, &wire, &call.status)
     return take_wire(call, &wire, result)
 
 
