@@ -146,6 +146,7 @@ cdef void take_request(Call* call, Buffer* request, size_t prefix) noexcept nogi
 
 cdef int open_document(Call* call, RestBody* body) noexcept nogil:
     """Parse JSON, and charge what that takes while it is there."""
+    cdef int before = call.status.code
     cdef int64_t charge = <int64_t>call.body.size * DOCUMENT_BYTES
     if call.body.size >= CHARGED_FROM:
         if not call_charge(call, charge):
@@ -154,8 +155,9 @@ cdef int open_document(Call* call, RestBody* body) noexcept nogil:
     body.has_document = True
     if json_document_parse(&body.document, call.body.data, call.body.size, &call.status) != OK:
         return call.status.code
-    if call.status.code != OK:
-        return call.status.code
+    call.status.code = before  # a document that can be read says OK; the text is there still
+    if before != OK:
+        return before
     return json_document_signature_name(&body.document, &body.signature_name, &call.status)
 
 
