@@ -244,7 +244,7 @@ def test_npz_has_an_array_for_each_input_and_output(rest: Rest) -> None:
 
 def test_several_outputs_come_as_npz_unless_an_npy_was_asked_for(rest: Rest) -> None:
     path = "several_signatures:predict?signature_name=rows"
-    sent = npy(numpy.float32([[1, 2], [3, 4]]))
+    sent = npy(numpy.array([[1, 2], [3, 4]], "float32"))
     answer = rest.post(path, sent, Content_Type=NPY)
     assert answer.headers["content-type"] == NPZ
     assert {k: v.tolist() for k, v in from_npz(answer.body).items()} == {

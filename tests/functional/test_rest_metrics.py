@@ -54,7 +54,7 @@ def families(rest: Rest) -> dict[str, Any]:
 def total(rest: Rest, family: str, **labels: str) -> float:
     """The sum of what was counted under such labels."""
     return sum(
-        sample.value
+        float(sample.value)
         for sample in families(rest)[family].samples
         if sample.name.endswith(("_count", "_total")) and labels.items() <= sample.labels.items()
     )
@@ -73,7 +73,7 @@ REQUESTS: dict[str, Any] = {
     "gzip": ("half:predict", gzip.compress(b'{"inputs":[1]}'), {"Content_Encoding": "gzip"}),
     "table": ("legs:predict", {"inputs": ["cat"]}, {}),
 }
-EXAMPLES = {
+EXAMPLES: dict[str, Any] = {
     verb: (f"inference:{verb}", {"signature_name": verb, "examples": [{"x": 1.0}]}, {})
     for verb in ("classify", "regress")
 }

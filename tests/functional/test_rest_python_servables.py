@@ -147,6 +147,7 @@ def test_what_a_table_refuses(rest: Rest) -> None:
 
 
 def test_predicts_in_rows_columns_and_with_several_inputs(rest: Rest) -> None:
+    body: dict[str, Any]
     for body in (
         {"inputs": [1, 2.5]},
         {"inputs": {"x": [1, 2.5]}},

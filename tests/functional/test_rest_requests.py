@@ -189,9 +189,9 @@ def test_a_signature_can_be_named_in_the_query_or_the_body(rest: Rest) -> None:
             'Serving signature name: "n o" not found in signature def',
         )
     for verb in ("classify", "regress"):
-        body = {"examples": [{"x": 1.0}]}
+        examples = {"examples": [{"x": 1.0}]}
         named = rest.value(f"inference:{verb}", BODIES[verb])
-        assert rest.value(f"inference:{verb}?signature_name={verb}", body) == named
+        assert rest.value(f"inference:{verb}?signature_name={verb}", examples) == named
 
 
 def test_a_signature_may_be_named_behind_the_values(rest: Rest) -> None:

@@ -139,7 +139,7 @@ def test_types_without_a_form_in_json_are_told(rest: Rest, dtype: str) -> None:
 
 @pytest.mark.parametrize("inputs", [1, 16, 17, INPUTS])
 def test_many_inputs(rest: Rest, inputs: int) -> None:
-    row = {f"x{i}": [i, i + 0.5] for i in range(INPUTS)}
+    row: dict[str, Any] = {f"x{i}": [i, i + 0.5] for i in range(INPUTS)}
     expected = {f"y{i}": [i, i + 0.5] for i in range(INPUTS)}
     assert rest.predictions("many:predict", {"instances": [row, row]}) == [expected] * 2
     assert rest.predictions("many:predict", {"inputs": row}) == expected
@@ -210,10 +210,10 @@ def test_signatures_without_inputs_and_without_a_default(rest: Rest) -> None:
         400,
         'Serving signature name: "serving_default" not found in signature def',
     )
-    body = {"signature_name": "incr_counter_by", "inputs": 2.0}
-    first = rest.predictions("counter:predict", body)
-    assert rest.predictions("counter:predict", body) == first + 2
-    status, text = rest.refusal("counter:predict", {**body, "instances": [2.0], "inputs": 1})
+    more: dict[str, Any] = {"signature_name": "incr_counter_by", "inputs": 2.0}
+    first = rest.predictions("counter:predict", more)
+    assert rest.predictions("counter:predict", more) == first + 2
+    status, text = rest.refusal("counter:predict", {**more, "instances": [2.0], "inputs": 1})
     assert status == 400
     assert "only one of 'inputs' or 'instances'" in text
 
