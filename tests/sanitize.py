@@ -55,6 +55,7 @@ TESTS = (
     "tests/unit/test_json_inference_request.py",
     "tests/unit/test_json_numbers.py",
     "tests/unit/test_json_predict_request.py",
+    "tests/unit/test_json_quick.py",
     "tests/unit/test_json_response.py",
     "tests/unit/test_json_text.py",
     "tests/unit/test_memory.py",

@@ -43,6 +43,7 @@ from tfsrv._status cimport (
     CANCELLED,
     DEADLINE_EXCEEDED,
     INTERNAL,
+    INVALID_ARGUMENT,
     MODEL_LOADING,
     OK,
     RESOURCE_EXHAUSTED,
@@ -113,7 +114,8 @@ cdef bint rewrite(Call* call, Method method) noexcept:
     try:
         body = method.rewrite(PyBytes_FromStringAndSize(call.body.data, <Py_ssize_t>call.body.size))
     except ServingError as error:
-        call_set_error(call, error.code or INTERNAL, error.message)
+        # No transport has vouched for REST's body, as gRPC's does.
+        call_set_error(call, INVALID_ARGUMENT if call.rest.verb else error.code or INTERNAL, error.message)
         return False
     except BaseException as error:
         call_set_error(call, INTERNAL, f"{type(error).__name__}: {error}")

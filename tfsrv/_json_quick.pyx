@@ -7,9 +7,12 @@
 That is: one or no signature_name first, then the values, and no other key; nested lists of numbers, none of
 them empty; names without escapes. Whatever else a body is, or is wrong with it, _json_document and
 _json_predict_request find out: they read all bodies, and those that are read here in the same way.
+
+`read_quick` is the reader's face for Python.
 """
 
 from libc.stdint cimport int32_t, int64_t, uint8_t, uint16_t
+from libc.stdlib cimport calloc, free
 
 from tfsrv._buffer cimport buffer_append, buffer_free, buffer_init, buffer_reserve, bytes_equal
 from tfsrv._json_numbers cimport (
@@ -443,3 +446,44 @@ cdef const char* get_narrow(
             shorts[i] = <uint16_t>wide[i]
     values.size += got[0] * (1 if dtype == DT_UINT8 or dtype == DT_INT8 else 2)
     return at
+
+
+# ---- for Python -----------------------------------------------------------------------------------------
+
+def read_quick(body: bytes, inputs: dict[str, int], model: str = "") -> tuple[bytes, bool] | None:
+    """What _json_predict_request.read_predict makes of the body; None if it is not one for this reader."""
+    cdef Bytes signature_name
+    cdef const char* values
+    cdef RequestSpec spec
+    cdef Buffer wire
+    cdef bint in_rows = False
+    cdef list aliases = [alias.encode() for alias in inputs]
+    cdef bytes model_name = model.encode()
+    cdef Py_ssize_t i
+    cdef int result
+    cdef InputType* described
+    if not json_quick_open(view_of(body), &signature_name, &values):
+        return None
+    spec = RequestSpec(view_of(model_name), False, 0, Bytes(NULL, 0), signature_name)
+    described = <InputType*>calloc(len(aliases) + 1, sizeof(InputType))
+    if described == NULL:
+        raise MemoryError
+    for i, (alias, dtype) in enumerate(zip(aliases, inputs.values())):
+        described[i].alias = view_of(alias)
+        described[i].dtype = dtype
+    buffer_init(&wire)
+    try:
+        result = json_quick_read(
+            values, <const char*>body + len(body), described, <int>len(aliases), &spec, &wire, &in_rows)
+        if result == QUICK_NOT:
+            return None
+        if result != WIRE_OK:
+            raise MemoryError
+        return wire.data[:wire.size], in_rows
+    finally:
+        free(described)
+        buffer_free(&wire)
+
+
+cdef Bytes view_of(bytes data):
+    return Bytes(<const char*>data, <size_t>len(data))

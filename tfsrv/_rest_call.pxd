@@ -37,7 +37,7 @@ cdef struct RestCall:
     # Names stand in Call.request, in this order and decoded, before `Call.body`: so many bytes of each.
     size_t name_size
     size_t label_size
-    size_t signature_size   # of ?signature_name, for bodies that have no place for it
+    size_t signature_size   # of ?signature_name, for bodies that name none
 
 
 cdef inline size_t rest_prefix_size(const RestCall* rest) noexcept nogil:

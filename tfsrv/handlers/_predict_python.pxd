@@ -18,6 +18,7 @@ cdef class PythonAnswering:
 
 cdef class PredictAnswering(PythonAnswering):
     cdef bint as_content        # --enable_serialization_as_tensor_content
+    cdef int read_for_signature(self, PythonTurn turn, RestBody* body, signature_defs) except -1
     cdef int write(self, PythonTurn turn, dict outputs, Bytes signature_name) except -1
 
 

@@ -70,8 +70,10 @@ from tfsrv._status cimport (
 from tfsrv._wire_format cimport WIRE_NO_MEMORY, WIRE_OK, WIRE_RARE
 from tfsrv.handlers._predict_errors cimport tell_bad_tensor, tell_unknown_signature
 from tfsrv.handlers._rest_read cimport (
+    REST_OTHER_SIGNATURE,
     rest_close,
     rest_open,
+    rest_open_exactly,
     rest_read_predict,
     rest_read_protobuf,
     rest_tell_no_signature,
@@ -359,10 +361,6 @@ cdef class PredictAnswering(PythonAnswering):
 
     cdef int read_body(self, PythonTurn turn, RestBody* body, object signature_defs) except -1:
         cdef Call* call = turn.call
-        cdef size_t most_bytes = turn.predictor.max_message_bytes
-        cdef bytes names
-        cdef InputType* inputs
-        cdef int size
         cdef int code
         if call.rest.body_form == FORM_PROTOBUF:
             with nogil:
@@ -373,7 +371,27 @@ cdef class PredictAnswering(PythonAnswering):
                 Code.FAILED_PRECONDITION,
                 "The servable has no signature_defs, which say of what types its inputs are:"
                 " it takes protobuf only.")
+        code = self.read_for_signature(turn, body, signature_defs)
+        if code == REST_OTHER_SIGNATURE:
+            code = self.read_for_signature(turn, body, signature_defs)
+        return code
+
+    cdef int read_for_signature(self, PythonTurn turn, RestBody* body, signature_defs) except -1:
+        """Read a body by the inputs of the signature that it seems to be for.
+
+        Returns the status' code, or REST_OTHER_SIGNATURE.
+        """
+        cdef Call* call = turn.call
+        cdef size_t most_bytes = turn.predictor.max_message_bytes
+        cdef bytes names
+        cdef InputType* inputs
+        cdef int size
+        cdef int code
         name = text_of(body.signature_name) or "serving_default"
+        if name not in signature_defs and body.is_quick:
+            with nogil:
+                code = rest_open_exactly(call, body)
+            return REST_OTHER_SIGNATURE if code == OK else code
         if name not in signature_defs:
             return rest_tell_no_signature(call, body.signature_name)
         turn.count(name)

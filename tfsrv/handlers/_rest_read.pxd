@@ -9,6 +9,7 @@ from tfsrv._json_document cimport JsonDocument
 
 cdef enum:
     FEW_INPUT_TYPES = 16    # so many are looked up without memory of their own
+    REST_OTHER_SIGNATURE = -2   # no status' code: the body is for another signature than it seemed
 
 
 # The body of a call while it is being read; rest_close frees what it owns.
@@ -22,6 +23,7 @@ cdef struct RestBody:
 
 cdef void rest_set_spec(Call* call) noexcept nogil
 cdef int rest_open(Call* call, RestBody* body, size_t most_bytes) noexcept nogil
+cdef int rest_open_exactly(Call* call, RestBody* body) noexcept nogil
 cdef int rest_read_predict(
     Call* call, RestBody* body, const InputType* inputs, int inputs_size, size_t most_bytes) noexcept nogil
 cdef int rest_read_inference(Call* call, RestBody* body) noexcept nogil

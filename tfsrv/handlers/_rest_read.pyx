@@ -15,6 +15,7 @@ from tfsrv._buffer cimport (
     buffer_append,
     buffer_free,
     buffer_init,
+    bytes_equal,
 )
 from tfsrv._call cimport call_charge, call_give_back
 from tfsrv._gzip cimport GZIP_NO_MEMORY, GZIP_OK, GZIP_TOO_BIG, gzip_inflate_charged
@@ -111,10 +112,26 @@ cdef int rest_open(Call* call, RestBody* body, size_t most_bytes) noexcept nogil
     if call.rest.body_form == FORM_JSON:
         body.is_quick = call.status.code == OK and call.rest.verb == REST_PREDICT and json_quick_open(
             call.body, &body.signature_name, &body.values)
-        if body.is_quick:
-            return OK
-        return open_document(call, body)
-    body.signature_name = rest_signature(&call.rest, call.request.data)
+        if not body.is_quick and open_document(call, body) != OK:
+            return call.status.code
+    name_signature(call, body)
+    return call.status.code
+
+
+cdef void name_signature(const Call* call, RestBody* body) noexcept nogil:
+    """Take the signature of the query, if the body names none."""
+    if body.signature_name.size == 0:
+        body.signature_name = rest_signature(&call.rest, call.request.data)
+
+
+cdef int rest_open_exactly(Call* call, RestBody* body) noexcept nogil:
+    """Find out again which signature a body is for that the quick reader does not read to its end.
+
+    It may name one behind its values. Returns the status' code.
+    """
+    body.is_quick = False
+    if open_document(call, body) == OK:
+        name_signature(call, body)
     return call.status.code
 
 
@@ -151,6 +168,7 @@ cdef void take_request(Call* call, Buffer* request, size_t prefix) noexcept nogi
 
 cdef int open_document(Call* call, RestBody* body) noexcept nogil:
     """Parse JSON, and charge what that takes while it is there."""
+    cdef int before = call.status.code
     cdef int64_t charge = <int64_t>call.body.size * DOCUMENT_BYTES
     if call.body.size >= CHARGED_FROM:
         if not call_charge(call, charge):
@@ -159,8 +177,9 @@ cdef int open_document(Call* call, RestBody* body) noexcept nogil:
     body.has_document = True
     if json_document_parse(&body.document, call.body.data, call.body.size, &call.status) != OK:
         return call.status.code
-    if call.status.code != OK:
-        return call.status.code
+    call.status.code = before  # a document that can be read says OK; the text is there still
+    if before != OK:
+        return before
     return json_document_signature_name(&body.document, &body.signature_name, &call.status)
 
 
@@ -176,7 +195,11 @@ cdef void rest_close(Call* call, RestBody* body) noexcept nogil:
 cdef int rest_read_predict(
     Call* call, RestBody* body, const InputType* inputs, int inputs_size, size_t most_bytes
 ) noexcept nogil:
-    """Make a PredictRequest of the body, which was opened. Returns the status' code."""
+    """Make a PredictRequest of the body, which was opened. Returns the status' code, or REST_OTHER_SIGNATURE.
+
+    `inputs` are those of the signature that the body is for. With REST_OTHER_SIGNATURE it has turned out to
+    be for another one; it is to be read with that one's.
+    """
     cdef RequestSpec spec = spec_of(call, body.signature_name)
     cdef Buffer wire
     cdef int result
@@ -198,9 +221,9 @@ cdef int rest_read_predict(
         if result != QUICK_NOT:
             return take_wire(call, &wire, result)
         wire.size = 0
-        if open_document(call, body) != OK:
+        if rest_open_exactly(call, body) != OK or not bytes_equal(body.signature_name, spec.signature_name):
             buffer_free(&wire)
-            return call.status.code
+            return REST_OTHER_SIGNATURE if call.status.code == OK else call.status.code
     result = json_read_predict(
         &body.document, inputs, inputs_size, &spec, &wire, &call.rest.in_rows, &call.status)
     return take_wire(call, &wire, result)

@@ -21,9 +21,11 @@ from tfsrv._status cimport (
 )
 from tfsrv.handlers._rest_read cimport (
     FEW_INPUT_TYPES,
+    REST_OTHER_SIGNATURE,
     RestBody,
     rest_close,
     rest_open,
+    rest_open_exactly,
     rest_read_inference,
     rest_read_predict,
     rest_read_protobuf,
@@ -38,7 +40,7 @@ cdef int rest_transcode_predict(Call* call, size_t most_bytes) noexcept nogil:
         if call.rest.body_form == FORM_PROTOBUF:
             rest_read_protobuf(call)
         else:
-            read_for_signature(call, &body, most_bytes)
+            read_predict(call, &body, most_bytes)
     rest_close(call, &body)
     return call.status.code
 
@@ -55,13 +57,26 @@ cdef int rest_transcode_inference(Call* call, size_t most_bytes) noexcept nogil:
     return call.status.code
 
 
+cdef void read_predict(Call* call, RestBody* body, size_t most_bytes) noexcept nogil:
+    """Read a body by the inputs of the signature that it is for."""
+    cdef void* counters = call.counters
+    if read_for_signature(call, body, most_bytes) == REST_OTHER_SIGNATURE:
+        call.counters = counters
+        read_for_signature(call, body, most_bytes)
+
+
 cdef int read_for_signature(Call* call, RestBody* body, size_t most_bytes) noexcept nogil:
-    """Read a body by the inputs of the signature that it is for. Returns the status' code."""
+    """Read a body by the inputs of the signature that it seems to be for.
+
+    Returns the status' code, or REST_OTHER_SIGNATURE.
+    """
     cdef Bytes name = body.signature_name if body.signature_name.size else default_signature()
     cdef Signature* signature = session_find(<Session*>call.servable.impl, name)
     cdef InputType[16] few  # FEW_INPUT_TYPES
     cdef InputType* inputs = few
-    cdef int i
+    cdef int i, result
+    if (signature == NULL or signature.broken) and body.is_quick:
+        return REST_OTHER_SIGNATURE if rest_open_exactly(call, body) == OK else call.status.code
     if signature == NULL:
         return rest_tell_no_signature(call, name)
     if signature.counters != NULL:
@@ -76,7 +91,7 @@ cdef int read_for_signature(Call* call, RestBody* body, size_t most_bytes) noexc
             return status_set(&call.status, RESOURCE_EXHAUSTED, "out of memory")
     for i in range(signature.inputs_size):
         inputs[i] = InputType(signature.inputs[i].alias, signature.inputs[i].dtype)
-    rest_read_predict(call, body, inputs, signature.inputs_size, most_bytes)
+    result = rest_read_predict(call, body, inputs, signature.inputs_size, most_bytes)
     if inputs != few:
         free(inputs)
-    return call.status.code
+    return result

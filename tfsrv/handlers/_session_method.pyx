@@ -33,6 +33,7 @@ from tfsrv._signature cimport Signature
 from tfsrv._status cimport (
     INTERNAL,
     INVALID_ARGUMENT,
+    INVALID_INPUT,
     MODEL_NOT_FOUND,
     OK,
     QUEUE_FULL,
@@ -185,6 +186,9 @@ cdef void tell_unreadable(const Settings* settings, Call* call) noexcept nogil:
             &call.status, RESOURCE_EXHAUSTED, "The request's examples are larger than a message may be.")
     elif call.view.unjoined_bytes:  # it was read, and there is no memory to go on
         status_set(&call.status, RESOURCE_EXHAUSTED, "out of memory")
+    elif call.rest.verb:  # no transport has vouched for the body, as gRPC's does
+        status_set(&call.status, INVALID_ARGUMENT, settings.steps.unreadable)
+        call.status.reason = INVALID_INPUT
     else:
         status_set(&call.status, INTERNAL, settings.steps.unreadable)
 

@@ -1,0 +1,3 @@
+def read_quick(
+    body: bytes, inputs: dict[str, int], model: str = ""
+) -> tuple[bytes, bool] | None: ...
