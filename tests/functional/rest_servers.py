@@ -20,8 +20,10 @@ MODELS = ROOT / "tests" / "conformance" / "models"
 
 
 @contextmanager
-def X
-    """A server with a free REST port, and the models of `config`, the inside of a ModelConfigList."""
+def rest_serving(
+    *flags: str, config: str = "", errors_are_meant: bool = False
+) -> Iterator[Launched]:
+    """A server with a free REST port; `config` is the inside of its ModelConfigList."""
     if tensorflow_version() is None:
         pytest.skip("needs TensorFlow")
     with tempfile.TemporaryDirectory() as folder:
