@@ -12,6 +12,7 @@ import pytest
 
 from tests.functional.rest_servers import half_plus_two, rest_serving, wait_for
 
+SETTINGS = Path(__file__).with_name("schemathesis.toml")  # it says why, too
 EXAMPLES = 25  # that are made up for each operation
 
 pytestmark = [
@@ -35,7 +36,7 @@ def rest_address(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
 def test_schemathesis_finds_nothing(rest_address: str, tmp_path: Path) -> None:
     done = subprocess.run(
         [
-            *(sys.executable, "-m", "schemathesis.cli", "run"),
+            *(sys.executable, "-m", "schemathesis.cli", f"--config-file={SETTINGS}", "run"),
             f"http://{rest_address}/openapi.json",
             f"--max-examples={EXAMPLES}",
             "--no-color",
