@@ -74,6 +74,7 @@ from tfsrv.handlers._rest_read cimport (
     rest_open,
     rest_read_predict,
     rest_read_protobuf,
+    rest_read_whole,
     rest_tell_no_signature,
 )
 from tfsrv.handlers._rest_write cimport rest_write_predict
@@ -374,6 +375,10 @@ cdef class PredictAnswering(PythonAnswering):
                 "The servable has no signature_defs, which say of what types its inputs are:"
                 " it takes protobuf only.")
         name = text_of(body.signature_name) or "serving_default"
+        if body.is_quick and name not in signature_defs:  # the right name may come later
+            with nogil:
+                code = rest_read_whole(call, body)
+            return code if code != OK else self.read_body(turn, body, signature_defs)
         if name not in signature_defs:
             return rest_tell_no_signature(call, body.signature_name)
         turn.count(name)
@@ -389,6 +394,8 @@ cdef class PredictAnswering(PythonAnswering):
                 code = rest_read_predict(call, body, inputs, size, most_bytes)
         finally:
             free(inputs)
+        if body.is_for_another and code == OK:
+            return self.read_body(turn, body, signature_defs)
         return code
 
     cdef int respond(self, PythonTurn turn, object servable, object signature_defs) except -1:

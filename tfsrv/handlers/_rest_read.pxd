@@ -13,7 +13,8 @@ cdef enum:
 
 # The body of a call while it is being read; rest_close frees what it owns.
 cdef struct RestBody:
-    bint is_quick           # JSON that _json_quick reads from `values` on
+    bint is_quick           # JSON that _json_quick may read from `values` on
+    bint is_for_another     # `signature_name` has changed: see rest_read_predict
     const char* values
     bint has_document
     JsonDocument document   # owned
@@ -22,6 +23,7 @@ cdef struct RestBody:
 
 cdef void rest_set_spec(Call* call) noexcept nogil
 cdef int rest_open(Call* call, RestBody* body, size_t most_bytes) noexcept nogil
+cdef int rest_read_whole(Call* call, RestBody* body) noexcept nogil
 cdef int rest_read_predict(
     Call* call, RestBody* body, const InputType* inputs, int inputs_size, size_t most_bytes) noexcept nogil
 cdef int rest_read_inference(Call* call, RestBody* body) noexcept nogil

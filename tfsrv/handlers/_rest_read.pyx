@@ -15,6 +15,7 @@ from tfsrv._buffer cimport (
     buffer_append,
     buffer_free,
     buffer_init,
+    bytes_equal,
 )
 from tfsrv._call cimport call_charge, call_give_back
 from tfsrv._gzip cimport GZIP_NO_MEMORY, GZIP_OK, GZIP_TOO_BIG, gzip_inflate_charged
@@ -147,6 +148,7 @@ cdef void take_request(Call* call, Buffer* request, size_t prefix) noexcept nogi
 cdef int open_document(Call* call, RestBody* body) noexcept nogil:
     """Parse JSON, and charge what that takes while it is there."""
     cdef int64_t charge = <int64_t>call.body.size * DOCUMENT_BYTES
+    cdef int refused = call.status.code
     if call.body.size >= CHARGED_FROM:
         if not call_charge(call, charge):
             return tell_no_room(call)
@@ -154,9 +156,23 @@ cdef int open_document(Call* call, RestBody* body) noexcept nogil:
     body.has_document = True
     if json_document_parse(&body.document, call.body.data, call.body.size, &call.status) != OK:
         return call.status.code
-    if call.status.code != OK:
-        return call.status.code
+    call.status.code = refused  # parsing has set it, but nothing else of the status
+    if refused != OK:
+        return refused
     return json_document_signature_name(&body.document, &body.signature_name, &call.status)
+
+
+cdef int rest_read_whole(Call* call, RestBody* body) noexcept nogil:
+    """Read all of a body that is quick, which it is no more. Returns the status' code.
+
+    Sets `is_for_another` if the signature that it is for is not the one that its beginning has told.
+    """
+    cdef Bytes name = body.signature_name
+    body.is_quick = False
+    if open_document(call, body) != OK:
+        return call.status.code
+    body.is_for_another = not bytes_equal(name, body.signature_name)
+    return OK
 
 
 cdef void rest_close(Call* call, RestBody* body) noexcept nogil:
@@ -171,11 +187,16 @@ cdef void rest_close(Call* call, RestBody* body) noexcept nogil:
 cdef int rest_read_predict(
     Call* call, RestBody* body, const InputType* inputs, int inputs_size, size_t most_bytes
 ) noexcept nogil:
-    """Make a PredictRequest of the body, which was opened. Returns the status' code."""
+    """Make a PredictRequest of the body, which was opened. Returns the status' code.
+
+    Unless a name behind the values has turned up, of another signature: then `body` is_for_another, nothing
+    has been made, and this is to be called again with the inputs of that one.
+    """
     cdef RequestSpec spec = spec_of(call, body.signature_name)
     cdef Buffer wire
     cdef int result
     buffer_init(&wire)
+    body.is_for_another = False
     if call.rest.body_form == FORM_NPZ:
         body.charged_bytes = <int64_t>npz_unpacked_bytes(call.body)  # a few bytes may stand for many
         if not call_charge(call, body.charged_bytes):
@@ -193,7 +214,7 @@ cdef int rest_read_predict(
         if result != QUICK_NOT:
             return take_wire(call, &wire, result)
         wire.size = 0
-        if open_document(call, body) != OK:
+        if rest_read_whole(call, body) != OK or body.is_for_another:
             buffer_free(&wire)
             return call.status.code
     result = json_read_predict(

@@ -27,6 +27,7 @@ from tfsrv.handlers._rest_read cimport (
     rest_read_inference,
     rest_read_predict,
     rest_read_protobuf,
+    rest_read_whole,
     rest_tell_no_signature,
 )
 
@@ -62,6 +63,10 @@ cdef int read_for_signature(Call* call, RestBody* body, size_t most_bytes) noexc
     cdef InputType[16] few  # FEW_INPUT_TYPES
     cdef InputType* inputs = few
     cdef int i
+    if body.is_quick and (signature == NULL or signature.broken):  # the right name may come later
+        if rest_read_whole(call, body) != OK:
+            return call.status.code
+        return read_for_signature(call, body, most_bytes)
     if signature == NULL:
         return rest_tell_no_signature(call, name)
     if signature.counters != NULL:
@@ -79,4 +84,6 @@ cdef int read_for_signature(Call* call, RestBody* body, size_t most_bytes) noexc
     rest_read_predict(call, body, inputs, signature.inputs_size, most_bytes)
     if inputs != few:
         free(inputs)
+    if body.is_for_another and call.status.code == OK:
+        return read_for_signature(call, body, most_bytes)
     return call.status.code
