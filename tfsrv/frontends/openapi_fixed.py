@@ -22,8 +22,8 @@ needs no name for it, and one output has none. Lists beside each other must be e
 equally deep.
 
 **What a schema can't tell.** A graph may refuse what its signature lets through: strings that are
-no tf.Example, examples without a feature that it needs, shapes that do not go together. That is 400,
-too, and the text says what was wrong. Which features there are only the graph knows.
+no tf.Example, examples without a feature that it needs, shapes that do not go together. That is
+400, too, and the text says what was wrong. Which features there are only the graph knows.
 
 **Bytes** are written as `{"b64": "…"}`; outputs are if their name ends in `_bytes`.
 

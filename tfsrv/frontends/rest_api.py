@@ -5,9 +5,9 @@
     more                pages and metrics, from outside
 
 Errors are JSON, `{"error": "..."}`, wherever they come from. Below /v1/ whatever the grammar does
-not know is "Malformed request", 400, in any method that TensorFlow Serving's server knows (KNOWN), as
-there. Other methods are 405 where there is one that is right. Elsewhere an unknown
-path is 404, and a known one with a method that it does not take is 405.
+not know is "Malformed request", 400, as TensorFlow Serving's, in any method that its HTTP server
+knows; other methods are 405 if the path takes any. Elsewhere an unknown path is 404, and a known
+one with a method that it does not take is 405.
 
 HEAD is answered as GET, body and all: leaving that out, but for its length, is the server's.
 OPTIONS is too.

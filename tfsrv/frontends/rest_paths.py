@@ -77,7 +77,7 @@ def methods_of(path: str, has_management: bool) -> tuple[str, ...]:
     reads = ("GET", "HEAD")
     if not is_below_root(path):
         return reads
-    found = reads if _GET.fullmatch(path) else ()
+    found: tuple[str, ...] = reads if _GET.fullmatch(path) else ()
     if _POST.fullmatch(path):
         found += ("POST",)
     if has_management and _CHANGE.fullmatch(path):
