@@ -16,7 +16,13 @@ import numpy
 import pytest
 
 from tests.functional.launching import SECONDS, Launched, until
-from tests.functional.rest_servers import MODELS, half_plus_two, model_config, rest_serving
+from tests.functional.rest_servers import (
+    MODELS,
+    half_plus_two,
+    model_config,
+    rest_serving,
+    wait_for,
+)
 from tfsrv._proto import message_class
 
 JSON_HEADERS = {"Content_Type": "application/json"}
@@ -69,7 +75,6 @@ class Asking:
 def asking(server: Launched) -> Iterator[Asking]:
     ask = Asking(server.rest_address())
     try:
-        until(lambda: ask.get("/readyz").status == 200)
         yield ask
     finally:
         ask.close()
@@ -95,6 +100,8 @@ def ask(models: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Aski
         rest_serving(*flags, config=config, errors_are_meant=True) as server,
         asking(server) as ask,
     ):
+        for version in ("half_plus_two/versions/1", "half_plus_two/versions/2", "several"):
+            wait_for(server.rest_address(), f"/v1/models/{version}/metadata")
         yield ask
 
 
@@ -175,6 +182,7 @@ def test_arrays_are_for_predict_only(ask: Asking) -> None:
 
 
 def test_tells_that_it_lives_and_is_ready(ask: Asking) -> None:
+    until(lambda: ask.get("/readyz").status == 200)
     for path in ("/healthz", "/readyz", "/readyz?model=half_plus_two"):
         answer = ask.get(path)
         assert (answer.status, answer.body) == (200, b"ok\n")
