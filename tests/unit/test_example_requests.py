@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import base64
 import json
 from typing import Any
 
 import pytest
 
 from tests.known_models import VECTOR, Tensors, signature
+from tfsrv._proto import message_class
 from tfsrv.frontends.example_requests import (
     MOST_ELEMENTS,
     can_be_json,
@@ -15,6 +17,7 @@ from tfsrv.frontends.example_requests import (
     example_examples,
     example_rows,
 )
+from tfsrv.frontends.signatures import CLASSIFY, REGRESS
 
 Shape = list[int | None] | None
 
@@ -123,3 +126,18 @@ def test_what_is_too_long_for_anybody_is_not_written() -> None:
     assert columns({"x": ("float", [MOST_ELEMENTS])}) is not None
     assert columns({"x": ("float", [MOST_ELEMENTS + 1])}) is None
     assert rows({"x": ("float", [None, 2**40, 2**40])}) is None
+
+
+@pytest.mark.parametrize("method", [CLASSIFY, REGRESS])
+def test_strings_of_signatures_for_examples_are_examples(method: str) -> None:
+    asked = signature({"inputs": ("string", [None])}, {"scores": VECTOR}, method)
+    for make, read in (
+        (example_rows, lambda request: request["instances"][0]),
+        (example_columns, lambda request: request["inputs"]["inputs"][0]),
+    ):
+        text = make("s", asked)
+        assert text is not None
+        example: Any = message_class("tensorflow.Example").FromString(
+            base64.b64decode(read(json.loads(text))["b64"])
+        )
+        assert list(example.features.feature["x"].float_list.value) == [1.0]
