@@ -131,13 +131,11 @@ def test_what_is_too_long_for_anybody_is_not_written() -> None:
 @pytest.mark.parametrize("method", [CLASSIFY, REGRESS])
 def test_strings_of_signatures_for_examples_are_examples(method: str) -> None:
     asked = signature({"inputs": ("string", [None])}, {"scores": VECTOR}, method)
-    for make, read in (
-        (example_rows, lambda request: request["instances"][0]),
-        (example_columns, lambda request: request["inputs"]["inputs"][0]),
-    ):
-        text = make("s", asked)
-        assert text is not None
-        example: Any = message_class("tensorflow.Example").FromString(
-            base64.b64decode(read(json.loads(text))["b64"])
-        )
-        assert list(example.features.feature["x"].float_list.value) == [1.0]
+    in_rows, in_columns = example_rows("s", asked), example_columns("s", asked)
+    assert in_rows is not None
+    assert in_columns is not None
+    (written,) = json.loads(in_rows)["instances"]
+    assert json.loads(in_columns)["inputs"]["inputs"] == [written]
+    example: Any = message_class("tensorflow.Example")()
+    example.ParseFromString(base64.b64decode(written["b64"]))
+    assert list(example.features.feature["x"].float_list.value) == [1.0]
