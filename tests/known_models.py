@@ -81,7 +81,7 @@ class KnownModels:
 
     def __init__(self) -> None:
         self.map = ServingMap()
-        self.states: dict[str, dict[int, ServableState]] = {}
+        self._states: dict[str, dict[int, ServableState]] = {}
         self._listings: dict[str, ModelListing] = {}
         self._servables: dict[str, dict[int, object]] = {}
 
@@ -102,10 +102,10 @@ class KnownModels:
         """Have a model, or another one of that name. Its versions are servables, or the errors
         that they ended with."""
         highest_first = sorted(versions.items(), key=lambda item: -item[0])
-        self.states[name] = {number: _state(name, number, it) for number, it in highest_first}
+        self._states[name] = {number: _state(name, number, it) for number, it in highest_first}
         if is_configured:
             config = ModelConfig(name, f"/models/{name}")
-            states = tuple(self.states[name].values())
+            states = tuple(self._states[name].values())
             self._listings[name] = ModelListing(
                 config, SetBy.FLAGS, is_pending, states, labels, error
             )
@@ -116,15 +116,17 @@ class KnownModels:
     def list_models(self) -> list[ModelListing]:
         return [self._listings[name] for name in sorted(self._listings)]
 
+    def list_model(self, name: str) -> ModelListing | None:
+        return self._listings.get(name)
+
     def is_any_pending(self) -> bool:
         return any(listing.is_pending for listing in self._listings.values())
 
     def all_states(self) -> dict[str, dict[int, ServableState]]:
-        return self.states
+        return self._states
 
-    def available(self, name: str) -> list[int]:
-        """The versions that are loaded."""
-        return list(self._servables.get(name, {}))
+    def versions(self, name: str) -> dict[int, ServableState]:
+        return self._states.get(name, {})
 
 
 def _state(name: str, number: int, it: object) -> ServableState:

@@ -59,7 +59,12 @@ def make_rest_server(
 
     `management` is None if models cannot be changed by clients.
     """
-    routes = RestRoutes(runs[warmup.PREDICT], runs[warmup.CLASSIFY], runs[warmup.REGRESS])
+    routes = RestRoutes(
+        runs[warmup.PREDICT],
+        runs[warmup.CLASSIFY],
+        runs[warmup.REGRESS],
+        has_management=management is not None,
+    )
     servers: dict[str, NetworkServer] = {"grpc": grpc_server}
     metrics = metrics_pages(options, core, call_loop, servers)
     signatures = ServedSignatures(serving_map)

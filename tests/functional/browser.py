@@ -67,6 +67,12 @@ class Browser:
         script = "return [...document.querySelectorAll(arguments[0])].map((each) => each.innerText)"
         return list(self.script(script, selector))
 
+    def rows(self, id: str) -> list[list[str]]:
+        """The texts of the cells of a table's body."""
+        script = """return [...document.getElementById(arguments[0])?.rows ?? []].map(
+            (row) => [...row.cells].map((each) => each.innerText))"""
+        return list(self.script(script, id))
+
     def is_seen(self, id: str) -> bool:
         return bool(
             self.script("return document.getElementById(arguments[0]).checkVisibility()", id)

@@ -66,18 +66,29 @@ def test_lists_the_models_and_shows_the_chosen_one(page: Browser) -> None:
     assert page.text("name") == "half_plus_two"
     assert page.text("state") == "available"
     assert page.texts("#versions td") == ["2", "available", "", "1", "available", "stable"]
-    assert page.texts("#signatures h4 .name") == ["serving_default"]
-    assert page.texts("#signatures tbody td") == [
-        *("in", "x", "float", "[?]"),
-        *("out", "y", "float", "[?]"),
+    assert page.texts("#signatures h4 .name")[:2] == ["serving_default", "classify"]
+    assert page.texts("#signatures div:first-child > .scroll tbody td") == [
+        *("in", "x", "float", "[?, 1]"),
+        *("out", "y", "float", "[?, 1]"),
     ]
 
 
 def test_fills_in_an_example_sends_it_and_shows_the_answer(page: Browser) -> None:
-    assert json.loads(page.value("body")) == {"instances": [1.0]}
-    page.write('{"instances": [1.0, 2.0, 5.0]}')
+    assert json.loads(page.value("body")) == {"instances": [[1.0]]}
+    page.write('{"instances": [[1.0], [2.0], [5.0]]}')
     assert page.send().startswith("200 · ")
-    assert json.loads(page.text("answer")) == {"predictions": [2.5, 3.0, 4.5]}
+    assert json.loads(page.text("answer")) == {"predictions": [[2.5], [3.0], [4.5]]}
+
+
+def test_every_signature_and_method_has_an_example_that_is_answered(page: Browser) -> None:
+    for name in ("flat", "regress", "classify"):
+        page.choose("signature", name)
+        until(lambda name=name: f'"{name}"' in page.value("body"))  # type: ignore[misc]
+        verb = page.choices("verb")[-1]
+        page.choose("verb", verb)
+        until(lambda verb=verb: page.text("curl").endswith(f":{verb}'"))  # type: ignore[misc]
+        assert page.send().startswith("200 · ")
+    assert "results" in json.loads(page.text("answer"))
 
 
 def test_asks_the_version_or_label_that_is_chosen(page: Browser, rest_address: str) -> None:
@@ -92,13 +103,13 @@ def test_asks_the_version_or_label_that_is_chosen(page: Browser, rest_address: s
 
 def test_the_columnar_form_has_an_example_too(page: Browser) -> None:
     page.choose("format", "inputs (columns)")
-    assert json.loads(page.value("body")) == {"inputs": {"x": [1.0]}}
+    assert json.loads(page.value("body")) == {"inputs": {"x": [[1.0]]}}
     assert page.send().startswith("200 · ")
-    assert json.loads(page.text("answer")) == {"outputs": [2.5]}
+    assert json.loads(page.text("answer")) == {"outputs": [[2.5]]}
 
 
 def test_the_curl_line_does_the_same(page: Browser) -> None:
-    page.write('{"instances": [1.0], "it\'s \\"$(id)\\" `id`": "\\\\"}')
+    page.write('{"instances": [[1.0]], "it\'s \\"$(id)\\" `id`": "\\\\"}')
     command = page.text("curl")
     words = shlex.split(command)
     assert words[:2] == ["curl", "--data-raw"]
@@ -106,7 +117,7 @@ def test_the_curl_line_does_the_same(page: Browser) -> None:
     done = subprocess.run(
         ["sh", "-c", f"{command} --silent --fail"], capture_output=True, check=True, text=True
     )
-    assert json.loads(done.stdout) == {"predictions": [2.5]}
+    assert json.loads(done.stdout) == {"predictions": [[2.5]]}
 
 
 def test_shows_what_is_wrong_with_a_request(opened: Browser, page: Browser) -> None:
@@ -120,10 +131,8 @@ def test_shows_what_is_wrong_with_a_request(opened: Browser, page: Browser) -> N
 
 def test_shows_requests_and_latencies(page: Browser) -> None:
     page.send()
-    until(lambda: page.texts("#traffic tr") != [])
-    row = page.texts("#traffic tr:first-child td")
-    assert row[:3] == ["2", "serving_default", "Predict"]
-    assert int(row[7]) > 0
+    asked = ["2", "serving_default", "Predict", "REST"]
+    until(lambda: any(row[:4] == asked and int(row[8]) > 0 for row in page.rows("traffic")))
     until(lambda: page.text("p50").endswith(("µs", "ms")))
 
 
@@ -186,7 +195,7 @@ def test_names_are_text_and_never_html(page: Browser, rest_address: str) -> None
     assert page.chrome.title == f"{HOSTILE} · tfsrv"
     command = page.text("curl")
     done = subprocess.run(["sh", "-c", command], capture_output=True, check=True, text=True)
-    assert json.loads(done.stdout) == {"predictions": [2.5]}
+    assert json.loads(done.stdout) == {"predictions": [[2.5]]}
 
 
 def test_a_model_that_is_gone_is_said_to_be(page: Browser, rest_address: str) -> None:
@@ -197,10 +206,10 @@ def test_a_model_that_is_gone_is_said_to_be(page: Browser, rest_address: str) ->
 
 
 def test_can_be_used_without_a_mouse(page: Browser) -> None:
-    page.write('{"instances": [3.0]}')
+    page.write('{"instances": [[3.0]]}')
     page.one("body").send_keys("\ue009\ue007")  # Ctrl+Enter
     until(lambda: page.text("outcome").startswith("200 · "))
-    assert json.loads(page.text("answer")) == {"predictions": [3.5]}
+    assert json.loads(page.text("answer")) == {"predictions": [[3.5]]}
 
 
 def test_everything_has_a_name_for_who_cannot_see_it(page: Browser) -> None:

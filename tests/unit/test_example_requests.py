@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import base64
 import json
 from typing import Any
 
 import pytest
 
 from tests.known_models import VECTOR, Tensors, signature
+from tfsrv._proto import message_class
 from tfsrv.frontends.example_requests import (
     MOST_ELEMENTS,
     can_be_json,
@@ -15,6 +17,7 @@ from tfsrv.frontends.example_requests import (
     example_examples,
     example_rows,
 )
+from tfsrv.frontends.signatures import CLASSIFY, REGRESS
 
 Shape = list[int | None] | None
 
@@ -123,3 +126,16 @@ def test_what_is_too_long_for_anybody_is_not_written() -> None:
     assert columns({"x": ("float", [MOST_ELEMENTS])}) is not None
     assert columns({"x": ("float", [MOST_ELEMENTS + 1])}) is None
     assert rows({"x": ("float", [None, 2**40, 2**40])}) is None
+
+
+@pytest.mark.parametrize("method", [CLASSIFY, REGRESS])
+def test_strings_of_signatures_for_examples_are_examples(method: str) -> None:
+    asked = signature({"inputs": ("string", [None])}, {"scores": VECTOR}, method)
+    in_rows, in_columns = example_rows("s", asked), example_columns("s", asked)
+    assert in_rows is not None
+    assert in_columns is not None
+    (written,) = json.loads(in_rows)["instances"]
+    assert json.loads(in_columns)["inputs"]["inputs"] == [written]
+    example: Any = message_class("tensorflow.Example")()
+    example.ParseFromString(base64.b64decode(written["b64"]))
+    assert list(example.features.feature["x"].float_list.value) == [1.0]

@@ -117,7 +117,7 @@ def test_takes_rows_and_columns() -> None:
         {"instances": [{"x": [1, 2, 3]}] * 2},
         {"inputs": [[1, 2, 3]]},
         {"inputs": {"x": [[1, 2, 3], [1, 2, 3]]}},
-        {"signature_name": "serving_default", "inputs": []},
+        {"signature_name": "serving_default", "inputs": [[1, 2, 3]]},
         {"instances": [[1, 2, 3]], "what else": None},
     ):
         assert fits(described, good), good
@@ -131,6 +131,7 @@ def test_takes_rows_and_columns() -> None:
         {"instances": [["1", 2, 3]]},
         {"inputs": [1, 2, 3]},
         {"inputs": {}},
+        {"inputs": []},
         {"instances": [[1, 2, 3]], "inputs": [[1, 2, 3]]},
         {"instances": [[1, 2, 3]], "signature_name": "other"},
     ]
@@ -164,6 +165,14 @@ def test_scalars_have_columns_only() -> None:
     assert not fits(described, {"predictions": [2.5]}, "PredictAnswer")
 
 
+def test_only_lists_of_values_may_be_empty() -> None:
+    described = of_signature({"x": ("float", [None, None])}, {"y": ("float", [None, None])})
+    assert fits(described, {"inputs": [[]]})
+    assert fits(described, {"instances": [[]]})
+    assert not fits(described, {"inputs": []})
+    assert fits(described, {"outputs": []}, "PredictAnswer")
+
+
 def test_a_fixed_number_of_rows_is_said() -> None:
     described = of_signature({"x": ("float", [2])}, {"y": VECTOR})
     assert fits(described, {"instances": [1, 2]})
@@ -181,7 +190,9 @@ def test_without_a_rank_any_lists_are_taken() -> None:
 @pytest.mark.parametrize(
     ("dtype", "good", "bad"),
     [
-        ("int8", [-128, 127], [128, -129, 1.5, "1", True, None]),
+        ("int8", [-128, 127, 2**31 - 1], [2**31, -(2**31) - 1, 1.5, "1", True, None]),
+        ("uint8", [0, 255, 256, -1], [2**31, 1.5]),
+        ("int32", [-(2**31), 2**31 - 1], [-(2**31) - 1, 2**31]),
         ("uint16", [0, 65535], [-1, 65536]),
         ("int64", [-(2**63), 2**63 - 1], [2**63]),
         ("uint64", [2**64 - 1], [-1, 2**64]),
@@ -196,6 +207,20 @@ def test_values_are_those_of_the_type(dtype: str, good: list[Any], bad: list[Any
         assert fits(described, {"inputs": [value]}), value
     for value in bad:
         assert not fits(described, {"inputs": [value]}), value
+
+
+def test_integers_of_answers_are_within_their_type() -> None:
+    described = of_signature({"x": VECTOR}, {"y": ("uint8", [None])})
+    assert fits(described, {"predictions": [0, 255]}, "PredictAnswer")
+    assert not fits(described, {"predictions": [256]}, "PredictAnswer")
+
+
+@pytest.mark.parametrize("word", ["NaN", "Infinity", "-Infinity"])
+def test_answers_may_have_numbers_that_json_schema_has_no_type_for(word: str) -> None:
+    described = of_signature({"x": VECTOR}, {"y": VECTOR})
+    assert fits(described, json.loads(f'{{"predictions": [1.5, {word}]}}'), "PredictAnswer")
+    for other in ('"NaN"', "true", "[]", "{}"):
+        assert not fits(described, json.loads(f'{{"predictions": [{other}]}}'), "PredictAnswer")
 
 
 def test_strings_of_answers_are_bytes_if_their_name_says_so() -> None:

@@ -142,6 +142,20 @@ def test_counts_requests_by_version_signature_and_method() -> None:
     assert told["bounds_micros"][:3] == pytest.approx([10, 18, 32.4])
 
 
+def test_counts_requests_by_grpc_and_by_rest() -> None:
+    models = KnownModels()
+    models.add("both", {1: Declares()})
+    _counters.add_request("both", 1, "s", "Predict", 0, 15000, 1000, 2000)
+    for code in (0, 3):
+        _counters.add_request("both", 1, "s", "Predict", code, 20000, 1000, 2000, rest=True)
+    _counters.add_request("both", -1, "", "", 0, 15000, rest=True)  # somebody asked its state
+    listed = {each["name"]: each for each in ask(overview(models))["models"]}
+    assert (listed["both"]["requests"], listed["both"]["errors"]) == (3, 1)
+    by_grpc, by_rest = ask(overview(models), model="both")["traffic"]
+    assert (by_grpc["entrypoint"], by_grpc["codes"]) == ("gRPC", {"OK": 1})
+    assert (by_rest["entrypoint"], by_rest["codes"]) == ("REST", {"OK": 1, "INVALID_ARGUMENT": 1})
+
+
 def test_what_was_not_asked_is_not_told() -> None:
     models = KnownModels()
     models.add("idle", {1: Declares()})

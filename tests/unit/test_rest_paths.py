@@ -14,6 +14,7 @@ from tfsrv.frontends.rest_paths import (
     ModelPath,
     Verb,
     is_below_root,
+    methods_of,
     parse,
     query_flag,
     query_text,
@@ -222,3 +223,20 @@ def test_a_value_that_does_not_decode_is_refused_if_somebody_wants_it() -> None:
     with pytest.raises(ServingError, match="Failed to decode model:%zz") as caught:
         query_text("model=%zz", "model")
     assert caught.value.code is Code.INVALID_ARGUMENT
+
+
+@pytest.mark.parametrize(
+    ("path", "methods"),
+    [
+        (MODELS, "GET HEAD"),
+        (f"{MODELS}/m", "GET HEAD"),
+        (f"{MODELS}/m/labels/x/metadata", "GET HEAD"),
+        (f"{MODELS}/m/versions/1:predict", "POST"),
+        ("/v1/x", ""),
+        ("/anything", "GET HEAD"),
+    ],
+)
+def test_knows_which_methods_a_path_takes(path: str, methods: str) -> None:
+    assert " ".join(methods_of(path, False)) == methods
+    changes = " PUT DELETE" if path == f"{MODELS}/m" else ""
+    assert " ".join(methods_of(path, True)) == methods + changes

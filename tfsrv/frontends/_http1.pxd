@@ -27,8 +27,6 @@ cdef class Http1Server:
     cdef Clock clock
     cdef bytes extra_text
     cdef Bytes extra        # fields of every answer, ending in CR LF
-    cdef bytes options_text
-    cdef Bytes options      # further fields of answers to OPTIONS
     cdef object ticker
     cdef object idle        # asyncio.Event: no connection left
     cdef bint flushing      # connections with something to do are flushed soon

@@ -69,8 +69,6 @@ cdef class Http1Server:
         self.clock.second = -1
         self.extra_text = cors_fields() if settings.enable_cors else b""
         self.extra = Bytes(<const char*>self.extra_text, <size_t>len(self.extra_text))
-        self.options_text = b"Allow: GET, HEAD, POST, OPTIONS\r\n" + self.extra_text
-        self.options = Bytes(<const char*>self.options_text, <size_t>len(self.options_text))
         self.dirty = []
         self.sending = []
         self.idle = asyncio.Event()

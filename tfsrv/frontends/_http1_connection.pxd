@@ -51,6 +51,7 @@ cdef class HttpConnection:
     cdef int answered       # requests, in this turn of the loop
     cdef int problem        # an HttpProblem that is the answer
     cdef bint preflight     # OPTIONS: answered by ourselves
+    cdef bytes options      # further fields of the answer to it
     cdef bint rendered      # the response has its head in it already
     cdef bint local         # the client is on this machine
     cdef bint chunked
@@ -73,6 +74,7 @@ cdef class HttpConnection:
     cdef bint take_head(self, Bytes* rest) noexcept
     cdef void begin_request(self, const HttpHead* head, bint has_more) noexcept
     cdef void take_direct(self, size_t size) noexcept
+    cdef void prepare_preflight(self, const HttpHead* head) noexcept
     cdef void find_method(self, const HttpHead* head) noexcept
     cdef bint take_body(self, Bytes* rest) noexcept
     cdef bint take_chunks(self, Bytes* rest) noexcept

@@ -322,7 +322,9 @@ cdef class HttpConnection:
             self.refuse(LONG_BODY)
             return
         if head.verb == VERB_OPTIONS:
-            self.preflight = True
+            self.prepare_preflight(head)
+            if self.stage == READY:
+                return
             if not is_site(head.origin) and not (head.path.size == 1 and head.path.data[0] == c"*"):
                 self.problem = NO_ORIGIN
         else:
@@ -342,6 +344,16 @@ cdef class HttpConnection:
             return
         if head.expects_continue and not has_more:
             self.say(Bytes(CONTINUE, strlen(CONTINUE)))
+
+    cdef void prepare_preflight(self, const HttpHead* head) noexcept:
+        """OPTIONS: what the path takes (RFC 9110, 9.3.7), and what pages of other sites may ask."""
+        try:
+            allow = self.server.routes.allow(head)
+            self.options = b"Allow: %s\r\n%s" % (allow, self.server.extra_text)
+            self.preflight = True
+        except BaseException:
+            _logger.exception("a request cannot be routed")
+            self.refuse(FAULT)
 
     cdef void find_method(self, const HttpHead* head) noexcept:
         """A native method, or what Python is asked."""
@@ -529,7 +541,8 @@ cdef class HttpConnection:
         """Write the answer's head, and a short body with it."""
         cdef AnswerHead head
         cdef Call* call
-        if OUTPUT_BYTES - self.filled < ANSWER_HEAD_BYTES + self.server.options.size:
+        cdef size_t extra = <size_t>len(self.options) if self.preflight else self.server.extra.size
+        if OUTPUT_BYTES - self.filled < ANSWER_HEAD_BYTES + extra:
             self.write_out()
             if self.writing_paused:
                 return
@@ -563,7 +576,9 @@ cdef class HttpConnection:
                 return False
         head.form = FORM_JSON
         head.gzipped = False
-        head.extra = self.server.options if self.preflight else self.server.extra
+        head.extra = self.server.extra
+        if self.preflight:
+            head.extra = Bytes(<const char*>self.options, <size_t>len(self.options))
         if self.problem != NO_PROBLEM:
             head.status = problem_status(self.problem)
             text = problem_text(self.problem)

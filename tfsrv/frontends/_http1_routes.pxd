@@ -11,6 +11,9 @@ cdef class HttpRoutes:
     # (the body follows behind them) and fill `call.rest`; both are reset when the answer is None.
     cdef Method find(self, const HttpHead* head, Call* call)
 
+    # The methods that the path of an OPTIONS takes, as Allow lists them.
+    cdef bytes allow(self, const HttpHead* head)
+
 
 cdef class PathRoutes(HttpRoutes):
     cdef dict methods

@@ -10,6 +10,9 @@ cdef class HttpRoutes:
     cdef Method find(self, const HttpHead* head, Call* call):
         return None
 
+    cdef bytes allow(self, const HttpHead* head):
+        return b"GET, HEAD, POST, OPTIONS"
+
 
 cdef class PathRoutes(HttpRoutes):
     """Methods by the path of a POST; for tests and measurements of the transport.

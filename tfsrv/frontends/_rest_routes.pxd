@@ -8,3 +8,4 @@ cdef class RestRoutes(HttpRoutes):
     cdef Method predict
     cdef Method classify
     cdef Method regress
+    cdef bint has_management

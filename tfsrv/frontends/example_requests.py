@@ -9,13 +9,22 @@ import json
 import math
 from collections.abc import Iterable, Mapping
 
-from tfsrv.frontends.signatures import DEFAULT_SIGNATURE, Shape, Signature, TensorSpec
+from tfsrv.frontends.signatures import (
+    CLASSIFY,
+    DEFAULT_SIGNATURE,
+    REGRESS,
+    Shape,
+    Signature,
+    TensorSpec,
+)
 
 MOST_DIMS = 16  # beyond what anybody writes, lists are no help
 MOST_ELEMENTS = 200_000  # of all inputs; a megabyte of text
 
 _FLOATS = frozenset({"float", "double", "half", "bfloat16"})
 _INTS = frozenset({"int8", "int16", "int32", "int64", "uint8", "uint16", "uint32", "uint64"})
+# The tensorflow.Example of example_examples, x: 1.0 (tensorflow/core/example/example.proto).
+_EXAMPLE = '{"b64": "Cg8KDQoBeBIIEgYKBAAAgD8="}'
 _ELEMENTS = {"string": '""', "bool": "false"}  # of other types 1
 
 
@@ -31,12 +40,21 @@ def example_shape(shape: Shape | None) -> tuple[int, ...]:
     return tuple(1 if size is None else size for size in shape)
 
 
-def example_tensor(dtype: str, shape: Iterable[int]) -> str:
-    """JSON of a tensor, all of its elements the same."""
-    text = _ELEMENTS.get(dtype, "1.0" if dtype in _FLOATS else "1")
+def example_tensor(dtype: str, shape: Iterable[int], *, of_examples: bool = False) -> str:
+    """JSON of a tensor, all of its elements the same. `of_examples`: strings are tf.Examples."""
+    text = _EXAMPLE if of_examples and dtype == "string" else _element(dtype)
     for size in reversed(tuple(shape)):
         text = f"[{', '.join([text] * size)}]"
     return text
+
+
+def _takes_examples(signature: Signature) -> bool:
+    """Whether its strings are tf.Examples, as those of signatures to classify or regress are."""
+    return signature.method in (CLASSIFY, REGRESS)
+
+
+def _element(dtype: str) -> str:
+    return _ELEMENTS.get(dtype, "1.0" if dtype in _FLOATS else "1")
 
 
 def batch_size(signature: Signature) -> int | None:
@@ -59,8 +77,9 @@ def example_rows(name: str, signature: Signature, most_elements: int = MOST_ELEM
     size = batch_size(signature)
     if size is None or not _can_be_written(signature.inputs, most_elements):
         return None
+    of_examples = _takes_examples(signature)
     tensors = {
-        alias: example_tensor(spec.dtype, example_shape(spec.shape)[1:])
+        alias: example_tensor(spec.dtype, example_shape(spec.shape)[1:], of_examples=of_examples)
         for alias, spec in signature.inputs.items()
     }
     row = next(iter(tensors.values())) if len(tensors) == 1 else _object(tensors)
@@ -74,11 +93,12 @@ def example_columns(
     """A request in the columnar format; None if there can be none, or it would be too long."""
     if not signature.inputs or not _can_be_written(signature.inputs, most_elements):
         return None
-    tensors = [
-        f"    {json.dumps(alias)}: {example_tensor(spec.dtype, example_shape(spec.shape))}"
+    of_examples = _takes_examples(signature)
+    tensors = {
+        alias: example_tensor(spec.dtype, example_shape(spec.shape), of_examples=of_examples)
         for alias, spec in signature.inputs.items()
-    ]
-    columns = ",\n".join(tensors)
+    }
+    columns = ",\n".join(f"    {json.dumps(alias)}: {text}" for alias, text in tensors.items())
     return _request(name, f'"inputs": {{\n{columns}\n  }}')
 
 

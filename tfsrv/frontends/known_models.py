@@ -15,6 +15,8 @@ class StateMonitor(Protocol):
 
     def all_states(self) -> Mapping[str, Mapping[int, ServableState]]: ...
 
+    def versions(self, name: str) -> Mapping[int, ServableState]: ...
+
 
 class ListedCore(Protocol):
     """The part of ServerCore that is used here."""
@@ -23,6 +25,8 @@ class ListedCore(Protocol):
     def monitor(self) -> StateMonitor: ...
 
     def list_models(self) -> list[ModelListing]: ...
+
+    def list_model(self, name: str) -> ModelListing | None: ...
 
 
 @dataclass(frozen=True)
@@ -60,6 +64,15 @@ def known_models(core: ListedCore) -> list[KnownModel]:
         if name not in known and not all(map(_is_gone, states)):
             known[name] = KnownModel(name, states, None)
     return [known[name] for name in sorted(known)]
+
+
+def known_model(core: ListedCore, name: str) -> KnownModel | None:
+    """One of them."""
+    listing = core.list_model(name)
+    if listing is not None:
+        return KnownModel(name, listing.states, listing)
+    states = tuple(core.monitor.versions(name).values())
+    return None if all(map(_is_gone, states)) else KnownModel(name, states, None)
 
 
 def _is_gone(state: ServableState) -> bool:

@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 
 from tfsrv.core.servable import ManagerState
 from tfsrv.errors import Code
-from tfsrv.frontends.openapi_schemas import BYTES, Schema
+from tfsrv.frontends.openapi_schemas import BYTES, FLOAT, Schema
 
 DESCRIPTION = """\
 TensorFlow Serving's REST API, with the models that are loaded now.
@@ -20,6 +20,10 @@ int64 values are written in full; readers that turn all numbers into doubles los
 `predictions`. `inputs` has whole tensors; the answer has `outputs`. A signature with one input
 needs no name for it, and one output has none. Lists beside each other must be equally long, and
 equally deep.
+
+**What a schema can't tell.** A graph may refuse what its signature lets through: strings that are
+no tf.Example, examples without a feature that it needs, shapes that do not go together. That is
+400, too, and the text says what was wrong. Which features there are only the graph knows.
 
 **Bytes** are written as `{"b64": "…"}`; outputs are if their name ends in `_bytes`.
 
@@ -73,7 +77,7 @@ def paths(
     models: Sequence[str], has_management: bool, metrics_paths: Sequence[str]
 ) -> dict[str, Schema]:
     """Everything but the running of models, and what is asked by label."""
-    model = _path_parameter("model", _names(models))
+    model = _path_parameter("model", _names([] if has_management else models))
     version = _path_parameter("version", {"type": "integer", "minimum": 0, "maximum": 2**63 - 1})
     found: dict[str, Schema] = {"/v1/models": {"get": _read("listModels", "All models", "Models")}}
     found |= _reads("/v1/models/{model}", "", [model])
@@ -202,6 +206,7 @@ def schemas(has_management: bool) -> dict[str, Schema]:
     )
     found: dict[str, Schema] = {
         "Bytes": BYTES,
+        "Float": FLOAT,
         "Error": _object({"error": text}),
         "Model": model,
         "Models": _object({"models": {"type": "array", "items": _ref("Model")}}),
@@ -220,7 +225,7 @@ def schemas(has_management: bool) -> dict[str, Schema]:
         ),
         "Example": {"type": "object", "additionalProperties": _feature()},
         "ClassifyAnswer": _results({"type": "array", "items": _class()}),
-        "RegressAnswer": _results({"type": "number"}),
+        "RegressAnswer": _results(_ref("Float")),
     }
     return {**found, "ModelConfig": _model_config()} if has_management else found
 
@@ -240,7 +245,7 @@ def _class() -> Schema:
     """A label and its score."""
     return {
         "type": "array",
-        "prefixItems": [{"type": "string"}, {"type": "number"}],
+        "prefixItems": [{"type": "string"}, _ref("Float")],
         "minItems": 2,
         "maxItems": 2,
     }
@@ -256,16 +261,34 @@ def _results(items: Schema) -> Schema:
 
 def _model_config() -> Schema:
     """tensorflow.serving.ModelConfig, what most need of it."""
+    version: Schema = {"type": "integer", "minimum": 0, "maximum": 2**63 - 1}
+    versions: Schema = {"type": "array", "items": version, "minItems": 1}
+    policy: Schema = {
+        "type": "object",
+        "properties": {
+            "latest": _object({"num_versions": {**version, "maximum": 2**32 - 1}}, []),
+            "all": _object({}),
+            "specific": _object({"versions": versions}),
+        },
+        "maxProperties": 1,
+        "additionalProperties": False,
+    }
     return {
         "type": "object",
         "properties": {
-            "name": {"type": "string", "description": "May be left out: it is in the address."},
-            "base_path": {"type": "string", "description": "The folder with the versions."},
+            "name": {"type": "string", "description": "The one of the address; may be left out."},
+            "base_path": {
+                "type": "string",
+                "pattern": "^/",
+                "description": "The folder with the versions, as an absolute path.",
+            },
             "model_platform": {"type": "string", "default": "tensorflow"},
-            "model_version_policy": {"type": "object"},
-            "version_labels": {"type": "object", "additionalProperties": {"type": "string"}},
+            "model_version_policy": policy,
+            "logging_config": {"type": "object", "description": "LoggingConfig, in JSON."},
+            "version_labels": {"type": "object", "additionalProperties": version},
         },
         "required": ["base_path"],
+        "additionalProperties": False,
     }
 
 
@@ -311,7 +334,7 @@ def _path_parameter(name: str, schema: Schema) -> Schema:
 
 
 def _names(names: Sequence[str]) -> Schema:
-    """One of these; another is not found."""
+    """One of these; another is not found. Without any, there may come any."""
     return {"type": "string", "minLength": 1, **({"enum": list(names)} if names else {})}
 
 

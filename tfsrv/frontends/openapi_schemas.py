@@ -6,6 +6,7 @@ that lists beside each other are equally long where a dimension is open.
 
 from __future__ import annotations
 
+import json
 from collections.abc import Iterable, Mapping
 
 from tfsrv.frontends.example_requests import batch_size, can_be_json
@@ -23,6 +24,7 @@ BYTES_SUFFIX = "_bytes"  # of outputs whose strings are written as base64
 
 _BITS = {"int8": 7, "int16": 15, "int32": 31, "int64": 63}
 _UNSIGNED_BITS = {"uint8": 8, "uint16": 16, "uint32": 32, "uint64": 64}
+_CUT_OFF = frozenset({"int8", "uint8", "int16"})  # read as int32, of which the lowest bits count
 _BASE64 = "^([A-Za-z0-9+/]{4})*([A-Za-z0-9+/]{2}==|[A-Za-z0-9+/]{3}=)?$"
 
 BYTES: Schema = {
@@ -32,6 +34,17 @@ BYTES: Schema = {
     "additionalProperties": False,
 }
 _BYTES_REF: Schema = {"$ref": "#/components/schemas/Bytes"}
+# Of answers. Validators see infinities as null, or as what has no type at all.
+FLOAT: Schema = {
+    "anyOf": [
+        {"type": "number"},
+        {
+            "description": "NaN, Infinity or -Infinity: words that JSON Schema has no type for.",
+            "not": {"type": ["string", "boolean", "object", "array"]},
+        },
+    ]
+}
+_FLOAT_REF: Schema = {"$ref": "#/components/schemas/Float"}
 _MODEL_SPEC: Schema = {"$ref": "#/components/schemas/ModelSpec"}
 
 
@@ -146,21 +159,23 @@ def _exactly(schemas: Mapping[str, Schema]) -> Schema:
 
 def tensor_schema(spec: TensorSpec, output: str | None = None) -> Schema:
     """A tensor: an input, or the output of that name."""
-    return _nested(spec.shape, element_schema(spec.dtype, output))
+    return _nested(spec.shape, element_schema(spec.dtype, output), is_input=output is None)
 
 
 def _row(spec: TensorSpec, output: str | None = None) -> Schema:
     """What a tensor has in one place of its first dimension."""
     shape = None if spec.shape is None else spec.shape[1:]
-    return _nested(shape, element_schema(spec.dtype, output))
+    return _nested(shape, element_schema(spec.dtype, output), is_input=output is None)
 
 
-def _nested(shape: Shape | None, element: Schema) -> Schema:
+def _nested(shape: Shape | None, element: Schema, *, is_input: bool) -> Schema:
+    """Lists of lists. In a request a list of no lists has lost its further dimensions."""
     if shape is None:
         lists: Schema = {"type": "array", "description": "Lists of any depth, all equally deep."}
         return _any_of([element, lists])
-    for size in reversed(shape):
-        bounds = {} if size is None else {"minItems": size, "maxItems": size}
+    for depth, size in reversed(list(enumerate(shape, 1))):
+        open_bounds = {"minItems": 1} if is_input and depth < len(shape) else {}
+        bounds = open_bounds if size is None else {"minItems": size, "maxItems": size}
         element = {"type": "array", "items": element, **bounds}
     return element
 
@@ -173,13 +188,20 @@ def element_schema(dtype: str, output: str | None = None) -> Schema:
         return {"anyOf": [{"type": "string"}, _BYTES_REF]}
     if dtype == "bool":
         return {"type": "boolean"}
+    if dtype in _CUT_OFF and output is None:
+        text = f"{dtype}: of larger numbers the lowest bits count, as in TensorFlow Serving."
+        return {**element_schema("int32"), "description": text}
     if dtype in _BITS:
         limit = 2 ** _BITS[dtype]
         return {"type": "integer", "minimum": -limit, "maximum": limit - 1}
     if dtype in _UNSIGNED_BITS:
         return {"type": "integer", "minimum": 0, "maximum": 2 ** _UNSIGNED_BITS[dtype] - 1}
-    return {"type": "number"} if can_be_json(dtype) else {}
+    if not can_be_json(dtype):
+        return {}
+    return {"type": "number"} if output is None else _FLOAT_REF
 
 
 def _any_of(schemas: list[Schema]) -> Schema:
-    return schemas[0] if len(schemas) == 1 else {"anyOf": schemas}
+    """One of these; those that are alike are one."""
+    different = list({json.dumps(schema): schema for schema in schemas}.values())
+    return different[0] if len(different) == 1 else {"anyOf": different}

@@ -28,7 +28,7 @@ from tfsrv.errors import Code, ServingError
 from tfsrv.frontends.example_requests import example_columns, example_examples, example_rows
 from tfsrv.frontends.http_messages import HttpRequest, HttpResponse
 from tfsrv.frontends.json_pieces import json_array, json_bytes, json_object, json_string
-from tfsrv.frontends.known_models import KnownModel, ListedCore, known_models
+from tfsrv.frontends.known_models import KnownModel, ListedCore, known_model, known_models
 from tfsrv.frontends.signatures import (
     CLASSIFY,
     REGRESS,
@@ -37,7 +37,9 @@ from tfsrv.frontends.signatures import (
     TensorSpec,
 )
 from tfsrv.handlers.call_threads import CallThreads
+from tfsrv.metrics import Key
 
+ENTRYPOINTS = {"gRPC": False, "REST": True}  # as people write them; whether counted as REST
 FRESH_SECONDS = 0.5  # that a list of all models serves others, too
 
 
@@ -156,10 +158,10 @@ class Overview:
         return self._signatures.of(name, int(version))
 
     def _model(self, name: str) -> KnownModel:
-        for model in known_models(self._core):
-            if model.name == name:
-                return model
-        raise ServingError(Code.NOT_FOUND, f"There is no model {name}")
+        model = known_model(self._core, name)
+        if model is None:
+            raise ServingError(Code.NOT_FOUND, f"There is no model {name}")
+        return model
 
     def _about_model(self, name: str) -> bytes:
         seconds = self._clock()
@@ -239,31 +241,45 @@ def _totals() -> tuple[Counter[str], Counter[str]]:
     requests: Counter[str] = Counter()
     errors: Counter[str] = Counter()
     for key in keys():
-        codes = read_codes(key)
-        count = sum(codes)
-        if count:
-            requests[key[0]] += count
-            errors[key[0]] += count - codes[Code.OK]
+        if key[0] and not _runs_model(key):
+            continue
+        for by_rest in ENTRYPOINTS.values():
+            codes = read_codes(key, by_rest)
+            count = sum(codes)
+            if count:
+                requests[key[0]] += count
+                errors[key[0]] += count - codes[Code.OK]
     return requests, errors
 
 
+def _runs_model(key: Key) -> bool:
+    """Whether requests that ran a model are counted there, or would have."""
+    return key[3] != ""
+
+
 def _traffic(name: str) -> Iterator[dict[str, object]]:
-    """What was counted of a model, by version, signature and method; the latest version first."""
-    of_model = [key for key in keys() if key[0] == name]
+    """What was counted of a model, by version, signature, method and entrypoint; the latest version
+    first."""
+    of_model = [key for key in keys() if key[0] == name and _runs_model(key)]
     for key in sorted(of_model, key=lambda key: (-key[1], key[2], key[3])):
-        codes = read_codes(key)
-        if any(codes):
-            _, version, signature, method = key
-            total, queue, run = read_histograms(key)
-            yield {
-                "version": str(version),
-                "signature": signature,
-                "method": method,
-                "codes": {Code(code).name: count for code, count in enumerate(codes) if count},
-                "total": _histogram(total),
-                "queue": _histogram(queue),
-                "run": _histogram(run),
-            }
+        for entrypoint, by_rest in ENTRYPOINTS.items():
+            codes = read_codes(key, by_rest)
+            if any(codes):
+                yield {"entrypoint": entrypoint, **_counted(key, codes, by_rest)}
+
+
+def _counted(key: Key, codes: tuple[int, ...], by_rest: bool) -> dict[str, object]:
+    _, version, signature, method = key
+    total, queue, run = read_histograms(key, by_rest)
+    return {
+        "version": str(version),
+        "signature": signature,
+        "method": method,
+        "codes": {Code(code).name: count for code, count in enumerate(codes) if count},
+        "total": _histogram(total),
+        "queue": _histogram(queue),
+        "run": _histogram(run),
+    }
 
 
 def _histogram(read: tuple[tuple[int, ...], int]) -> dict[str, object]:

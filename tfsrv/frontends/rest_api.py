@@ -5,8 +5,9 @@
     more                pages and metrics, from outside
 
 Errors are JSON, `{"error": "..."}`, wherever they come from. Below /v1/ whatever the grammar does
-not know is "Malformed request", 400, in any method, as TensorFlow Serving's. Elsewhere an unknown
-path is 404, and a known one with a method that it does not take is 405.
+not know is "Malformed request", 400, as TensorFlow Serving's, in any method that its HTTP server
+knows; other methods are 405 if the path takes any. Elsewhere an unknown path is 404, and a known
+one with a method that it does not take is 405.
 
 HEAD is answered as GET, body and all: leaving that out, but for its length, is the server's.
 OPTIONS is too.
@@ -26,10 +27,11 @@ from tfsrv.frontends.rest_errors import answer_error, method_not_allowed
 from tfsrv.frontends.rest_health import Readyz, healthz
 from tfsrv.frontends.rest_management import RestManagement
 from tfsrv.frontends.rest_models import RestModels
-from tfsrv.frontends.rest_paths import ModelPath, Verb, is_below_root, parse, query_flag
+from tfsrv.frontends.rest_paths import ModelPath, Verb, is_below_root, methods_of, parse, query_flag
 from tfsrv.handlers.health import Health
 
 READS = ("GET", "HEAD")
+KNOWN = frozenset({*READS, "POST", "PUT", "DELETE", "OPTIONS", "PATCH"})
 
 Count = Callable[[str, Code, int], object]
 
@@ -84,6 +86,7 @@ class RestApi:
         """Answer a request below /v1/."""
         model, code, begun_ns = "", Code.OK, time.monotonic_ns()
         try:
+            self._check_method(request)
             path = parse(request.method, request.path, request.query)
             model = path.name
             return await self._answer(path, request)
@@ -95,6 +98,13 @@ class RestApi:
             return self._failed(request, error)
         finally:
             self._count(model, code, time.monotonic_ns() - begun_ns)
+
+    def _check_method(self, request: HttpRequest) -> None:
+        """Raise HttpError for methods that TensorFlow Serving's HTTP server does not know."""
+        if request.method not in KNOWN:
+            allowed = methods_of(request.path, self._management.is_on)
+            if allowed:
+                raise method_not_allowed(request.method, request.path, ", ".join(allowed))
 
     async def _answer(self, path: ModelPath, request: HttpRequest) -> HttpResponse:
         pretty = query_flag(request.query, "pretty")

@@ -46,6 +46,11 @@ class RestManagement:
         """None: it is switched off, and all is refused."""
         self._management = management
 
+    @property
+    def is_on(self) -> bool:
+        """Whether models can be changed at all."""
+        return self._management is not None
+
     async def set(self, name: str, request: HttpRequest, *, pretty: bool) -> HttpResponse:
         """Add or change the model. Raises ServingError."""
         management = self._checked(request)

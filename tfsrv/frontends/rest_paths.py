@@ -72,6 +72,19 @@ def is_below_root(path: str) -> bool:
     return path[: len(ROOT)].lower() == ROOT
 
 
+def methods_of(path: str, has_management: bool) -> tuple[str, ...]:
+    """The methods that a path takes. Outside of the API every path is only to be read."""
+    reads = ("GET", "HEAD")
+    if not is_below_root(path):
+        return reads
+    found: tuple[str, ...] = reads if _GET.fullmatch(path) else ()
+    if _POST.fullmatch(path):
+        found += ("POST",)
+    if has_management and _CHANGE.fullmatch(path):
+        found += tuple(_CHANGES)
+    return found
+
+
 def parse(method: str, path: str, query: str = "") -> ModelPath:
     """What a request names. `query` is only for the text of the error.
 
