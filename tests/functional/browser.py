@@ -82,7 +82,8 @@ class Browser:
         Select(self.one(id)).select_by_visible_text(text)
 
     def choices(self, id: str) -> list[str]:
-        return [option.text for option in Select(self.one(id)).options]
+        script = "return [...document.getElementById(arguments[0]).options].map((each) => each.text)"
+        return list(self.script(script, id))
 
     def write(self, text: str) -> None:
         """Write a request in place of the one that is there."""

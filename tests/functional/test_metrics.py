@@ -34,7 +34,7 @@ def server(serve: Serve, models: Path, tmp_path: Path) -> Launched:
 
 
 def rest_address(server: Launched) -> str:
-    return server.line_with("Serving REST at ").rsplit(" ", 1)[1]
+    return server.rest_address()
 
 
 def get(server: Launched, path: str) -> Any:

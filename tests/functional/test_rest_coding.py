@@ -149,11 +149,16 @@ def test_gzip_bombs_are_refused_by_the_size_of_a_message(models: Path, bomb: byt
         server.forget_peak_memory()
         memory = server.memory_bytes()
         assert rest.refusal(HALF, bomb, Content_Encoding="gzip") == (
-            429,
-            "The body is larger, once unpacked, than a message may be.",
+            400,
+            "The body is too large once it is unpacked.",
         )
         assert server.peak_memory_bytes() - memory < 40_000_000
         assert rest.post(HALF, ONE + b" " * 11_000_000).status in (413, 429)
+
+
+def test_gzip_bombs_are_refused_by_default(rest: Rest, bomb: bytes) -> None:
+    refused = (400, "The body is too large once it is unpacked.")
+    assert rest.refusal(HALF, bomb, Content_Encoding="gzip") == refused
 
 
 # --- chunks and Expect

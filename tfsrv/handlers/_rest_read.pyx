@@ -71,6 +71,7 @@ from tfsrv._wire_format cimport (
 )
 
 cdef enum:
+    MOST_UNPACKED = 100 << 20   # bytes that gzip may unpack to; TensorFlow Serving's util/gzip_zlib.h has it, too
     DOCUMENT_BYTES = 16     # that reading JSON may take for each byte of the body, besides what it becomes
     CHARGED_FROM = 65536    # bytes of a body from which that is charged
 
@@ -142,12 +143,12 @@ cdef int inflate(Call* call, size_t most_bytes) noexcept nogil:
     buffer_init(&inflated)
     result = GZIP_NO_MEMORY
     if buffer_append(&inflated, call.request.data, prefix) == 0:
-        result = gzip_inflate_charged(call.body, &inflated, most_bytes, call)
+        result = gzip_inflate_charged(
+            call.body, &inflated, min(most_bytes, <size_t>MOST_UNPACKED), call)
     if result != GZIP_OK:
         buffer_free(&inflated)
         if result == GZIP_TOO_BIG:
-            return status_set(
-                &call.status, RESOURCE_EXHAUSTED, "The body is larger, once unpacked, than a message may be.")
+            return status_set(&call.status, INVALID_ARGUMENT, "The body is too large once it is unpacked.")
         if result == GZIP_NO_MEMORY:
             return tell_no_room(call)
         if call.rest.body_form == FORM_JSON:  # TensorFlow Serving takes it for empty
