@@ -34,7 +34,10 @@ from tfsrv.handlers._rest_read cimport (
 
 
 cdef int rest_transcode_predict(Call* call, size_t most_bytes) noexcept nogil:
-    """Make a PredictRequest of the body. Returns the status' code. See Steps.transcode."""
+    """Make a PredictRequest of the body, and set the call's signature. Returns the status' code.
+
+    See Steps.transcode. Whoever has the loop counts the call among the signature's: this may be a worker.
+    """
     cdef RestBody body
     if rest_open(call, &body, most_bytes) == OK and call.servable != NULL:
         if call.rest.body_form == FORM_PROTOBUF:
@@ -59,9 +62,8 @@ cdef int rest_transcode_inference(Call* call, size_t most_bytes) noexcept nogil:
 
 cdef void read_predict(Call* call, RestBody* body, size_t most_bytes) noexcept nogil:
     """Read a body by the inputs of the signature that it is for."""
-    cdef void* counters = call.counters
     if read_for_signature(call, body, most_bytes) == REST_OTHER_SIGNATURE:
-        call.counters = counters
+        call.signature = NULL
         read_for_signature(call, body, most_bytes)
 
 
@@ -79,8 +81,7 @@ cdef int read_for_signature(Call* call, RestBody* body, size_t most_bytes) noexc
         return REST_OTHER_SIGNATURE if rest_open_exactly(call, body) == OK else call.status.code
     if signature == NULL:
         return rest_tell_no_signature(call, name)
-    if signature.counters != NULL:
-        call.counters = signature.counters
+    call.signature = signature
     if signature.broken:
         status_set(&call.status, FAILED_PRECONDITION, "")
         status_add_bytes(&call.status, signature.broken_reason)

@@ -109,6 +109,7 @@ cdef int transcode(Settings* settings, Call* call) noexcept nogil:
 
     Its servable is found first and held to the end, for what a body means depends on the signature.
     """
+    cdef Signature* signature
     cdef int result
     if call.rest.transcoded:
         return READY
@@ -124,6 +125,9 @@ cdef int transcode(Settings* settings, Call* call) noexcept nogil:
             # Large bodies for no model are not worth a look.
             return have_a_worker(settings, call) if result == FOUND else STARTED_DONE
         settings.steps.transcode(call, settings.max_message_bytes)
+    signature = <Signature*>call.signature
+    if signature != NULL and signature.counters != NULL:
+        call.counters = signature.counters
     if call.status.code != OK:  # here, or when a worker had it
         call_release_servable(call)
         return STARTED_DONE
