@@ -177,6 +177,7 @@ def options_from(line: CommandLine) -> ServerOptions:
         rest_api_port=_rest_port(line),
         rest_api_timeout_in_ms=line.integer("rest_api_timeout_in_ms"),
         rest_api_enable_cors_support=line.boolean("rest_api_enable_cors_support"),
+        rest_api_num_threads=line.integer("rest_api_num_threads"),
         bind_address="127.0.0.1" if own_machine_only else line.text("bind_address"),
         open_ports=line.text("open_ports"),
         grpc_transport=line.text("grpc_transport"),

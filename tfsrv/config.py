@@ -12,6 +12,7 @@ from typing import Any
 
 from tfsrv.batching_parameters import BatchingParameters
 from tfsrv.errors import Code, ServingError
+from tfsrv.processors import cpus
 
 MAX_MESSAGE_BYTES = 2**31 - 1  # gRPC's and TensorFlow Serving's limit
 
@@ -118,6 +119,7 @@ class ServerOptions:
     rest_api_port: int | None = None  # 0: any free port; None: no REST
     rest_api_timeout_in_ms: int = 30_000  # 0 and less: none
     rest_api_enable_cors_support: bool = False
+    rest_api_num_threads: int = 4 * cpus()  # workers that read large bodies at a time
     bind_address: str = "0.0.0.0"
     open_ports: str = "at_once"
     grpc_transport: str = "auto"

@@ -316,10 +316,10 @@ FLAG_GROUPS: dict[str, tuple[Flag, ...]] = {
         Flag(
             "rest_api_num_threads",
             4 * cpus(),
-            "Threads for REST requests.",
-            _NO_MEANING,
-            note="one event loop reads all connections, and large bodies are decoded by the threads"
-            " that run models",
+            "Of the threads that run models, how many may read large REST bodies at a time. One "
+            "event loop reads all connections, and small bodies.",
+            placeholder="N",
+            minimum=1,
         ),
         Flag(
             "grpc_max_threads",

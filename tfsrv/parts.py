@@ -135,6 +135,7 @@ def run_methods(
             signature_method_name_check=options.enable_signature_method_name_check,
             max_message_bytes=options.grpc_channel_arguments.max_receive_message_length,
             python_threads=python_threads,
+            rest_readers=options.rest_api_num_threads,
         )
         for kind, method in kinds.items()
     }

@@ -26,6 +26,7 @@ cdef struct Settings:
     Pool* pool              # of `SessionMethod.workers`
     void* python            # SessionMethod.python, borrowed
     RunQueue* unread        # large requests that wait to be parsed; owned by the SessionMethod
+    RunQueue* rest_unread   # likewise REST's, of which not all workers may have one at a time
     bint as_content         # --enable_serialization_as_tensor_content
     bint checks_method_name   # --enable_signature_method_name_check
     size_t max_message_bytes

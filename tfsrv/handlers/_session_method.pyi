@@ -17,4 +17,5 @@ class SessionMethod(Method):
         signature_method_name_check: bool = False,
         max_message_bytes: int = ...,
         python_threads: PythonThreads | None = None,
+        rest_readers: int = 0,
     ) -> None: ...

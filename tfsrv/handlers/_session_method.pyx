@@ -43,7 +43,7 @@ from tfsrv._status cimport (
 )
 from tfsrv._tensor cimport tensor_views_measure
 from tfsrv._wire_format cimport WIRE_OK, WIRE_RARE, WIRE_TOO_BIG
-from tfsrv._workers cimport WorkerPool, work_queue_is_idle
+from tfsrv._workers cimport WorkerPool, work_queue_is_idle, work_queue_set_limit
 from tfsrv.handlers._call_batch cimport batch_call
 from tfsrv.handlers._call_plan cimport Plan
 from tfsrv.handlers._call_run cimport run_call, run_has_time, run_is_small, run_is_wanted
@@ -199,8 +199,9 @@ cdef void tell_unreadable(const Settings* settings, Call* call) noexcept nogil:
 
 cdef int have_a_worker(Settings* settings, Call* call) noexcept nogil:
     """Have a worker read a large request, or read on; `start` is called again after it."""
+    cdef RunQueue* queue = settings.rest_unread if call.rest.verb else settings.unread
     call.resumes = True
-    if not run_queue_push(settings.unread, call) and not push_after_sweep(settings.unread, call):
+    if not run_queue_push(queue, call) and not push_after_sweep(queue, call):
         call.resumes = False
         status_set(&call.status, UNAVAILABLE, "Too many large requests are waiting; try again.")
         call.status.reason = QUEUE_FULL
@@ -356,7 +357,8 @@ cdef class SessionMethod(Method):
 
     A subclass sets `settings.steps`, and has a python_answering().
 
-    SavedModels run on `workers`, servables written in Python on `python_threads`.
+    SavedModels run on `workers`, servables written in Python on `python_threads`. No more than
+    `rest_readers` workers read large bodies of REST at a time; 0 is as many as there are.
     """
 
     def __init__(
@@ -368,14 +370,17 @@ cdef class SessionMethod(Method):
         signature_method_name_check: bool = False,
         max_message_bytes: int = 2**31 - 1,
         python_threads: PythonThreads | None = None,
+        rest_readers: int = 0,
     ) -> None:
         self.serving_map = serving_map
         self.workers = workers
         self.settings.map = (<ServingMap>serving_map).map
         self.settings.pool = (<WorkerPool>workers).pool
         self.settings.unread = run_queue_new(self.settings.pool, read_aside)
-        if self.settings.unread == NULL:
+        self.settings.rest_unread = run_queue_new(self.settings.pool, read_aside)
+        if self.settings.unread == NULL or self.settings.rest_unread == NULL:
             raise MemoryError
+        work_queue_set_limit(&self.settings.rest_unread.work, rest_readers)
         self.settings.as_content = serialization_as_tensor_content
         self.settings.checks_method_name = signature_method_name_check
         self.settings.max_message_bytes = max_message_bytes
@@ -393,3 +398,5 @@ cdef class SessionMethod(Method):
     def __dealloc__(self):
         if self.settings.unread != NULL:
             run_queue_free(self.settings.unread)
+        if self.settings.rest_unread != NULL:
+            run_queue_free(self.settings.rest_unread)
