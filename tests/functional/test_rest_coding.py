@@ -7,6 +7,7 @@ import json
 import shutil
 import zlib
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from random import Random
 
@@ -256,3 +257,18 @@ def test_memory_comes_back_after_large_bodies(server: Launched, rest: Rest) -> N
     for _ in range(10):
         ask()
     assert server.memory_bytes() - before < 60_000_000
+
+
+# --- who reads large bodies
+
+
+def test_one_thread_reads_all_large_bodies(models: Path) -> None:
+    with serving(
+        {"half_plus_two": models / "half_plus_two"},
+        "--rest_api_port=-1",
+        "--rest_api_num_threads=1",
+    ) as server:
+        bodies = [{"instances": [number] * 50_000} for number in range(8)]
+        with ThreadPoolExecutor(len(bodies)) as pool:
+            answers = pool.map(lambda body: Rest(server).predictions(HALF, body), bodies)
+            assert list(answers) == [[number / 2 + 4] * 50_000 for number in range(8)]
