@@ -82,7 +82,7 @@ class Browser:
         Select(self.one(id)).select_by_visible_text(text)
 
     def choices(self, id: str) -> list[str]:
-        script = "return [...document.getElementById(arguments[0]).options].map((each) => each.text)"
+        script = "return [...document.getElementById(arguments[0]).options].map(each => each.text)"
         return list(self.script(script, id))
 
     def write(self, text: str) -> None:
