@@ -73,7 +73,7 @@ def make_rest_server(
         RestManagement(management),
         health,
         pages={
-            "/": Page(),
+            "/": Page(has_metrics=bool(metrics)),
             OVERVIEW: Overview(
                 core, signatures, batched_sessions, is_draining=lambda: health.is_draining
             ),

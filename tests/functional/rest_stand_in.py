@@ -91,7 +91,7 @@ def rest_stand_in(
     """The address, HOST:PORT, of a server of these models; `sessions` have batched requests."""
     served = ServedSignatures(models.map)
     routes: dict[str, HttpHandler] = {
-        "/": Page(),
+        "/": Page(has_metrics=False),
         "/tfsrv/overview": Overview(models, served, lambda: sessions, is_draining=is_draining),
     }
     server = _Server(routes)

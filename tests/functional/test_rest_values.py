@@ -206,6 +206,11 @@ def test_signatures_without_inputs_and_without_a_default(rest: Rest) -> None:
         400,
         "Failed to get input map for signature: get_counter",
     )
+    body["signature_name"] = "__saved_model_init_op"  # its output is no tensor, either
+    assert rest.refusal("string_identity:predict", body) == (
+        400,
+        "Failed to get input map for signature: __saved_model_init_op",
+    )
     assert rest.refusal("counter:predict", {"inputs": {}}) == (
         400,
         'Serving signature name: "serving_default" not found in signature def',

@@ -285,7 +285,12 @@ def test_an_error_that_comes_before_all_was_sent_ends_the_call() -> None:
         (lambda s: frame(RST_STREAM, 0, s, b"\0\0\0\x0b"), Code.RESOURCE_EXHAUSTED, "reset"),
         (lambda s: frame(RST_STREAM, 0, s, b"\0\0\0\x01"), Code.INTERNAL, "HTTP/2 error 1"),
         (lambda s: b"", Code.UNAVAILABLE, "has closed the connection"),
-        (lambda s: b"HTTP/1.1 400 Bad Request\r\n\r\n", Code.INTERNAL, "frame that is too long"),
+        (
+            lambda s: b"HTTP/1.1 400 Bad Request\r\n\r\n",
+            Code.INTERNAL,
+            "answers in HTTP/1, not gRPC",
+        ),
+        (lambda s: b"\xff\xff\xff" + bytes(6), Code.INTERNAL, "frame that is too long"),
         (lambda s: frame(PUSH_PROMISE, 4, s, bytes(4)), Code.INTERNAL, "has pushed something"),
         (lambda s: frame(CONTINUATION, 4, s, b""), Code.INTERNAL, "half a header block"),
         (lambda s: frame(HEADERS, 0, s) + frame(DATA, 0, s), Code.INTERNAL, "half a header block"),

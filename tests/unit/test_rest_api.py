@@ -154,7 +154,7 @@ def test_an_error_below_the_root_is_counted_by_its_code(
             500,
             "RuntimeError: as was asked for",
         )
-        await api.ask("GET", "/v1/models/%zz")
+        await api.ask("GET", "/v1/models/%ff")
         return api.counted
 
     assert run(answer) == [("m", Code.INTERNAL), ("", Code.INVALID_ARGUMENT)]

@@ -15,9 +15,13 @@ from tfsrv.frontends.rest_page import Page, content_security_policy
 MOST_BYTES = 40_000
 
 
+def page(*, has_metrics: bool) -> HttpResponse:
+    return asyncio.run(Page(has_metrics=has_metrics)(HttpRequest("GET", "/")))
+
+
 @pytest.fixture(scope="module")
 def response() -> HttpResponse:
-    return asyncio.run(Page()(HttpRequest("GET", "/")))
+    return page(has_metrics=True)
 
 
 @pytest.fixture(scope="module")
@@ -56,6 +60,13 @@ def test_loads_nothing_from_elsewhere(html: str) -> None:
     }
     outside = re.findall(r"https?://[^\s'\"]+", html)
     assert outside == ["http://www.w3.org/2000/svg"]  # the name of a namespace
+
+
+def test_links_to_metrics_only_where_there_are_any(html: str) -> None:
+    without = page(has_metrics=False).body.decode()
+    assert 'href="metrics"' in html
+    assert "metrics" not in without.partition("<script>")[0].lower().partition("<body>")[2]
+    assert without.partition("<script>")[2] == html.partition("<script>")[2]
 
 
 def test_makes_no_html_of_what_it_is_told(html: str) -> None:

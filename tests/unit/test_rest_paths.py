@@ -134,8 +134,14 @@ def test_larger_versions_are_refused(method: str, verb: str, digits: str) -> Non
 
 
 @pytest.mark.parametrize(
-    "encoded", ["%", "%2", "a%zz", "%FF", "%ed%a0%80", "%%41", "\udcff", "é\udcff"]
+    ("encoded", "name"), [("%", "%"), ("%2", "%2"), ("a%zz", "a%zz"), ("%%41", "%A"), ("é%", "é%")]
 )
+def test_a_percent_sign_without_two_digits_is_one(encoded: str, name: str) -> None:
+    path = f"{MODELS}/{encoded}/labels/{encoded}"
+    assert parse("GET", path) == ModelPath(Verb.STATUS, name, label=name)
+
+
+@pytest.mark.parametrize("encoded", ["%FF", "%ed%a0%80", "\udcff", "é\udcff", "%FF%"])
 def test_names_and_labels_that_do_not_decode_are_refused(encoded: str) -> None:
     assert refusal("GET", f"{MODELS}/{encoded}") == f"Failed to decode model name:{encoded}"
     assert refusal("POST", f"{MODELS}/m/labels/{encoded}:predict") == (
@@ -145,7 +151,9 @@ def test_names_and_labels_that_do_not_decode_are_refused(encoded: str) -> None:
 
 def test_what_is_wrong_first_is_told() -> None:
     too_large = str(LARGEST + 1)
-    assert refusal("GET", f"{MODELS}/%/versions/{too_large}") == "Failed to decode model name:%"
+    assert refusal("GET", f"{MODELS}/%ff/versions/{too_large}") == (
+        "Failed to decode model name:%ff"
+    )
 
 
 @given(st.text(min_size=1), st.text(min_size=1))
@@ -220,8 +228,8 @@ def test_values_of_a_query() -> None:
 
 
 def test_a_value_that_does_not_decode_is_refused_if_somebody_wants_it() -> None:
-    with pytest.raises(ServingError, match="Failed to decode model:%zz") as caught:
-        query_text("model=%zz", "model")
+    with pytest.raises(ServingError, match="Failed to decode model:%ff") as caught:
+        query_text("model=%ff", "model")
     assert caught.value.code is Code.INVALID_ARGUMENT
 
 

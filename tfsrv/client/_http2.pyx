@@ -16,7 +16,7 @@ from cpython.exc cimport PyErr_CheckSignals
 from libc.errno cimport EAGAIN, EINTR, errno
 from libc.stdint cimport int64_t, uint32_t
 from libc.stdlib cimport free, malloc, realloc
-from libc.string cimport memcpy, memmove, memset, strerror
+from libc.string cimport memcmp, memcpy, memmove, memset, strerror
 
 from tfsrv._buffer cimport Bytes
 from tfsrv._clock cimport now_ns
@@ -521,6 +521,8 @@ cdef class Connection:
             at = <const unsigned char*>self._in + self._start
             size = <size_t>at[0] << 16 | <size_t>at[1] << 8 | at[2]
             if size > OWN_FRAME_SIZE:
+                if memcmp(at, b"HTTP/1.", 7) == 0:
+                    return self._lose(INTERNAL, "the server answers in HTTP/1, not gRPC: a REST port?")
                 return self._lose(INTERNAL, "the server has sent a frame that is too long")
             if self._end - self._start < FRAME_HEAD + size:
                 return 0

@@ -74,22 +74,22 @@ cdef inline int hex_digit(char byte) noexcept nogil:
 
 
 cdef int decode(Bytes text, bint plus_is_space, Buffer* into) noexcept nogil:
-    """Append what stands percent-encoded in `text`. -1: it is no encoded UTF-8, or there is no memory."""
+    """Append what stands percent-encoded in `text`. -1: it is no encoded UTF-8, or there is no memory.
+
+    A percent sign without two digits behind it stands for itself, as for TensorFlow Serving (curl).
+    """
     cdef size_t start = into.size
     cdef size_t i = 0
     cdef int high, low
     cdef char byte
     while i < text.size:
         byte = text.data[i]
-        if byte == c"%":
-            if i + 2 >= text.size:
-                return -1
+        if byte == c"%" and i + 2 < text.size:
             high = hex_digit(text.data[i + 1])
             low = hex_digit(text.data[i + 2])
-            if high < 0 or low < 0:
-                return -1
-            byte = <char>(high << 4 | low)
-            i += 2
+            if high >= 0 and low >= 0:
+                byte = <char>(high << 4 | low)
+                i += 2
         elif byte == c"+" and plus_is_space:
             byte = c" "
         if buffer_append(into, &byte, 1) != 0:

@@ -10,13 +10,17 @@ from importlib.resources import files
 from tfsrv.frontends.http_messages import HttpRequest, HttpResponse
 
 FILE = "page.html"
+METRICS_LINK = b'<a href="metrics">Metrics</a>'
 
 
 class Page:
     """The handler. What it answers is made once."""
 
-    def __init__(self) -> None:
+    def __init__(self, *, has_metrics: bool) -> None:
+        """`has_metrics`: there is a page to link to, for Prometheus."""
         html = files("tfsrv.frontends").joinpath(FILE).read_bytes()
+        if not has_metrics:
+            html = html.replace(METRICS_LINK, b"")
         self._response = HttpResponse(
             body=html,
             content_type="text/html; charset=utf-8",

@@ -7,7 +7,8 @@
 
 GET and POST are model_servers/http_rest_api_util.cc with its oddities: the words are matched in
 any case, but `:PREDICT` is no verb, and `/METADATA` asks for the status. A name and a label may
-hold anything, percent-encoded, and are decoded after the match. What differs: a query does not
+hold anything, percent-encoded, and are decoded after the match; a percent sign without two
+digits behind it stands for itself. What differs: a query does not
 break the match, HEAD is GET, GET /v1/models is a list, and what does not decode to UTF-8
 is refused where TensorFlow Serving takes it as it stands.
 
@@ -37,7 +38,6 @@ _FLAGS = re.IGNORECASE | re.ASCII
 _GET = re.compile(f"/v1/models(?:/{_MODEL})?{_VERSION}(?:/(metadata))?", _FLAGS)
 _POST = re.compile(f"/v1/models/{_MODEL}{_VERSION}:(classify|regress|predict)", _FLAGS)
 _CHANGE = re.compile(f"/v1/models/{_MODEL}()()()", _FLAGS)
-_NO_ESCAPE = re.compile(r"%(?![0-9A-Fa-f]{2})")
 
 
 class Verb(Enum):
@@ -145,11 +145,9 @@ def decoded(text: str, what: str) -> str:
     if not text or (text.isascii() and "%" not in text):
         return text
     try:
-        if _NO_ESCAPE.search(text) is None:
-            return unquote_to_bytes(text.encode("utf-8", "surrogateescape")).decode()
+        return unquote_to_bytes(text.encode("utf-8", "surrogateescape")).decode()
     except UnicodeError:
-        pass
-    raise ServingError(Code.INVALID_ARGUMENT, f"Failed to decode {what}:{text}")
+        raise ServingError(Code.INVALID_ARGUMENT, f"Failed to decode {what}:{text}") from None
 
 
 # -- queries

@@ -82,7 +82,8 @@ cdef int read_for_signature(Call* call, RestBody* body, size_t most_bytes) noexc
     if signature == NULL:
         return rest_tell_no_signature(call, name)
     call.signature = signature
-    if signature.broken:
+    # TensorFlow Serving looks for inputs first: it says that __saved_model_init_op has none.
+    if signature.broken and (signature.inputs_size or call.rest.body_form != FORM_JSON):
         status_set(&call.status, FAILED_PRECONDITION, "")
         status_add_bytes(&call.status, signature.broken_reason)
         return FAILED_PRECONDITION
