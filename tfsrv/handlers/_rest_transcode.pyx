@@ -59,9 +59,8 @@ cdef int rest_transcode_inference(Call* call, size_t most_bytes) noexcept nogil:
 
 cdef void read_predict(Call* call, RestBody* body, size_t most_bytes) noexcept nogil:
     """Read a body by the inputs of the signature that it is for."""
-    cdef void* counters = call.counters
     if read_for_signature(call, body, most_bytes) == REST_OTHER_SIGNATURE:
-        call.counters = counters
+        call.rest.counters = NULL
         read_for_signature(call, body, most_bytes)
 
 
@@ -79,8 +78,7 @@ cdef int read_for_signature(Call* call, RestBody* body, size_t most_bytes) noexc
         return REST_OTHER_SIGNATURE if rest_open_exactly(call, body) == OK else call.status.code
     if signature == NULL:
         return rest_tell_no_signature(call, name)
-    if signature.counters != NULL:
-        call.counters = signature.counters
+    call.rest.counters = signature.counters  # the loop may look at the call's own meanwhile
     if signature.broken:
         status_set(&call.status, FAILED_PRECONDITION, "")
         status_add_bytes(&call.status, signature.broken_reason)

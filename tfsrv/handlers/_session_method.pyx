@@ -72,6 +72,8 @@ cdef int start(void* context, Call* call) noexcept nogil:
     cdef int result
     if call.rest.verb:
         result = transcode(settings, call)
+        if (result == READY or result == STARTED_DONE) and call.rest.counters != NULL:
+            call.counters = call.rest.counters  # no worker has the call
         if result != READY:
             return result
     elif call.body.size > settings.max_message_bytes:
