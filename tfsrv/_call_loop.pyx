@@ -167,6 +167,8 @@ cdef void call_finish(Call* call) noexcept:
     """The call has its answer. The loop's thread; ends the call's time in the loop."""
     cdef int64_t now
     cdef bint rest = call.rest.verb != REST_NONE
+    # A REST call that cannot be read has it still; a client that reads slowly must not keep it loaded.
+    call_release_servable(call)
     timers_remove(&call.loop.timers, &call.timer)
     call.loop.in_flight -= 1
     if call.task != NULL:

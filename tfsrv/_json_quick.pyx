@@ -368,7 +368,7 @@ cdef int read_run(
     count[0] = 0
     while True:
         # As much again as there is, so that all growing together costs no more than a copy or two.
-        if buffer_reserve(values, 1 if only_one else CHUNK_VALUES * item) != 0:
+        if buffer_reserve(values, item if only_one else CHUNK_VALUES * item) != 0:
             return WIRE_NO_MEMORY
         room = (values.capacity - values.size) // item
         if only_one:

@@ -32,6 +32,7 @@ cdef struct RestCall:
     bint any_form           # the client did not say in which form it wants the answer
     bint looked_up          # the servable was looked for; the status says if in vain
     bint transcoded         # Call.body is the gRPC request that the body stands for
+    void* counters          # Counters of the signature that the body is for; NULL: not known yet
     bint has_version
     int64_t version
     # Names stand in Call.request, in this order and decoded, before `Call.body`: so many bytes of each.

@@ -50,13 +50,14 @@ class Handler:
                     "headers": dict(request.headers),
                     "body": request.body.decode("latin-1"),
                     "local": request.is_local,
+                    "too_long": request.is_too_long,
                 }
             )
         if what == "big":
-            return HttpResponse(body=b"x" * int(request.query), content_type="text/plain")
+            return HttpResponse(body=b"x" * number(request.query), content_type="text/plain")
         if what == "fail":
             code, _, message = request.query.partition("&")
-            raise ServingError(int(code), message)
+            raise ServingError(number(code), message)
         if what == "crash":
             raise RuntimeError("this handler is broken")
         if what == "split":
@@ -66,6 +67,13 @@ class Handler:
         if what == "hold":
             return HttpResponse(body=await self._methods.hold(request.body))
         raise ServingError(Code.NOT_FOUND, f"Not found: {request.path}")
+
+
+def number(text: str) -> int:
+    """Raises ServingError: it may have been damaged on its way."""
+    if not (text.isdecimal() and len(text) < 7):
+        raise ServingError(Code.INVALID_ARGUMENT, f"No number: {text}")
+    return int(text)
 
 
 class Server:

@@ -44,6 +44,19 @@ def test_replaces_what_is_no_utf8(bad: bytes) -> None:
     assert text == "a" + "\ufffd" * len(bad) + "b"
 
 
+@pytest.mark.parametrize("character", ["x", "\x01", "é", "€", "𝄞", '"'])
+@pytest.mark.parametrize("before", ["", "a", "ab", "abc"])
+def test_tells_the_begin_of_long_texts(character: str, before: str) -> None:
+    whole = before + character * 16384
+    told = json.loads(error_body(whole.encode()[:16384]))["error"]
+    assert whole.startswith(told.rstrip("\ufffd"))
+    shortened = json.loads(error_body((whole + "y").encode()))["error"]
+    assert shortened.endswith("...")
+    assert "\ufffd" not in shortened
+    assert whole.startswith(shortened[:-3])
+    assert 16380 < len(shortened[:-3].encode()) <= 16384
+
+
 def test_is_valid_whatever_the_text_is() -> None:
     chance = random.Random(3)
     for _ in range(3000):

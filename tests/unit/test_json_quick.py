@@ -215,3 +215,13 @@ def test_takes_as_many_inputs_as_it_has_room_for() -> None:
         for body in ({"instances": [row] * 2}, {"inputs": row}):
             assert agrees(json.dumps(body).encode(), inputs) == (count <= 16)
     assert read_quick(b'{"inputs": {}}', {}) is None
+
+
+@pytest.mark.parametrize("dtype", QUICK)
+def test_has_room_for_each_of_many_scalars(dtype: int) -> None:
+    """For a sanitizer: buffers grow to sizes that are no multiple of a value's."""
+    for rows in range(1, 1600, 7):
+        row = b'{"x": 1, "y": 2}'
+        assert agrees(
+            b'{"instances": [' + b", ".join([row] * rows) + b"]}", {"x": dtype, "y": FLOAT}
+        )

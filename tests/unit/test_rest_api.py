@@ -83,6 +83,13 @@ def test_what_runs_models_is_for_others() -> None:
     )
 
 
+def test_a_signature_of_the_query_has_to_be_encoded_well() -> None:
+    assert error_of(ask("POST", "/v1/models/m:predict?signature_name=%ff")) == (
+        400,
+        "Failed to decode signature_name:%ff",
+    )
+
+
 def test_errors_may_be_pretty() -> None:
     assert ask("GET", "/v1/x?pretty").body.decode() == (
         '{\n    "error": "Malformed request: GET /v1/x?pretty"\n}'

@@ -19,7 +19,8 @@ from tests.unit.waiting import eventually
 from tfsrv.config import AllVersions
 from tfsrv.errors import Code, ServingError
 from tfsrv.frontends.http_messages import HttpRequest, HttpResponse
-from tfsrv.frontends.rest_management import MAX_BODY_BYTES, check_sender, config_of
+from tfsrv.frontends.rest_errors import HttpError
+from tfsrv.frontends.rest_management import MAX_BODY_BYTES, check_body, check_sender, config_of
 from tfsrv.model_listing import SetBy
 
 JSON = {"content-type": "application/json", "host": "localhost:8501"}
@@ -239,6 +240,9 @@ def test_a_model_of_megabytes_is_refused(site: Site) -> None:
         413,
         f"The ModelConfig is larger than {MAX_BODY_BYTES} bytes.",
     )
+    with pytest.raises(HttpError, match="larger than") as refused:
+        check_body(HttpRequest("PUT", "/v1/models/m", headers=JSON, is_too_long=True))
+    assert refused.value.status == 413
 
 
 # --- who may

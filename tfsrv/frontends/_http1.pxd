@@ -34,6 +34,7 @@ cdef class Http1Server:
     cdef bint dropping      # the grace of drain() is over
     cdef readonly object settings
     cdef size_t max_body_bytes
+    cdef size_t max_handled_bytes
     cdef int64_t connection_share
     cdef int64_t timeout_ns     # the settings', 0: none
     cdef int64_t head_ns

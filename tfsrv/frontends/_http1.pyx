@@ -7,7 +7,7 @@ call, long ones from where they lie.
 
 Bounded memory: requests and what waits behind them count against the in-flight budget; a
 connection may hold half of it; and connections that have stalled are let go when it runs out.
-What is announced is never allocated, but for a first MiB.
+Of what is announced 16 MiB are reserved, but no page is touched before its bytes come.
 
 Here is what connections share: settings, memory, the clock that ticks for them, and the end. A
 request is followed in `_http1_connection`.
@@ -56,6 +56,7 @@ cdef class Http1Server:
         self.settings = settings
         self.answering = HttpAnswering(handler, settings)
         self.max_body_bytes = settings.max_body_bytes
+        self.max_handled_bytes = settings.max_handled_bytes
         self.connection_share = max(settings.max_in_flight_bytes // 2, 1)
         self.timeout_ns = max(settings.request_timeout_ms, 0) * NS_PER_MS
         self.head_ns = settings.head_timeout_ms * NS_PER_MS

@@ -17,6 +17,7 @@ cdef extern from "<time.h>" nogil:
 cdef enum:
     CODES = 17
     HIGHEST_STATUS = 600
+    LONGEST_ERROR = 16384   # bytes of a message: it may quote a body, and is escaped in the loop's thread
 
 cdef int[CODES] STATUSES                        # HTTP status by code
 ctypedef const char* Reason
@@ -133,12 +134,27 @@ cdef size_t answer_head(char* target, const AnswerHead* head, Clock* clock) noex
 cdef int error_json(Bytes message, bint pretty, Buffer* into) noexcept nogil:
     """Append {"error": message}, valid whatever the message is. 0, or -1 without memory.
 
+    Of a long message only the begin is told.
+
     `pretty`: in lines, as TensorFlow Serving's util/json_tensor.cc does.
     """
     cdef int failed = buffer_append_text(into, b'{\n    "error": "' if pretty else b'{"error":"')
-    failed |= escape(message, into)
+    failed |= escape(shortened(message), into)
+    if message.size > LONGEST_ERROR:
+        failed |= buffer_append_text(into, b"...")
     failed |= buffer_append_text(into, b'"\n}' if pretty else b'"}')
     return failed
+
+
+cdef Bytes shortened(Bytes message) noexcept nogil:
+    """As much of it as is told, without the part of a character at the end."""
+    cdef size_t size = message.size
+    if size <= LONGEST_ERROR:
+        return message
+    size = LONGEST_ERROR
+    while size > LONGEST_ERROR - 3 and message.data[size] & 0xC0 == 0x80:
+        size -= 1
+    return Bytes(message.data, size)
 
 
 cdef int escape(Bytes text, Buffer* into) noexcept nogil:

@@ -483,7 +483,10 @@ cdef class HttpConnection:
     cdef void ask_python(self) noexcept:
         self.stage = RUNNING
         try:
-            body = PyBytes_FromStringAndSize(self.call.request.data, <Py_ssize_t>self.call.request.size)
+            body = None
+            if self.call.request.size <= self.server.max_handled_bytes:
+                body = PyBytes_FromStringAndSize(self.call.request.data, <Py_ssize_t>self.call.request.size)
+            buffer_free(&self.call.request)
             self.task = self.server.loop.create_task(self.server.answering.answer(self.asked, body))
             self.task.add_done_callback(self._answered)
         except BaseException:

@@ -13,7 +13,6 @@ from tfsrv.frontends.http_messages import (
     HttpRequest,
     HttpResponse,
     error_response,
-    json_response,
 )
 from tfsrv.frontends.settings import HttpSettings
 
@@ -43,29 +42,25 @@ class Answered(NamedTuple):
     body: bytes
 
 
-class _TooLargeError(Exception):
-    """For which there is a status, but no code."""
-
-
 class HttpAnswering:
     """Runs an HttpHandler for the transport."""
 
     def __init__(self, handler: HttpHandler, settings: HttpSettings) -> None:
         self._handler = handler
-        self._most_bytes = settings.max_body_bytes
+        self._most_bytes = settings.max_handled_bytes
         self._seconds = max(settings.request_timeout_ms, 0) / 1000 or None
 
-    async def answer(self, asked: Asked, body: bytes) -> Answered:
-        """The handler's answer, or the error that it raised. Never raises, unless cancelled."""
+    async def answer(self, asked: Asked, body: bytes | None) -> Answered:
+        """The handler's answer, or the error that it raised. Never raises, unless cancelled.
+
+        `body` is None if it is longer than a handler is given.
+        """
         try:
             response = await asyncio.wait_for(self._response(asked, body), self._seconds)
         except asyncio.TimeoutError:
             response = error_response(ServingError(Code.DEADLINE_EXCEEDED, "Deadline Exceeded"))
         except ServingError as error:
             response = error_response(error)
-        except _TooLargeError:
-            text = "The request's body is larger, when unpacked, than this server takes"
-            response = json_response({"error": text}, status=413)
         except Exception as error:
             logger.exception("%s %s failed", asked.method, asked.path)
             text = f"{type(error).__name__}: {error}"
@@ -77,26 +72,28 @@ class HttpAnswering:
             text = f"{type(error).__name__}: {error}"
             return await _packed(error_response(ServingError(Code.INTERNAL, text)), False)
 
-    async def _response(self, asked: Asked, body: bytes) -> HttpResponse:
-        if asked.gzipped:
+    async def _response(self, asked: Asked, body: bytes | None) -> HttpResponse:
+        if asked.gzipped and body is not None:
             body = await asyncio.to_thread(self._unpacked, body)
         request = HttpRequest(
             method="GET" if asked.method == "HEAD" else asked.method,
             path=asked.path,
             query=asked.query,
             headers=headers(asked.fields),
-            body=body,
+            body=body or b"",
             is_local=asked.is_local,
+            is_too_long=body is None,
         )
         return await self._handler(request)
 
-    def _unpacked(self, body: bytes) -> bytes:
+    def _unpacked(self, body: bytes) -> bytes | None:
+        """None if it becomes too long: a few bytes may stand for gigabytes, charged to nobody."""
         try:
             return _gzip.inflate(body, self._most_bytes)
         except ValueError:
             raise ServingError(Code.INVALID_ARGUMENT, "The body is not a valid gzip") from None
         except (OverflowError, MemoryError):
-            raise _TooLargeError from None
+            return None
 
 
 def headers(fields: bytes) -> dict[str, str]:

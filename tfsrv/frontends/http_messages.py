@@ -21,6 +21,7 @@ class HttpRequest:
     headers: Mapping[str, str] = field(default_factory=dict)  # names in lower case
     body: bytes = b""
     is_local: bool = False  # it came from this machine
+    is_too_long: bool = False  # the body, which was left out
 
 
 @dataclass(frozen=True)

@@ -27,7 +27,15 @@ from tfsrv.frontends.rest_errors import answer_error, method_not_allowed
 from tfsrv.frontends.rest_health import Readyz, healthz
 from tfsrv.frontends.rest_management import RestManagement
 from tfsrv.frontends.rest_models import RestModels
-from tfsrv.frontends.rest_paths import ModelPath, Verb, is_below_root, methods_of, parse, query_flag
+from tfsrv.frontends.rest_paths import (
+    ModelPath,
+    Verb,
+    is_below_root,
+    methods_of,
+    parse,
+    query_flag,
+    query_text,
+)
 from tfsrv.handlers.health import Health
 
 READS = ("GET", "HEAD")
@@ -120,6 +128,7 @@ class RestApi:
             case Verb.REMOVE:
                 return await self._management.remove(path.name, request, pretty=pretty)
         # The server has routes of its own for what runs models: something is wrong with this one.
+        query_text(request.query, "signature_name")
         raise ServingError(
             Code.INVALID_ARGUMENT,
             f"{request.path}: examples and results are JSON or protobuf; arrays are for :predict",

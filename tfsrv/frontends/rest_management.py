@@ -123,7 +123,7 @@ def check_body(request: HttpRequest) -> None:
         raise HttpError(
             415, Code.INVALID_ARGUMENT, f"A model is set with Content-Type: {JSON}, not {kind!r}."
         )
-    if len(request.body) > MAX_BODY_BYTES:
+    if request.is_too_long or len(request.body) > MAX_BODY_BYTES:
         raise HttpError(
             413,
             Code.INVALID_ARGUMENT,

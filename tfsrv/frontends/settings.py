@@ -30,7 +30,8 @@ class GrpcSettings:
 class HttpSettings:
     """Limits of the HTTP server; 0 is off for times of requests."""
 
-    max_body_bytes: int = 2**31 - 1  # as received, and unpacked
+    max_body_bytes: int = 2**31 - 1  # as received
+    max_handled_bytes: int = 1 << 20  # of bodies that Python is given, unpacked
     max_in_flight_bytes: int = 2**62
     request_timeout_ms: int = 30_000  # from the whole request to its answer
     enable_cors: bool = False

@@ -384,6 +384,7 @@ cdef class PredictAnswering(PythonAnswering):
         cdef Call* call = turn.call
         cdef size_t most_bytes = turn.predictor.max_message_bytes
         cdef bytes names
+        cdef list aliases
         cdef InputType* inputs
         cdef int size
         cdef int code
@@ -396,13 +397,14 @@ cdef class PredictAnswering(PythonAnswering):
             return rest_tell_no_signature(call, body.signature_name)
         turn.count(name)
         known = signature_defs[name].inputs
-        size = <int>len(known)
-        names = "".join(sorted(known)).encode()
+        aliases = sorted(known)  # once: who has written the servable may change them meanwhile
+        size = <int>len(aliases)
+        names = "".join(aliases).encode()
         inputs = <InputType*>malloc(<size_t>(size + 1) * sizeof(InputType))
         if inputs == NULL:
             raise MemoryError
         try:
-            set_inputs(inputs, names, known)
+            set_inputs(inputs, aliases, names, known)
             with nogil:
                 code = rest_read_predict(call, body, inputs, size, most_bytes)
         finally:
@@ -441,11 +443,11 @@ cdef class PredictAnswering(PythonAnswering):
         return turn.end_answer(copies)
 
 
-cdef int set_inputs(InputType* inputs, bytes names, known) except -1:
-    """The inputs of a signature, in the order of their names, which `names` has without anything between."""
+cdef int set_inputs(InputType* inputs, list aliases, bytes names, known) except -1:
+    """The inputs of a signature by their aliases, which `names` has without anything between."""
     cdef const char* at = PyBytes_AS_STRING(names)
     cdef int i = 0
-    for alias in sorted(known):
+    for alias in aliases:
         size = len(alias.encode())
         inputs[i] = InputType(Bytes(at, <size_t>size), known[alias].dtype)
         at += <size_t>size

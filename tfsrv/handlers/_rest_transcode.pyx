@@ -34,10 +34,7 @@ from tfsrv.handlers._rest_read cimport (
 
 
 cdef int rest_transcode_predict(Call* call, size_t most_bytes) noexcept nogil:
-    """Make a PredictRequest of the body, and set the call's signature. Returns the status' code.
-
-    See Steps.transcode. Whoever has the loop counts the call among the signature's: this may be a worker.
-    """
+    """Make a PredictRequest of the body. Returns the status' code. See Steps.transcode."""
     cdef RestBody body
     if rest_open(call, &body, most_bytes) == OK and call.servable != NULL:
         if call.rest.body_form == FORM_PROTOBUF:
@@ -63,7 +60,7 @@ cdef int rest_transcode_inference(Call* call, size_t most_bytes) noexcept nogil:
 cdef void read_predict(Call* call, RestBody* body, size_t most_bytes) noexcept nogil:
     """Read a body by the inputs of the signature that it is for."""
     if read_for_signature(call, body, most_bytes) == REST_OTHER_SIGNATURE:
-        call.signature = NULL
+        call.rest.counters = NULL
         read_for_signature(call, body, most_bytes)
 
 
@@ -81,7 +78,7 @@ cdef int read_for_signature(Call* call, RestBody* body, size_t most_bytes) noexc
         return REST_OTHER_SIGNATURE if rest_open_exactly(call, body) == OK else call.status.code
     if signature == NULL:
         return rest_tell_no_signature(call, name)
-    call.signature = signature
+    call.rest.counters = signature.counters  # the loop may look at the call's own meanwhile
     # TensorFlow Serving looks for inputs first: it says that __saved_model_init_op has none.
     if signature.broken and (signature.inputs_size or call.rest.body_form != FORM_JSON):
         status_set(&call.status, FAILED_PRECONDITION, "")

@@ -72,6 +72,8 @@ cdef int start(void* context, Call* call) noexcept nogil:
     cdef int result
     if call.rest.verb:
         result = transcode(settings, call)
+        if (result == READY or result == STARTED_DONE) and call.rest.counters != NULL:
+            call.counters = call.rest.counters  # no worker has the call
         if result != READY:
             return result
     elif call.body.size > settings.max_message_bytes:
@@ -109,7 +111,6 @@ cdef int transcode(Settings* settings, Call* call) noexcept nogil:
 
     Its servable is found first and held to the end, for what a body means depends on the signature.
     """
-    cdef Signature* signature
     cdef int result
     if call.rest.transcoded:
         return READY
@@ -125,9 +126,6 @@ cdef int transcode(Settings* settings, Call* call) noexcept nogil:
             # Large bodies for no model are not worth a look.
             return have_a_worker(settings, call) if result == FOUND else STARTED_DONE
         settings.steps.transcode(call, settings.max_message_bytes)
-    signature = <Signature*>call.signature
-    if signature != NULL and signature.counters != NULL:
-        call.counters = signature.counters
     if call.status.code != OK:  # here, or when a worker had it
         call_release_servable(call)
         return STARTED_DONE
