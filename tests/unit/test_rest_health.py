@@ -43,7 +43,7 @@ def test_is_alive_whatever_the_models_do() -> None:
     assert is_ok(asyncio.run(healthz(HttpRequest("GET", "/healthz"))))
 
 
-def test_is_ready_once_every_model_is_decided_and_one_is_available() -> None:
+def test_is_ready_once_every_model_is_available() -> None:
     async def test() -> None:
         core = FakeCore("a", "b", "c")
         health = made(core, is_open=False)
@@ -55,8 +55,12 @@ def test_is_ready_once_every_model_is_decided_and_one_is_available() -> None:
         assert await refusal(health) == not_ready(on_their_way, "b", "c")
         await core.decide("b")
         await core.decide("c")
+        assert await refusal(health) == not_ready("Some models are not available.", "b", "c")
+        await core.set("b", 1, AVAILABLE)
+        await core.set("c", 1, AVAILABLE)
         assert is_ok(await readyz(health))
-        await core.set("a", 1, END)
+        for name in ("a", "b", "c"):
+            await core.set(name, 1, END)
         assert await refusal(health) == not_ready("No model is available.", "a", "b", "c")
 
     run(test)

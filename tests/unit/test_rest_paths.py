@@ -223,7 +223,8 @@ def test_values_of_a_query() -> None:
     assert query_value(query, "a") == "1=2"
     assert query_value(query, "b") == ""
     assert query_value(query, "c") is None
-    assert query_text(query, "model") == "half plus+twoé"
+    assert query_text(query, "model") == "other"
+    assert query_text("model=half+plus%2Btwo%C3%A9", "model") == "half plus+twoé"
     assert query_text(query, "c") is None
 
 

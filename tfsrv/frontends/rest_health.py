@@ -39,12 +39,12 @@ class Readyz:
         name = query_text(request.query, "model")
         if name is not None:
             return self._of_model(name, request)
-        if self._health.is_serving:
-            return _OK
         unavailable = self._health.unavailable_models()
+        if self._health.is_serving and not unavailable:
+            return _OK
         return json_response(
             {
-                "error": self._health.why_not_serving(),
+                "error": self._health.why_not_serving() or "Some models are not available.",
                 "models_not_ready": sorted(islice(unavailable, MAX_NAMES)),
                 "num_models_not_ready": len(unavailable),
             },

@@ -16,7 +16,7 @@ is refused where TensorFlow Serving takes it as it stands.
     parse("POST", "/v1/models/m:predict")         # ModelPath(Verb.PREDICT, "m")
 
 A query is `KEY[=VALUE]` joined by `&`. Keys are taken as they are sent, unknown ones are ignored,
-and of two with the same key the first counts.
+and of two with the same key the last counts.
 """
 
 from __future__ import annotations
@@ -157,7 +157,7 @@ def query_value(query: str, key: str) -> str | None:
     """The value of a key, still encoded; "" for a key alone, None if it is not there."""
     if not query:
         return None
-    for parameter in query.split("&"):
+    for parameter in reversed(query.split("&")):
         name, _, value = parameter.partition("=")
         if name == key:
             return value
@@ -166,7 +166,8 @@ def query_value(query: str, key: str) -> str | None:
 
 def query_flag(query: str, key: str) -> bool:
     """Whether `?key` is set: it is there, and neither `key=0` nor `key=false`."""
-    return query_value(query, key) not in (None, "0", "false")
+    value = query_value(query, key)
+    return value is not None and value.lower() not in ("0", "false")
 
 
 def query_text(query: str, key: str) -> str | None:
