@@ -23,6 +23,7 @@ import uvloop
 from tfsrv._budget import in_flight_bytes, set_max_in_flight_bytes
 from tfsrv._call_loop import CallLoop
 from tfsrv._echo import EchoMethod
+from tfsrv._memory import trim
 from tfsrv._python_method import PythonMethod
 from tfsrv._streaming_method import StreamingMethod, of_one_request
 from tfsrv._workers import WorkerPool
@@ -235,6 +236,8 @@ class Server:
 def memory() -> dict[str, int]:
     """What the process holds now, without what waits to be reused, and the most that it held."""
     gc.collect()
+    for _ in range(2):  # a server does that every few seconds: see housekeeping.py
+        trim()
     ctypes.CDLL(None).malloc_trim(0)
     status = dict(line.split(":", 1) for line in Path("/proc/self/status").read_text().splitlines())
     return {
