@@ -5,7 +5,8 @@ processor can, else by tables.
 from cpython.bytes cimport PyBytes_AS_STRING
 from libc.stddef cimport size_t
 from libc.stdint cimport uint8_t
-from libc.string cimport memcpy
+
+from tfsrv._crc_tables cimport CrcTables, crc_tables_fill, crc_tables_step
 
 cdef extern from "_crc32.h" nogil:
     int tfsrv_crc32_can_fold()
@@ -16,53 +17,12 @@ cdef enum:
 
 cdef uint32_t POLYNOMIAL = 0xEDB88320  # its bits the other way round
 
-# tables[k][b]: what byte b does to the checksum when k more bytes follow.
-cdef uint32_t[8][256] tables
+cdef CrcTables tables
 cdef bint can_fold
 
 
-cdef void fill_tables() noexcept nogil:
-    cdef uint32_t crc
-    cdef int byte, k, _
-    for byte in range(256):
-        crc = <uint32_t>byte
-        for _ in range(8):
-            crc = (crc >> 1) ^ (POLYNOMIAL if crc & 1 else 0)
-        tables[0][byte] = crc
-    for byte in range(256):
-        for k in range(1, 8):
-            crc = tables[k - 1][byte]
-            tables[k][byte] = (crc >> 8) ^ tables[0][crc & 0xFF]
-
-
-fill_tables()
+crc_tables_fill(tables, POLYNOMIAL)
 can_fold = tfsrv_crc32_can_fold()
-
-
-cdef uint32_t step_bytes(uint32_t crc, const uint8_t* data, size_t size) noexcept nogil:
-    """The state after `size` bytes more, eight looked up side by side."""
-    cdef const uint8_t* end = data + size
-    cdef uint32_t low
-    cdef uint32_t high
-    while end - data >= 8:
-        memcpy(&low, data, 4)  # our machines are little-endian, as the tables are
-        memcpy(&high, data + 4, 4)
-        low ^= crc
-        crc = (
-            tables[7][low & 0xFF]
-            ^ tables[6][low >> 8 & 0xFF]
-            ^ tables[5][low >> 16 & 0xFF]
-            ^ tables[4][low >> 24]
-            ^ tables[3][high & 0xFF]
-            ^ tables[2][high >> 8 & 0xFF]
-            ^ tables[1][high >> 16 & 0xFF]
-            ^ tables[0][high >> 24]
-        )
-        data += 8
-    while data < end:
-        crc = (crc >> 8) ^ tables[0][(crc ^ data[0]) & 0xFF]
-        data += 1
-    return crc
 
 
 cdef uint32_t crc32_with(Bytes data, bint folds) noexcept nogil:
@@ -72,9 +32,9 @@ cdef uint32_t crc32_with(Bytes data, bint folds) noexcept nogil:
     cdef uint32_t crc = 0xFFFFFFFF
     if folds and data.size >= FOLD_FROM:
         tfsrv_crc32_fold(crc, at, whole, folded)
-        crc = step_bytes(0, folded, sizeof(folded))
-        return ~step_bytes(crc, at + whole, data.size - whole)
-    return ~step_bytes(crc, at, data.size)
+        crc = crc_tables_step(tables, 0, folded, sizeof(folded))
+        return ~crc_tables_step(tables, crc, at + whole, data.size - whole)
+    return ~crc_tables_step(tables, crc, at, data.size)
 
 
 cdef uint32_t crc32_of(Bytes data) noexcept nogil:

@@ -18,6 +18,8 @@ from cpython.bytes cimport PyBytes_AS_STRING, PyBytes_FromStringAndSize, PyBytes
 from libc.errno cimport EINTR, errno
 from libc.stdint cimport int64_t, uint8_t, uint32_t, uint64_t
 
+from tfsrv._crc_tables cimport CrcTables, crc_tables_fill, crc_tables_step
+
 from tfsrv.errors import Code, ServingError
 
 cdef extern from "<unistd.h>" nogil:
@@ -33,28 +35,12 @@ cdef uint32_t POLYNOMIAL = 0x82F63B78  # Castagnoli's, its bits the other way ro
 cdef uint32_t MASK_DELTA = 0xA282EAD8
 cdef uint64_t TOO_LARGE = <uint64_t>-1 - CHECKSUM_BYTES
 
-# tables[k][b]: what byte b does to the checksum when k more bytes follow, so that eight bytes
-# are looked up side by side instead of one after the other.
-cdef uint32_t[8][256] tables
+cdef CrcTables tables
 
 MAX_RECORD_BYTES = 2**31 - 1  # no message of protobuf is larger
 
 
-cdef void fill_tables() noexcept nogil:
-    cdef uint32_t crc
-    cdef int byte, k, _
-    for byte in range(256):
-        crc = <uint32_t>byte
-        for _ in range(8):
-            crc = (crc >> 1) ^ (POLYNOMIAL if crc & 1 else 0)
-        tables[0][byte] = crc
-    for byte in range(256):
-        for k in range(1, 8):
-            crc = tables[k - 1][byte]
-            tables[k][byte] = (crc >> 8) ^ tables[0][crc & 0xFF]
-
-
-fill_tables()
+crc_tables_fill(tables, POLYNOMIAL)
 
 
 cdef inline uint32_t load_u32(const uint8_t* data) noexcept nogil:
@@ -69,27 +55,7 @@ cdef inline uint64_t load_u64(const uint8_t* data) noexcept nogil:
 
 cdef uint32_t checksum(const uint8_t* data, size_t size) noexcept nogil:
     """CRC-32C (RFC 3720, B.4)."""
-    cdef uint32_t crc = 0xFFFFFFFF
-    cdef uint32_t low, high
-    cdef const uint8_t* end = data + size
-    while end - data >= 8:
-        low = crc ^ load_u32(data)
-        high = load_u32(data + 4)
-        crc = (
-            tables[7][low & 0xFF]
-            ^ tables[6][low >> 8 & 0xFF]
-            ^ tables[5][low >> 16 & 0xFF]
-            ^ tables[4][low >> 24]
-            ^ tables[3][high & 0xFF]
-            ^ tables[2][high >> 8 & 0xFF]
-            ^ tables[1][high >> 16 & 0xFF]
-            ^ tables[0][high >> 24]
-        )
-        data += 8
-    while data < end:
-        crc = (crc >> 8) ^ tables[0][(crc ^ data[0]) & 0xFF]
-        data += 1
-    return ~crc
+    return ~crc_tables_step(tables, 0xFFFFFFFF, data, size)
 
 
 cdef uint32_t masked_checksum(const uint8_t* data, size_t size) noexcept nogil:
