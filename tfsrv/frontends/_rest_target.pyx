@@ -26,6 +26,7 @@ from tfsrv._rest_call cimport (
     rest_signature,
 )
 from tfsrv._wire_format cimport is_utf8
+from tfsrv.frontends._http1_text cimport next_element, same_word, trimmed
 
 cdef enum:
     NO_FORM = -1
@@ -33,15 +34,6 @@ cdef enum:
 
 cdef inline char lower(char byte) noexcept nogil:
     return byte + 32 if c"A" <= byte <= c"Z" else byte
-
-
-cdef bint same_word(Bytes text, const char* word) noexcept nogil:
-    """Whether `text` is that word, which has no capitals, in any case."""
-    cdef size_t i
-    for i in range(text.size):
-        if word[i] == 0 or lower(text.data[i]) != word[i]:
-            return False
-    return word[text.size] == 0
 
 
 cdef bint takes_word(Bytes* text, const char* word) noexcept nogil:
@@ -192,25 +184,21 @@ cdef bint read_query(Bytes query, RestCall* rest, Buffer* prefix) noexcept nogil
 
 cdef bint is_on(Bytes value) noexcept nogil:
     """Of a switch that is named in the query, with a value or without."""
-    return not is_word(value, "0") and not same_word(value, "false")
+    return not is_word(value, "0") and not same_word(value, "false", 5)
 
 
 # ---- forms ----------------------------------------------------------------------------------------------
 
 cdef int form_of(Bytes media_type) noexcept nogil:
     """A RestForm; NO_FORM for a type that is not known. Parameters do not matter."""
-    cdef Bytes name = take_until(&media_type, c";", c";")
-    while name.size and (name.data[name.size - 1] == c" " or name.data[name.size - 1] == c"\t"):
-        name.size -= 1
-    while name.size and (name.data[0] == c" " or name.data[0] == c"\t"):
-        name = Bytes(name.data + 1, name.size - 1)
-    if same_word(name, "application/json"):
+    cdef Bytes name = trimmed(take_until(&media_type, c";", c";"))
+    if same_word(name, "application/json", 16):
         return FORM_JSON
-    if same_word(name, "application/x-protobuf") or same_word(name, "application/protobuf"):
+    if same_word(name, "application/x-protobuf", 22) or same_word(name, "application/protobuf", 20):
         return FORM_PROTOBUF
-    if same_word(name, "application/x-npy"):
+    if same_word(name, "application/x-npy", 17):
         return FORM_NPY
-    return FORM_NPZ if same_word(name, "application/x-npz") else NO_FORM
+    return FORM_NPZ if same_word(name, "application/x-npz", 17) else NO_FORM
 
 
 cdef bint read_forms(Bytes content_type, Bytes accept, RestCall* rest) noexcept nogil:
@@ -224,10 +212,7 @@ cdef bint read_forms(Bytes content_type, Bytes accept, RestCall* rest) noexcept 
     rest.body_form = FORM_JSON if form == NO_FORM else form
     rest.answer_form = rest.body_form
     rest.any_form = True
-    while accept.size:  # the first one that is known; weights are not looked at
-        part = take_until(&accept, c",", c",")
-        if accept.size:
-            accept = Bytes(accept.data + 1, accept.size - 1)
+    while next_element(&accept, &part):  # the first one that is known; weights are not looked at
         form = form_of(part)
         if form != NO_FORM:
             rest.answer_form = form
