@@ -29,6 +29,16 @@ from tfsrv._predict_wire cimport (
     request_end_content,
     request_end_input,
 )
+from tfsrv._tf cimport (
+    DT_DOUBLE,
+    DT_FLOAT,
+    DT_INT16,
+    DT_INT32,
+    DT_INT64,
+    DT_INT8,
+    DT_UINT16,
+    DT_UINT8,
+)
 from tfsrv._wire_format cimport WIRE_NO_MEMORY, WIRE_OK, is_utf8
 
 cdef enum:
@@ -36,16 +46,6 @@ cdef enum:
     QUICK_INPUTS = 16       # of a signature
     NARROW_VALUES = 256     # of one or two bytes each, that are read at a time
     CHUNK_VALUES = 1024     # that there is room for, before it is known how many there are
-
-cdef enum:  # tensorflow/core/framework/types.proto
-    DT_FLOAT = 1
-    DT_DOUBLE = 2
-    DT_INT32 = 3
-    DT_UINT8 = 4
-    DT_INT16 = 5
-    DT_INT8 = 6
-    DT_INT64 = 9
-    DT_UINT16 = 17
 
 
 cdef struct Shape:

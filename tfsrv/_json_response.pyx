@@ -50,6 +50,22 @@ from tfsrv._status cimport (
     status_set,
 )
 from tfsrv._tensor_proto cimport dtype_bytes
+from tfsrv._tf cimport (
+    DT_BFLOAT16,
+    DT_BOOL,
+    DT_DOUBLE,
+    DT_FLOAT,
+    DT_HALF,
+    DT_INT16,
+    DT_INT32,
+    DT_INT64,
+    DT_INT8,
+    DT_STRING,
+    DT_UINT16,
+    DT_UINT32,
+    DT_UINT64,
+    DT_UINT8,
+)
 from tfsrv._tstring cimport TString, tstring_get
 from tfsrv._wire_format cimport LARGEST_LENGTH, WIRE_BAD, WIRE_NO_MEMORY, WIRE_OK, WIRE_TOO_BIG
 
@@ -84,21 +100,6 @@ cdef extern from *:
 
 tfsrv_json_line_init()
 
-cdef enum Dtype:
-    DT_FLOAT = 1
-    DT_DOUBLE = 2
-    DT_INT32 = 3
-    DT_UINT8 = 4
-    DT_INT16 = 5
-    DT_INT8 = 6
-    DT_STRING = 7
-    DT_INT64 = 9
-    DT_BOOL = 10
-    DT_BFLOAT16 = 14
-    DT_UINT16 = 17
-    DT_HALF = 19
-    DT_UINT32 = 22
-    DT_UINT64 = 23
 
 cdef enum:
     STEP = 512              # values for which room is made at once

@@ -23,7 +23,8 @@ cdef struct TF_Output:
     TF_Operation* oper
     int index
 
-cdef enum DataType:  # tensorflow/core/framework/types.proto
+# DataType of tensorflow/core/framework/types.proto. No type of its own: C would compare it without a sign.
+cdef enum:
     DT_INVALID = 0
     DT_FLOAT = 1
     DT_DOUBLE = 2
